@@ -1,0 +1,1 @@
+"""The engine of Tessera: data, adapters, training, evaluation, routing and jobs."""

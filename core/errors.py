@@ -1,0 +1,45 @@
+"""The only exceptions that people see."""
+
+from __future__ import annotations
+
+
+class StudioError(Exception):
+    """A problem that its reader can mend.
+
+    ``message`` says what is wrong and where; ``hint`` says what to do about it. ``kind`` is the failure class that
+    is stored with a job: ``data``, ``memory``, ``configuration`` or ``internal``.
+    """
+
+    kind = "internal"
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} {self.hint}".strip()
+
+
+class DataError(StudioError):
+    """A file, a row or a mapping that cannot be used."""
+
+    kind = "data"
+
+
+class ConfigurationError(StudioError):
+    """Settings that are out of range, unknown or contradict one another."""
+
+    kind = "configuration"
+
+
+class OutOfMemoryError(StudioError):
+    """The device or the machine has too little memory for the job."""
+
+    kind = "memory"
+
+
+class NotFoundError(StudioError):
+    """A run, data set, model or file that does not exist."""
+
+    kind = "configuration"
