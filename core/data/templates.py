@@ -96,7 +96,7 @@ class TextEncoder:
         if not (folder / "tokenizer.json").is_file():
             raise NotFoundError(
                 f"{folder} has no tokenizer.json.",
-                "Save the tokenizer there with transformers' AutoTokenizer.save_pretrained (a fast tokenizer is needed).",
+                "Save a fast tokenizer there with AutoTokenizer.save_pretrained.",
             )
         self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self.tokenizer.no_truncation()
@@ -195,7 +195,9 @@ class TextEncoder:
         Over ``max_length`` tokens the prompt loses its middle (its two ends hold the instruction and the question),
         then the answer its end.
         """
-        return fit(self.prompt_ids(row, template), self.answer_ids(row["output"] if answer is None else answer), max_length)
+        return fit(
+            self.prompt_ids(row, template), self.answer_ids(row["output"] if answer is None else answer), max_length
+        )
 
 
 def fit(prompt: list[int], answer: list[int], max_length: int | None) -> Encoded:

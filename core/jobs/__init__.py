@@ -1,0 +1,1 @@
+"""The queue's engine side: dispatcher, workers, events and sinks."""
