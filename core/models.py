@@ -1,0 +1,272 @@
+"""Base models: where their files are and how they are loaded. Importing this module imports no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from core.errors import ConfigurationError, NotFoundError, OutOfMemoryError, StudioError
+from core.home import BUNDLED_BASE_FOLDER
+from core.schema import BUNDLED_BASE, ModelSpec
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
+CAUSAL = ("ForCausalLM", "LMHeadModel")
+
+
+def resolve_base(spec: ModelSpec, *, cache: Path | None = None, offline: bool = False) -> Path:
+    """The local folder of a base model: bundled, a folder, or a Hub snapshot that is downloaded once.
+
+    ``cache`` replaces the Hub's own cache folder; ``offline`` (or ``HF_HUB_OFFLINE=1``) uses only what lies there.
+    Raises NotFoundError for what does not exist and ConfigurationError for what cannot be used, both with a remedy.
+    """
+    if spec.base == BUNDLED_BASE:
+        folder = BUNDLED_BASE_FOLDER
+        if not (folder / "config.json").is_file():
+            raise NotFoundError(
+                f"The bundled base is missing from {folder}.", "Restore assets/base, or name another base."
+            )
+    elif (folder := Path(spec.base).expanduser()).is_dir():
+        folder = folder.resolve()
+    elif spec.base.startswith(("/", ".", "~")) or spec.base.count("/") > 1:
+        raise NotFoundError(
+            f"The base model folder {spec.base} does not exist.", "Check the path, or give a Hub id such as owner/name."
+        )
+    else:
+        folder = _snapshot(spec, cache, offline)
+    check_base(folder, spec)
+    return folder
+
+
+def check_base(folder: Path, spec: ModelSpec) -> None:
+    """Refuse a folder that is not a causal language model with safetensors weights and a fast tokenizer."""
+    config_path = folder / "config.json"
+    if not config_path.is_file():
+        raise ConfigurationError(
+            f"{spec.base} has no config.json, so it is not a model in the transformers format.",
+            "Name a folder or Hub id that holds a whole model; an adapter alone needs its base named here.",
+        )
+    try:
+        config = json.loads(config_path.read_text("utf-8"))
+    except ValueError as error:
+        raise ConfigurationError(
+            f"config.json of {spec.base} is not valid JSON: {error}.", "Download or save the model again."
+        ) from error
+    architectures = config.get("architectures") or []
+    if architectures and not any(name.endswith(CAUSAL) for name in architectures):
+        raise ConfigurationError(
+            f"{spec.base} is a {architectures[0]}, not a causal language model.",
+            "Choose a model whose architecture ends in ForCausalLM.",
+        )
+    if "auto_map" in config and "AutoModelForCausalLM" in config["auto_map"] and not spec.trust_remote_code:
+        raise ConfigurationError(
+            f"{spec.base} needs Python code that comes with its weights.",
+            "Read that code; if you trust it, set model.trust_remote_code to true.",
+        )
+    _check_weights(folder, spec)
+    if not (folder / "tokenizer.json").is_file():
+        raise ConfigurationError(
+            f"{spec.base} has no fast tokenizer (tokenizer.json).",
+            "Save one beside the weights with AutoTokenizer.from_pretrained(...).save_pretrained(folder).",
+        )
+
+
+def _check_weights(folder: Path, spec: ModelSpec) -> None:
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
+        missing = sorted(name for name in shards if not (folder / name).is_file())
+        if missing:
+            raise ConfigurationError(
+                f"{spec.base} lacks {len(missing)} of {len(shards)} weight files, first {missing[0]}.",
+                "Finish the download, then try again.",
+            )
+        return
+    if (folder / "model.safetensors").is_file():
+        return
+    pickles = sorted(
+        path.name for path in folder.iterdir() if path.suffix in PICKLES and path.name != "training_args.bin"
+    )
+    if pickles:
+        raise _pickles_only(spec.base, pickles[0])
+    raise ConfigurationError(
+        f"{spec.base} has a config.json but no model.safetensors.", "Name a folder or Hub id that holds the weights."
+    )
+
+
+def _pickles_only(base: str, example: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"{base} has its weights only as {example}: opening such a file can run any code, so it is refused.",
+        "Convert them on a machine you can spare with save_pretrained(folder), which writes safetensors, or choose a "
+        "revision that has safetensors.",
+    )
+
+
+def _snapshot(spec: ModelSpec, cache: Path | None, offline: bool) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HfHubHTTPError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    name = spec.base if spec.revision is None else f"{spec.base} at {spec.revision}"
+    common: dict[str, Any] = {"revision": spec.revision, "endpoint": os.environ.get("HF_ENDPOINT")}
+    wanted = [*WANTED, "*.py"] if spec.trust_remote_code else list(WANTED)
+    try:
+        folder = Path(
+            snapshot_download(spec.base, cache_dir=cache, local_files_only=offline, allow_patterns=wanted, **common)
+        )
+    except HFValidationError as error:
+        raise NotFoundError(
+            f"{spec.base} is neither a local folder nor a Hub id.", "Hub ids look like owner/name."
+        ) from error
+    except GatedRepoError as error:
+        raise _gated(spec.base) from error
+    except RevisionNotFoundError as error:
+        raise NotFoundError(
+            f"{spec.base} has no revision {spec.revision}.", "Give a branch, tag or commit that the Hub page lists."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise NotFoundError(
+            f"The Hub knows no model {spec.base}.",
+            "Check the spelling on huggingface.co; for a private model set HF_TOKEN.",
+        ) from error
+    except LocalEntryNotFoundError as error:
+        raise _unreachable(name, error) from error
+    except HfHubHTTPError as error:
+        status = getattr(error.response, "status_code", None)
+        if status in (401, 403):
+            raise _gated(spec.base) from error
+        raise NotFoundError(f"The Hub answered {status} for {name}.", "Try again later.") from error
+    except OSError as error:
+        raise NotFoundError(
+            f"{name} could not be downloaded: {error}.", "Check the connection and the free disk space."
+        ) from error
+    if not any(folder.glob("*.safetensors")) and not offline and (example := _pickle_on_hub(spec.base, common)):
+        raise _pickles_only(spec.base, example)
+    return folder
+
+
+def _gated(base: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"Access to {base} is restricted.",
+        "Accept its licence on its Hub page, then set HF_TOKEN to a token of that account.",
+    )
+
+
+def _unreachable(name: str, error: Exception) -> StudioError:
+    cause = error.__cause__
+    status = getattr(getattr(cause, "response", None), "status_code", None)
+    if status in (401, 403):
+        return _gated(name)
+    if status is not None:
+        return NotFoundError(
+            f"The Hub answered {status} for {name}, and it is not in the local cache.", "Try again later."
+        )
+    return NotFoundError(
+        f"{name} is not in the local cache and the Hub cannot be reached.",
+        "Go online (and unset HF_HUB_OFFLINE), or copy the model here and give its folder.",
+    )
+
+
+def _pickle_on_hub(base: str, common: dict[str, Any]) -> str | None:
+    from huggingface_hub import HfApi
+
+    try:
+        files = HfApi(endpoint=common["endpoint"]).list_repo_files(base, revision=common["revision"])
+    except Exception:  # the download succeeded; only the wording of the refusal depends on this listing
+        return None
+    return next((name for name in files if name.endswith(PICKLES)), None)
+
+
+def pick_device(device: str) -> str:
+    """``auto`` is the first GPU where there is one; a GPU that is not there raises ConfigurationError."""
+    import torch
+
+    if device == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    if device.startswith("cuda"):
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        index = int(device.partition(":")[2] or 0)
+        if index >= count:
+            have = f"{count} CUDA device{'s' if count != 1 else ''}" if count else "no CUDA device"
+            raise ConfigurationError(f"Device {device} is not there: this machine has {have}.", "Set device to auto.")
+        return f"cuda:{index}"
+    return device
+
+
+def load_base(spec: ModelSpec, device: str = "auto", *, folder: Path | None = None) -> PreTrainedModel:
+    """The base model on ``device``, in evaluation mode; ``folder`` saves resolving the spec again."""
+    import torch
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    device = pick_device(device)
+    folder = folder or resolve_base(spec)
+    quantization = _quantization(spec, device)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=_dtype(spec, device),
+            attn_implementation="sdpa",
+            use_safetensors=True,
+            local_files_only=True,
+            trust_remote_code=spec.trust_remote_code,
+            **({"quantization_config": quantization, "device_map": {"": device}} if quantization else {}),
+        )
+        model = model if quantization else model.to(device)
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemoryError(
+            f"{spec.base} does not fit on {device}.", "Load it with model.quantization 4bit, or choose a smaller base."
+        ) from error
+    except (OSError, ValueError, KeyError, SafetensorError) as error:
+        raise ConfigurationError(
+            f"{spec.base} could not be loaded from {folder}: {error}.",
+            "Check that the folder holds a whole causal language model that this transformers version knows.",
+        ) from error
+    return model.eval()
+
+
+def _dtype(spec: ModelSpec, device: str) -> torch.dtype:
+    import torch
+
+    if spec.dtype == "auto":
+        return torch.bfloat16 if device.startswith("cuda") else torch.float32
+    return getattr(torch, spec.dtype)
+
+
+def _quantization(spec: ModelSpec, device: str) -> Any | None:
+    if spec.quantization == "none":
+        return None
+    if not device.startswith("cuda"):
+        raise ConfigurationError(
+            f"model.quantization is {spec.quantization}, but the device is {device}.",
+            "Quantised bases need CUDA: set model.quantization to none.",
+        )
+    from importlib.util import find_spec
+
+    if find_spec("bitsandbytes") is None:
+        raise ConfigurationError(
+            f"model.quantization is {spec.quantization}, but bitsandbytes is not installed.",
+            "Install it with pip install bitsandbytes, or set model.quantization to none.",
+        )
+    from transformers import BitsAndBytesConfig
+
+    if spec.quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_compute_dtype=_dtype(spec, device),
+        bnb_4bit_use_double_quant=True,
+    )
