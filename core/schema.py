@@ -6,7 +6,7 @@ import difflib
 from typing import Any, Literal, Self
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from core.data.templates import PromptTemplate
 from core.errors import ConfigurationError
@@ -118,7 +118,10 @@ class EvaluationSpec(Spec):
 class RunSpec(Spec):
     name: str = Field("", max_length=120, description="For people; empty: made from method and tasks.")
     model: ModelSpec = ModelSpec()
-    tasks: list[TaskSpec] = Field(min_length=1, description="What is trained on and scored.")
+    origin: str = Field("", description="Where an imported adapter came from; empty for what the studio trained.")
+    tasks: list[TaskSpec] = Field(
+        default_factory=list, validate_default=True, description="What is trained on and scored."
+    )
     method: MethodSpec = MethodSpec()
     train: TrainSpec = TrainSpec()
     evaluation: EvaluationSpec = EvaluationSpec()
@@ -126,6 +129,13 @@ class RunSpec(Spec):
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a free GPU, else the CPU.")
     tags: list[str] = Field(default_factory=list)
     notes: str = Field("", max_length=20_000)
+
+    @field_validator("tasks")
+    @classmethod
+    def _something_to_train_on(cls, tasks: list[TaskSpec], info: ValidationInfo) -> list[TaskSpec]:
+        if not tasks and not info.data.get("origin"):
+            raise ValueError("name at least one data set")
+        return tasks
 
 
 def _explain(cls: type[BaseModel], error: ValidationError) -> tuple[str, str]:
