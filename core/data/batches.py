@@ -1,0 +1,84 @@
+"""Rows to tensors: the data set and the collator of training and scoring."""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import Any, Literal
+
+import torch
+from torch.utils.data import Dataset
+
+from core.data.tasks import Task
+from core.data.templates import Encoded, TextEncoder
+
+PAD, PROMPT, ANSWER = 0, 1, 2  # token roles
+IGNORED = -100  # label of tokens without loss
+
+
+class TaskDataset(Dataset):
+    """The rows of several tasks behind one flat index (task by task), encoded when they are asked for."""
+
+    def __init__(self, tasks: Sequence[Task], encoder: TextEncoder, split: str, max_length: int | None = None) -> None:
+        self.tasks, self.encoder, self.max_length = list(tasks), encoder, max_length
+        self.rows = [task.rows(split) for task in self.tasks]
+        self.sizes = [len(rows) for rows in self.rows]
+        self._ends = list(accumulate(self.sizes))
+
+    def __len__(self) -> int:
+        return self._ends[-1] if self._ends else 0
+
+    def locate(self, index: int) -> tuple[int, int]:
+        """Place in ``tasks`` and row of a flat index."""
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        place = bisect_right(self._ends, index)
+        return place, index - (self._ends[place] - self.sizes[place])
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        place, row = self.locate(index)
+        task = self.tasks[place]
+        encoded = self.encoder.encode(self.rows[place][row], task.template, self.max_length)
+        return as_item(encoded, task.index)
+
+
+def as_item(encoded: Encoded, task_index: int) -> dict[str, Any]:
+    """One sample for the collator; loss on the answer alone."""
+    prompt, answer = encoded.prompt, encoded.answer
+    return {
+        "input_ids": encoded.ids,
+        "labels": [IGNORED] * len(prompt) + answer,
+        "token_role": [PROMPT] * len(prompt) + [ANSWER] * len(answer),
+        "task_index": task_index,
+    }
+
+
+class Collator:
+    """Pads samples to one length; ``side="left"`` is for generation, where every row must end with its last token."""
+
+    def __init__(self, pad_id: int, side: Literal["right", "left"] = "right", multiple_of: int = 1) -> None:
+        self.pad_id, self.side, self.multiple_of = pad_id, side, multiple_of
+
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """``input_ids``, ``attention_mask``, ``labels`` (B, T) long; ``token_role`` (B, T) int8; ``task_index`` (B,).
+
+        Labels are -100 outside the answer; roles are 0 pad, 1 prompt, 2 answer.
+        """
+        longest = max(len(item["input_ids"]) for item in items)
+        length = -(-longest // self.multiple_of) * self.multiple_of
+        masks = [[1] * len(item["input_ids"]) for item in items]
+        return {
+            "input_ids": self._pad([item["input_ids"] for item in items], self.pad_id, length, torch.long),
+            "attention_mask": self._pad(masks, 0, length, torch.long),
+            "labels": self._pad([item["labels"] for item in items], IGNORED, length, torch.long),
+            "token_role": self._pad([item["token_role"] for item in items], PAD, length, torch.int8),
+            "task_index": torch.tensor([item["task_index"] for item in items], dtype=torch.long),
+        }
+
+    def _pad(self, sequences: list[list[int]], value: int, length: int, dtype: torch.dtype) -> torch.Tensor:
+        padded = torch.full((len(sequences), length), value, dtype=dtype)
+        for row, ids in zip(padded, sequences, strict=True):
+            place = slice(length - len(ids), length) if self.side == "left" else slice(0, len(ids))
+            row[place] = torch.tensor(ids, dtype=dtype)
+        return padded
