@@ -1,0 +1,111 @@
+"""The Hugging Face Hub without torch: is it there, does an id exist, and adapters by id."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from core.errors import ConfigurationError, NotFoundError, StudioError
+
+ADAPTER_FILES = ("adapter_config.json", "*.safetensors", "README.md")
+
+
+def endpoint() -> str:
+    """The address that is asked: ``HF_ENDPOINT`` or the public Hub."""
+    return (os.environ.get("HF_ENDPOINT") or "https://huggingface.co").rstrip("/")
+
+
+def offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on")
+
+
+def reachable(timeout: float = 3.0) -> bool:
+    """Whether the Hub answers at all within ``timeout`` seconds."""
+    if offline():
+        return False
+    try:
+        with urllib.request.urlopen(urllib.request.Request(endpoint(), method="HEAD"), timeout=timeout):
+            return True
+    except urllib.error.HTTPError:
+        return True  # an answer, whatever it says
+    except (OSError, ValueError):
+        return False
+
+
+def require_model(name: str, revision: str | None = None, timeout: float = 10.0) -> bool:
+    """True when the Hub has this model, False when the Hub cannot be asked; raises for wrong and gated ids."""
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+    if offline():
+        return False
+    try:
+        HfApi(endpoint=endpoint()).model_info(name, revision=revision, timeout=timeout)
+    except (ConnectionError, TimeoutError, OfflineModeIsEnabled):
+        return False
+    except HfHubHTTPError as error:
+        raise refusal(error, name, revision) from error
+    except OSError:
+        return False
+    except Exception as error:  # the HTTP client's own connection errors derive from no common class
+        if type(error).__module__.split(".")[0] in ("httpx", "httpcore", "httpx2"):
+            return False
+        raise refusal(error, name, revision) from error
+    return True
+
+
+def adapter_folder(name: str, revision: str | None = None) -> Path:
+    """Download an adapter's configuration and safetensors from the Hub once; the local folder."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = Path(
+            snapshot_download(name, revision=revision, endpoint=endpoint(), allow_patterns=list(ADAPTER_FILES))
+        )
+    except StudioError:
+        raise
+    except Exception as error:
+        raise refusal(error, name, revision) from error
+    if not (folder / "adapter_config.json").is_file():
+        raise ConfigurationError(
+            f"{name} on the Hub holds no adapter_config.json, so it is not a PEFT adapter.",
+            "To train on a whole model, name it as the base of a run instead.",
+        )
+    return folder
+
+
+def refusal(error: Exception, name: str, revision: str | None = None) -> StudioError:
+    """What a failed request to the Hub means to people."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        LocalEntryNotFoundError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    cause = getattr(getattr(error.__cause__, "response", None), "status_code", None)
+    if isinstance(error, HFValidationError):
+        return NotFoundError(f"{name} is neither a local folder nor a Hub id.", "Hub ids look like owner/name.")
+    if isinstance(error, GatedRepoError) or 403 in (status, cause):
+        return ConfigurationError(
+            f"Access to {name} is restricted.",
+            "Accept its licence on its Hub page, then set HF_TOKEN to a token of that account.",
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return NotFoundError(f"{name} has no revision {revision}.", "Give a branch, tag or commit of its Hub page.")
+    if isinstance(error, RepositoryNotFoundError) or status in (401, 404):
+        return NotFoundError(
+            f"The Hub knows no repository {name}.", "Check the spelling; for a private repository set HF_TOKEN."
+        )
+    if isinstance(error, LocalEntryNotFoundError) and status is None and cause is None:
+        return NotFoundError(
+            f"{name} is not in the local cache and the Hub ({endpoint()}) cannot be reached.",
+            "Go online (and unset HF_HUB_OFFLINE), or copy the files here and give their folder.",
+        )
+    if status or cause:
+        return NotFoundError(f"The Hub answered {status or cause} for {name}.", "Try again later.")
+    return NotFoundError(f"{name} could not be fetched from {endpoint()}: {error}.", "Check the connection.")

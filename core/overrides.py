@@ -1,0 +1,85 @@
+"""Changes to a run's settings by dotted names: ``train.steps=100``, ``tasks.0.test_rows=50``."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import yaml
+
+from core.errors import ConfigurationError
+from core.schema import RunSpec
+
+
+def parse(assignments: Iterable[str]) -> dict[str, Any]:
+    """``["train.steps=100"]`` to ``{"train.steps": 100}``; values are read as YAML."""
+    changes = {}
+    for text in assignments:
+        name, sign, value = text.partition("=")
+        if not sign or not name.strip():
+            raise ConfigurationError(f"{text!r} is not of the form key.path=value.", "For example: train.steps=100.")
+        try:
+            changes[name.strip()] = yaml.safe_load(value) if value else ""
+        except yaml.YAMLError as error:
+            raise ConfigurationError(f"The value of {name} is not valid YAML: {value!r}.", "Quote it.") from error
+    return changes
+
+
+def apply(spec: RunSpec, changes: Mapping[str, Any]) -> RunSpec:
+    """A copy of ``spec`` with the changes, validated as a whole."""
+    data = copy.deepcopy(spec.model_dump(mode="json"))
+    for path, value in changes.items():
+        _assign(data, path, value)
+    return RunSpec.parse(data)
+
+
+def _assign(data: Any, path: str, value: Any) -> None:
+    *parents, last = path.split(".")
+    for depth, part in enumerate(parents):
+        data = _step(data, part, ".".join(parents[: depth + 1]), create=True)
+    if isinstance(data, list):
+        data[_index(data, last, path)] = value
+    elif isinstance(data, dict):
+        data[last] = value
+    else:
+        raise ConfigurationError(f"{path}: {parents[-1]} has no settings of its own.")
+
+
+def _step(data: Any, part: str, path: str, create: bool) -> Any:
+    if isinstance(data, list):
+        return data[_index(data, part, path)]
+    if not isinstance(data, dict):
+        raise ConfigurationError(f"{path} is not a group of settings.")
+    return data.setdefault(part, {}) if create else data[part]
+
+
+def _index(items: list[Any], part: str, path: str) -> int:
+    if not part.isdigit() or int(part) >= len(items):
+        raise ConfigurationError(f"{path}: there are {len(items)} items, numbered from 0.")
+    return int(part)
+
+
+def differences(specs: Mapping[str, RunSpec]) -> dict[str, dict[str, Any]]:
+    """Settings that are not equal everywhere: dotted name -> run -> value; names, tags and notes aside."""
+    flat = {run: dict(_flatten(spec.model_dump(mode="json"))) for run, spec in specs.items()}
+    names = dict.fromkeys(name for values in flat.values() for name in values)
+    found = {}
+    for name in names:
+        if name.split(".")[0] in ("name", "tags", "notes", "origin"):
+            continue
+        values = {run: flat[run].get(name) for run in flat}
+        if len({repr(value) for value in values.values()}) > 1:
+            found[name] = values
+    return found
+
+
+def _flatten(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for index, item in enumerate(value):
+            yield from _flatten(item, f"{prefix}.{index}")
+    else:
+        yield prefix, value

@@ -1,0 +1,186 @@
+"""Who may import whom, and what the documentation must mention."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+SKIPPED = {".venv", ".git", "out", "__pycache__", "tessera-home", "build", "node_modules"}
+TORCH = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}
+WEB = {"gradio", "fastapi", "uvicorn", "starlette"}
+DATABASE = {"storage", "sqlalchemy", "alembic"}
+TORCH_ROOMS = ("core/adapters", "core/routing", "core/training", "core/evaluation", "core/chat", "core/fusion")
+STUDIO_ROOM = ("core.studio", "core.schema", "core.figures", "core.errors", "core.home")
+
+
+@cache
+def sources() -> tuple[Path, ...]:
+    found = [p.relative_to(ROOT) for p in ROOT.rglob("*.py") if not SKIPPED & set(p.relative_to(ROOT).parts)]
+    return tuple(sorted(found))
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text("utf-8"), filename=str(path))
+
+
+def imports(path: Path) -> Iterator[str]:
+    """Every module that a file names in an import, inside functions and type-checking blocks too."""
+    package = ".".join(path.parent.parts)
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}:{node.lineno} imports relatively; write the whole name ({package})"
+            yield node.module or ""
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def below(*rooms: str) -> list[Path]:
+    return [p for p in sources() if any(p.as_posix() == r or p.as_posix().startswith(r + "/") for r in rooms)]
+
+
+def crossings(paths: list[Path], forbidden: set[str]) -> list[str]:
+    """``file imports module`` for every import of a forbidden module or of something inside one."""
+    return [
+        f"{path} imports {name}"
+        for path in paths
+        for name in imports(path)
+        if any(name == wall or name.startswith(wall + ".") for wall in forbidden)
+    ]
+
+
+def test_every_file_parses():
+    assert len(sources()) > 20
+    for path in sources():
+        tree(path)
+
+
+def test_torch_rooms_know_no_database_and_no_pages():
+    paths = below(*TORCH_ROOMS, "core/models.py", "core/data", "core/jobs/worker.py", "core/jobs/sinks.py")
+    assert crossings(paths, DATABASE | WEB | {"app", "core.studio"}) == []
+
+
+def test_storage_knows_only_the_database():
+    assert crossings(below("storage"), TORCH | WEB | {"core", "app", "pandas"}) == []
+
+
+def test_core_knows_no_pages():
+    assert crossings(below("core"), WEB | {"app"}) == []
+
+
+def test_the_studio_and_its_helpers_name_no_torch():
+    paths = [p for p in sources() if p.parent.as_posix() == "core" and p.name != "models.py"]
+    assert crossings(paths, TORCH) == []
+    assert crossings(below("core/jobs"), TORCH) == [] or all(
+        crossing.startswith("core/jobs/worker.py") for crossing in crossings(below("core/jobs"), TORCH)
+    )
+
+
+def test_pages_and_commands_go_through_the_studio():
+    paths = below("app", "app.py")
+    outside = [
+        f"{path} imports {name}"
+        for path in paths
+        for name in imports(path)
+        if name.split(".")[0] in ("core", "storage", *TORCH)
+        and not any(name == room or name.startswith(room + ".") or room == f"core.{name}" for room in STUDIO_ROOM)
+        and name != "core"
+    ]
+    assert outside == []
+
+
+def test_nothing_is_imported_by_star():
+    stars = [
+        f"{path}:{node.lineno}"
+        for path in sources()
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ImportFrom) and any(alias.name == "*" for alias in node.names)
+    ]
+    assert stars == []
+
+
+def test_files_stay_readable():
+    long = {str(p): n for p in below("app", "core", "storage") if (n := len((ROOT / p).read_text().splitlines())) > 450}
+    assert long == {}
+
+
+def test_errors_that_people_see_derive_from_studio_error():
+    """A class whose name ends in Error is a StudioError, so that no page and no command shows a traceback for it."""
+    known = {"StudioError", "DataError", "ConfigurationError", "OutOfMemoryError", "NotFoundError"}
+    strays = [
+        f"{path}:{node.lineno} {node.name}"
+        for path in below("app", "core", "storage")
+        for node in ast.walk(tree(path))
+        if isinstance(node, ast.ClassDef)
+        and node.name.endswith("Error")
+        and node.name not in known
+        and not any(isinstance(base, ast.Name) and base.id in known for base in node.bases)
+    ]
+    assert strays == []
+
+
+def test_every_failure_class_of_a_job_has_its_error():
+    from core.errors import ConfigurationError, DataError, OutOfMemoryError, StudioError
+
+    kinds = {error.kind for error in (DataError, ConfigurationError, OutOfMemoryError, StudioError)}
+    assert kinds == {"data", "configuration", "memory", "internal"}
+
+
+@pytest.mark.parametrize("module", ["app.server", "app.cli", "core.studio", "storage", "core.jobs.dispatcher"])
+def test_importing_the_web_side_loads_no_torch(module: str):
+    code = f"import sys, {module}; print([m for m in {sorted(TORCH)} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.returncode == 0, result.stderr
+    assert result.stdout.strip() == "[]"
+
+
+def test_importing_the_commands_loads_no_database_and_no_pages():
+    code = (
+        "import sys, app.cli, core.studio; print([m for m in ('sqlalchemy', 'alembic', 'gradio') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert result.stdout.strip() == "[]", result.stderr
+
+
+def documents() -> dict[str, str]:
+    return {str(p.relative_to(ROOT)): p.read_text("utf-8") for p in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]}
+
+
+def test_commands_in_the_documents_exist():
+    from app.cli import command_names
+
+    pattern = re.compile(r"python app\.py ((?:--\w[\w-]* \S+ )*)([a-z][a-z-]*)")
+    wrong = [
+        f"{name}: {match.group(0)}"
+        for name, text in documents().items()
+        for match in pattern.finditer(text)
+        if match.group(2) not in command_names()
+    ]
+    assert wrong == []
+
+
+def test_the_command_page_mentions_every_command_and_setting():
+    from app.cli import command_names
+
+    from core.schema import EvaluationSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
+
+    text = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    missing = [name for name in command_names() if f"app.py {name}" not in text]
+    for spec in (RunSpec, ModelSpec, TaskSpec, TrainSpec, EvaluationSpec):
+        missing += [f"{spec.__name__}.{name}" for name in spec.model_fields if f"`{name}`" not in text]
+    assert missing == []
+
+
+def test_make_targets_in_the_documents_exist():
+    targets = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text(), re.M))
+    named = {m for text in documents().values() for m in re.findall(r"`make ([a-z-]+)", text)}
+    assert named <= targets
