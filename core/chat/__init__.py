@@ -1,0 +1,1 @@
+"""Talking to trained adapters: one base in memory, many adapters."""

@@ -1,0 +1,1 @@
+"""Per-task scores: option likelihoods, generation, metrics with errors, paired differences."""
