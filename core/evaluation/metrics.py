@@ -166,9 +166,7 @@ _ALL = (
         _correct_by("means"),
     ),
     Metric("macro_f1", "Macro F1", "Mean of the labels' F1.", ("classification",), correct, corpus=macro_f1),
-    Metric(
-        "exact_match", "Exact match", "The whole answer, case aside.", ("generation",), best(exact_match)
-    ),
+    Metric("exact_match", "Exact match", "The whole answer, case aside.", ("generation",), best(exact_match)),
     Metric("token_f1", "Token F1", "Overlap of words (SQuAD).", ("generation",), best(token_f1)),
     Metric(
         "rouge_l",
@@ -202,23 +200,24 @@ def get(name: str) -> Metric:
     return METRICS[name]
 
 
-def select(kind: str, primary: str | None, wanted: Sequence[str] = ()) -> list[Metric]:
-    """The metrics of a task, the primary one first: the wanted ones and all that its kind has.
+def select(kind: str, names: Sequence[str]) -> list[Metric]:
+    """The metrics of a task by name, the primary one first; options also get both option scores.
 
-    Numbers are compared only where asked for. A metric whose library is missing is left out, unless it is the primary
-    one: then, and where the primary metric does not score this kind, ConfigurationError.
+    A metric whose library is missing is left out, unless it is the primary one: then, and where a metric does not
+    score tasks of this kind, ConfigurationError.
     """
-    first = get(primary or PRIMARY[kind])
-    if kind not in first.kinds:
-        fitting = [metric.name for metric in METRICS.values() if kind in metric.kinds]
-        raise ConfigurationError(
-            f"The metric {first.name} does not score {kind} tasks.", f"Choose one of {', '.join(fitting)}."
-        )
-    if not available(first):
-        raise ConfigurationError(f"The metric {first.name} needs {first.needs}.", f"pip install {first.needs}")
-    usual = [metric for metric in METRICS.values() if metric.name != "numeric"]
-    rest = [*(get(name) for name in wanted), *usual]
-    return list(dict.fromkeys([first, *(metric for metric in rest if kind in metric.kinds and available(metric))]))
+    chosen = [get(name) for name in names or [PRIMARY[kind]]]
+    for metric in chosen:
+        if kind not in metric.kinds:
+            fitting = [other.name for other in METRICS.values() if kind in other.kinds]
+            raise ConfigurationError(
+                f"The metric {metric.name} does not score {kind} tasks.", f"Choose one of {', '.join(fitting)}."
+            )
+    if not available(chosen[0]):
+        raise ConfigurationError(f"The metric {chosen[0].name} needs {chosen[0].needs}.", "Install it with pip.")
+    if kind in OPTION_KINDS:
+        chosen += [METRICS["accuracy_sum"], METRICS["accuracy_mean"]]
+    return [metric for metric in dict.fromkeys(chosen) if available(metric)]
 
 
 def available(metric: Metric) -> bool:
