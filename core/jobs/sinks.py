@@ -33,6 +33,14 @@ from pathlib import Path
 from typing import Any, Protocol, TextIO
 
 
+class Cancelled(Exception):
+    """The job was asked to stop and did, at a step from which it can go on."""
+
+    def __init__(self, step: int = 0) -> None:
+        super().__init__(f"cancelled at step {step}")
+        self.step = step
+
+
 class Sink(Protocol):
     def emit(self, kind: str, **fields: Any) -> None: ...
 
