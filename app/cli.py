@@ -1,0 +1,71 @@
+"""The command line: every command is one call on ``Studio``; exit codes 0 done, 1 failed with a reason, 2 usage."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from app.commands import data, models, results, runs, system
+from app.commands.common import Session, stop_quietly
+from core.errors import StudioError
+
+app = typer.Typer(
+    help="Tessera: train, score and compare mixtures of LoRA experts.",
+    no_args_is_help=False,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+for module in (system, data, runs, results, models):
+    module.register(app)
+
+
+@app.callback(invoke_without_command=True)
+def session(
+    context: typer.Context,
+    home: Path | None = typer.Option(None, "--home", help="The data folder (default: TESSERA_HOME or ~/.tessera)."),
+    as_json: bool = typer.Option(False, "--json", help="Print JSON instead of text."),
+) -> None:
+    context.obj = Session(home=home, as_json=as_json)
+    if context.invoked_subcommand is None:
+        system.serve(context, host="127.0.0.1", port=7860)
+
+
+def command_names() -> list[str]:
+    """Every command, as it is typed."""
+    groups = [group.name for group in app.registered_groups]
+    return [command.name or command.callback.__name__ for command in app.registered_commands] + groups
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        app(args=given, prog_name="python app.py")
+    except SystemExit as leave:
+        return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
+    except StudioError as error:
+        _tell(error, as_json="--json" in given)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)
+        return 1
+    except BrokenPipeError:  # `... | head` closed the other end
+        stop_quietly()
+        return 0
+    return 0
+
+
+def _tell(error: StudioError, as_json: bool) -> None:
+    """With ``--json`` the error takes the place of the answer on standard output."""
+    if as_json:
+        print(json.dumps({"error": {"message": error.message, "hint": error.hint, "kind": error.kind}}))
+        return
+    print(f"Error: {error.message}", file=sys.stderr)
+    if error.hint:
+        print(f"  {error.hint}", file=sys.stderr)

@@ -1,0 +1,124 @@
+"""What all commands share: the home, JSON or text, tables."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from core.studio import Studio
+
+Home = Annotated[Path | None, typer.Option("--home", help="The data folder (default: TESSERA_HOME or ~/.tessera).")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
+Run = Annotated[str, typer.Argument(metavar="RUN", help="A run's id, the start of its id, or its name.")]
+Runs = Annotated[list[str], typer.Argument(metavar="RUN...", help="Ids or names of runs.")]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. train.steps=100.")
+]
+
+
+class Session:
+    """One call of the program: where the home is and how answers are printed."""
+
+    def __init__(self, home: Path | None = None, as_json: bool = False) -> None:
+        self.home = home
+        self.as_json = as_json
+
+    @cached_property
+    def studio(self) -> Studio:
+        return Studio(self.home)
+
+    def answer(self, value: Any, text: Callable[[], str] | str) -> None:
+        """Print ``value`` as JSON, or what ``text`` says about it."""
+        print(to_json(value) if self.as_json else (text if isinstance(text, str) else text()))
+
+
+def session(context: typer.Context, home: Path | None, as_json: bool) -> Session:
+    """The session of a command: options after the command win over those before it."""
+    start: Session = context.obj
+    return Session(home=home or start.home, as_json=as_json or start.as_json)
+
+
+def confirm(question: str, yes: bool) -> None:
+    """Ask on a terminal; anywhere else ``--yes`` is needed."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        print(f"{question} Add --yes to confirm.", file=sys.stderr)
+        raise typer.Exit(2)
+    typer.confirm(question, abort=True)
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if hasattr(value, "model_dump"):
+        return _plain(value.model_dump(mode="json"))
+    if hasattr(value, "to_dict") and hasattr(value, "columns"):
+        return _plain(value.to_dict(orient="records"))
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return _plain({field.name: getattr(value, field.name) for field in dataclasses.fields(value)})
+    if isinstance(value, (list, tuple, set)):
+        return [_plain(item) for item in value]
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Path):
+        return str(value)
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    return value
+
+
+def table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str], empty: str = "Nothing here.") -> str:
+    """Aligned columns; ``columns`` maps keys to headings, numbers stand right."""
+    if not rows:
+        return empty
+    cells = [[cell(row.get(key)) for key in columns] for row in rows]
+    right = [
+        all(isinstance(row.get(key), (int, float, type(None))) for row in rows) and any(row.get(key) for row in rows)
+        for key in columns
+    ]
+    heads = list(columns.values())
+    widths = [max(len(line[i]) for line in [heads, *cells]) for i in range(len(heads))]
+    return "\n".join(_line(line, widths, right) for line in [heads, *cells])
+
+
+def _line(cells: Iterable[str], widths: Sequence[int], right: Sequence[bool]) -> str:
+    parts = [c.rjust(w) if r else c.ljust(w) for c, w, r in zip(cells, widths, right, strict=True)]
+    return "  ".join(parts).rstrip()
+
+
+def cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return "-" if math.isnan(value) else f"{value:.4g}"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, datetime):
+        return value.astimezone().strftime("%Y-%m-%d %H:%M")
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(str, value))
+    return str(value)
+
+
+def stop_quietly() -> None:
+    """Keep Python from complaining about a closed pipe when it ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

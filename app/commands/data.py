@@ -1,0 +1,116 @@
+"""Data sets and methods: upload, datasets, methods."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from app.commands.common import Home, Json, Yes, confirm, session, table
+from core.errors import ConfigurationError
+
+
+def register(app: typer.Typer) -> None:
+    for command in (upload, datasets, methods):
+        app.command()(command)
+
+
+def upload(
+    context: typer.Context,
+    source: Annotated[list[str], typer.Argument(metavar="SOURCE...", help="Files, one folder, or a Hub data set id.")],
+    name: Annotated[str | None, typer.Option(help="Name of the data set; otherwise the file's.")] = None,
+    task: Annotated[str | None, typer.Option(help="Name of the task, where no column tells it.")] = None,
+    kind: Annotated[str | None, typer.Option(help="classification, choice, sentence or generation.")] = None,
+    instruction: Annotated[str | None, typer.Option(help="What every row asks for.")] = None,
+    role: Annotated[
+        list[str] | None, typer.Option("--map", metavar="ROLE=COLUMN", help="Correct the detected mapping.")
+    ] = None,
+    validation: Annotated[float, typer.Option(min=0, max=0.9, help="Share of rows, where no split is given.")] = 0.1,
+    test: Annotated[float, typer.Option(min=0, max=0.9, help="Share of rows, where no split is given.")] = 0.2,
+    seed: Annotated[int, typer.Option(help="Draws the splits.")] = 0,
+    preview: Annotated[bool, typer.Option("--preview", help="Show what would be stored; store nothing.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Store a data set, or preview how its rows become prompts."""
+    here = session(context, home, as_json)
+    given: dict[str, Any] = {"name": name, "task": task, "kind": kind, "instruction": instruction}
+    options = given | {"mapping": _roles(role), "fractions": {"validation": validation, "test": test}, "seed": seed}
+    if preview:
+        seen = here.studio.preview(source, **options)
+        here.answer(seen, lambda: here.studio.preview_text(seen))
+        return
+    info = here.studio.upload(source, **options)
+    here.answer(info, lambda: _describe(here.studio.dataset(info["id"])))
+
+
+def _roles(assignments: list[str] | None) -> dict[str, str] | None:
+    roles = {}
+    for text in assignments or ():
+        role, sign, column = text.partition("=")
+        if not sign:
+            raise ConfigurationError(f"{text!r} is not of the form ROLE=COLUMN.", "For example: --map input=question.")
+        roles[role.strip()] = column.strip()
+    return roles or None
+
+
+def datasets(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="One data set: its tasks and first rows.")] = None,
+    delete: Annotated[bool, typer.Option("--delete", help="Delete this data set.")] = False,
+    yes: Yes = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """List the stored data sets, or show or delete one."""
+    here = session(context, home, as_json)
+    if name is None:
+        found = here.studio.datasets()
+        columns = {
+            "name": "name",
+            "id": "id",
+            "tasks": "tasks",
+            "rows": "rows",
+            "source": "source",
+            "created": "created",
+        }
+        rows = [row | {"tasks": list(row["tasks"]), "rows": sum(row["counts"].values())} for row in found]
+        here.answer(found, lambda: table(rows, columns, "No data sets yet: python app.py upload FILE"))
+    elif delete:
+        confirm(f"Delete the data set {name}?", yes)
+        here.studio.delete_dataset(name)
+        here.answer({"deleted": name}, f"Deleted {name}.")
+    else:
+        info = here.studio.dataset(name)
+        here.answer(info, lambda: _describe(info))
+
+
+def _describe(info: dict[str, Any]) -> str:
+    rows = [
+        {"task": name, **{key: task.get(key) for key in ("kind", "metric", "chance", "trivial")}, **task["counts"]}
+        for name, task in info["tasks"].items()
+    ]
+    columns = {key: key for key in ("task", "kind", "metric", "chance", "trivial", "train", "validation", "test")}
+    lines = [f"{info['name']} ({info['id']})", table(rows, columns)]
+    return "\n".join([*lines, *(f"Note: {note}" for note in info["notes"])])
+
+
+def methods(
+    context: typer.Context,
+    name: Annotated[str | None, typer.Argument(help="One method with its options.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """List the methods, or show the options of one."""
+    here = session(context, home, as_json)
+    if name is None:
+        found = here.studio.methods()
+        columns = {"name": "name", "summary": "summary", "badge": "note", "source": "source"}
+        here.answer(found, lambda: table(found, columns))
+        return
+    method = here.studio.method(name)
+    columns = {"name": "option", "default": "default", "description": "description"}
+    here.answer(
+        method,
+        lambda: f"{method['name']}: {method['summary']}\n{method['source']}\n{table(method['options'], columns)}",
+    )

@@ -1,0 +1,89 @@
+"""Trained adapters: chat, export, import."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.commands.common import Home, Json, Run, Runs, Session, session
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(chat)
+    app.command()(export)
+    app.command("import")(import_)
+
+
+def chat(
+    context: typer.Context,
+    run: Runs,
+    prompt: Annotated[
+        str | None, typer.Option(help="Ask once and end; otherwise read prompts from the terminal.")
+    ] = None,
+    system: Annotated[str, typer.Option(help="System message.")] = "",
+    max_new_tokens: Annotated[int, typer.Option(min=1, max=4096, help="Longest answer.")] = 128,
+    temperature: Annotated[float, typer.Option(min=0, max=5, help="0 picks the most likely token.")] = 0.0,
+    seed: Annotated[int, typer.Option(help="The same for every model.")] = 0,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda:<n>.")] = "auto",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Talk to one to four models side by side; `base` is the untouched base."""
+    here = session(context, home, as_json)
+    options: dict[str, Any] = {"max_new_tokens": max_new_tokens, "temperature": temperature, "seed": seed}
+    with here.studio.chat(run, device=device) as conversation:
+        if prompt is not None:
+            _ask(here, conversation, prompt, system, options)
+            return
+        while (text := _read()) is not None:
+            if text.strip():
+                _ask(here, conversation, text, system, options)
+
+
+def _read() -> str | None:
+    try:
+        return input("> ") if sys.stdin.isatty() else (sys.stdin.readline() or None)
+    except (EOFError, KeyboardInterrupt):
+        return None
+
+
+def _ask(here: Session, conversation: Any, prompt: str, system: str, options: dict[str, Any]) -> None:
+    answers = conversation.ask(prompt, system=system, **options)
+
+    def text() -> str:
+        return "\n".join(f"{answer.model}: {answer.text.strip()}\n  {answer.figures()}" for answer in answers)
+
+    here.answer({"prompt": prompt, "answers": answers}, text)
+
+
+def export(
+    context: typer.Context,
+    run: Run,
+    target: Annotated[Path, typer.Argument(help="The folder to write.")],
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Write the adapter as a folder that loads without the studio."""
+    here = session(context, home, as_json)
+    folder = here.studio.export(run, target)
+    here.answer({"folder": folder}, f"Wrote {folder}. Its README.md says how to load it.")
+
+
+def import_(
+    context: typer.Context,
+    source: Annotated[str, typer.Argument(help="A run folder, a PEFT adapter folder, or a Hub id of an adapter.")],
+    base: Annotated[
+        str | None, typer.Option(help="The base of an adapter, where its own name for it does not serve.")
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the run.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit of a Hub adapter.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Bring a run from another machine, or an adapter trained elsewhere, into the studio."""
+    here = session(context, home, as_json)
+    run = here.studio.import_(source, base=base, name=name, revision=revision)
+    here.answer(run, lambda: f"{run['id']}: {run['name']} ({run['state']}).")

@@ -1,0 +1,186 @@
+"""Runs: train, score, runs, logs, cancel, resume, clone, delete."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from app.commands.common import Changes, Home, Json, Run, Runs, Session, Yes, confirm, session, table
+
+COLUMNS = {
+    "id": "id",
+    "name": "name",
+    "method": "method",
+    "base": "base",
+    "state": "state",
+    "progress": "progress",
+    "trainable": "trainable",
+    "created": "created",
+}
+
+
+def register(app: typer.Typer) -> None:
+    for command in (train, score, runs, logs, cancel, resume, clone, delete):
+        app.command()(command)
+
+
+def train(
+    context: typer.Context,
+    spec: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="What to train; - reads standard input.")],
+    here: Annotated[bool, typer.Option("--here", help="In this process, without dispatcher and database.")] = False,
+    out: Annotated[Path | None, typer.Option(help="With --here: the run folder to write.")] = None,
+    set_: Changes = None,
+    seeds: Annotated[str | None, typer.Option(help="Several seeds, e.g. 0,1,2: one run each.")] = None,
+    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
+    detach: Annotated[bool, typer.Option("--detach", help="Queue it and return.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Validate and count parameters; start nothing.")] = False,
+    request: Annotated[str | None, typer.Option(help="A key: the same key never queues twice.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Train and score what RUN.yaml describes, and follow the progress."""
+    mine = session(context, home, as_json)
+    if out is not None and not here:
+        raise typer.BadParameter("--out goes with --here; runs of the dispatcher lie in the home.")
+    settings = mine.studio.read_spec(sys.stdin.read() if str(spec) == "-" else spec, changes=set_, seeds=seeds)
+    if check:
+        plans = [mine.studio.check(one) for one in settings]
+        mine.answer(plans, lambda: "\n\n".join(plan.text() for plan in plans))
+    elif here:
+        folders = [mine.studio.train_here(one, out=_own(out, one.seed, len(settings))) for one in settings]
+        mine.answer({"folders": folders}, lambda: "\n".join(f"The run is in {folder}." for folder in folders))
+    else:
+        ids = [
+            mine.studio.submit(one, request_id=request and f"{request}-{one.seed}", priority=priority)
+            for one in settings
+        ]
+        _after_submit(mine, ids, detach)
+
+
+def _own(out: Path | None, seed: int, count: int) -> Path | None:
+    return out if out is None or count == 1 else out / f"seed-{seed}"
+
+
+def _after_submit(mine: Session, ids: list[str], detach: bool) -> None:
+    if detach:
+        mine.answer({"runs": ids}, "\n".join(f"Queued {run}. Follow it: python app.py logs {run} -f" for run in ids))
+        return
+    for run in ids:
+        follow(mine, run)
+    mine.answer({"runs": [mine.studio.run(run) for run in ids]}, "")
+    if any(mine.studio.run(run)["state"] != "done" for run in ids):
+        raise typer.Exit(1)
+
+
+def follow(mine: Session, run: str) -> None:
+    """Print what a run says until it ends; Ctrl-C leaves it running."""
+    print(f"{run} is queued.", file=sys.stderr)
+    try:
+        for line in mine.studio.follow(run):
+            print(line, file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        print(f"\n{run} goes on without you. Follow it again: python app.py logs {run} -f", file=sys.stderr)
+        raise typer.Exit(0) from None
+
+
+def score(
+    context: typer.Context,
+    run: Run,
+    dataset: Annotated[
+        list[str] | None, typer.Option("--dataset", metavar="NAME[:TASK]", help="Otherwise the run's own tasks.")
+    ] = None,
+    split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
+    base: Annotated[bool, typer.Option("--base/--no-base", help="Score the untouched base too.")] = True,
+    detach: Annotated[bool, typer.Option("--detach", help="Queue it and return.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Score a finished run again, on its own tasks or on other data sets."""
+    mine = session(context, home, as_json)
+    job = mine.studio.score(run, datasets=dataset, split=split, base=base)
+    if not detach:
+        for line in mine.studio.follow(run, job=job):
+            print(line, file=sys.stderr, flush=True)
+    state = mine.studio.job(run, job)
+    mine.answer(state, f"{job} of {run}: {state['state']}.")
+    if state["state"] in ("failed", "lost", "cancelled"):
+        raise typer.Exit(1)
+
+
+def runs(
+    context: typer.Context,
+    state: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
+    search: Annotated[str | None, typer.Option(help="Only runs whose name, notes or method contain this.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only runs with this tag.")] = None,
+    limit: Annotated[int, typer.Option(help="At most this many, newest first.")] = 50,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """List runs."""
+    mine = session(context, home, as_json)
+    found = mine.studio.runs(state=state, search=search, tag=tag, limit=limit)
+    mine.answer(found, lambda: table(found, COLUMNS, "No runs yet: python app.py train RUN.yaml"))
+
+
+def logs(
+    context: typer.Context,
+    run: Run,
+    following: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
+    tail: Annotated[int, typer.Option(help="Last lines.")] = 40,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """What a run said: events in one line each, and the worker's own output."""
+    mine = session(context, home, as_json)
+    if following:
+        follow(mine, run)
+        return
+    found = mine.studio.logs(run, tail=tail)
+    mine.answer(found, lambda: "\n".join([*found["output"], *found["events"]]) or "Nothing was said yet.")
+
+
+def cancel(context: typer.Context, run: Runs, home: Home = None, as_json: Json = False) -> None:
+    """Cancel runs; what they reached is kept in their last checkpoint."""
+    _each(session(context, home, as_json), run, "cancel")
+
+
+def resume(context: typer.Context, run: Runs, home: Home = None, as_json: Json = False) -> None:
+    """Continue cancelled, failed or lost runs from their last checkpoint."""
+    _each(session(context, home, as_json), run, "resume")
+
+
+def _each(mine: Session, names: list[str], action: str) -> None:
+    states = [getattr(mine.studio, action)(name) for name in names]
+    mine.answer(states, lambda: "\n".join(f"{state['id']}: {state['state']}" for state in states))
+
+
+def clone(
+    context: typer.Context,
+    run: Run,
+    set_: Changes = None,
+    print_only: Annotated[bool, typer.Option("--print", help="Print the YAML; start nothing.")] = False,
+    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
+    detach: Annotated[bool, typer.Option("--detach", help="Queue it and return.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Train again what a run describes, with changes."""
+    mine = session(context, home, as_json)
+    if print_only:
+        spec: Any = mine.studio.cloned_spec(run, changes=set_)
+        mine.answer(spec, spec.to_yaml)
+        return
+    _after_submit(mine, [mine.studio.clone(run, changes=set_, priority=priority)], detach)
+
+
+def delete(context: typer.Context, run: Runs, yes: Yes = False, home: Home = None, as_json: Json = False) -> None:
+    """Delete runs with their files."""
+    mine = session(context, home, as_json)
+    known = [mine.studio.run(name)["id"] for name in run]
+    confirm(f"Delete {', '.join(known)} with all files?", yes)
+    for name in known:
+        mine.studio.delete(name)
+    mine.answer({"deleted": known}, f"Deleted {', '.join(known)}.")

@@ -1,0 +1,65 @@
+"""The studio itself: serve, demo, dispatcher, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from app.commands.common import Home, Json, session, table
+
+
+def register(app: typer.Typer) -> None:
+    for command in (serve, demo, dispatcher, doctor):
+        app.command()(command)
+
+
+def serve(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Only this machine's own addresses are accepted.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 7860,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Serve the studio's pages (also without any command)."""
+    from app import server
+
+    server.run(session(context, home, as_json).studio, host=host, port=port)
+
+
+def demo(
+    context: typer.Context,
+    out: Annotated[Path | None, typer.Option(help="Folder of the heatmap; otherwise out/demo.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Train three methods on tasks that the studio makes itself, and compare them."""
+    here = session(context, home, as_json)
+    found = here.studio.demo(out=out)
+    here.answer(found, lambda: found.text())
+
+
+def dispatcher(
+    context: typer.Context,
+    action: Annotated[str, typer.Argument(help="status, start, stop, or run (in this terminal).")] = "status",
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """The process that starts queued runs: its state, start and stop."""
+    here = session(context, home, as_json)
+    actions = ("status", "start", "stop", "run")
+    if action not in actions:
+        raise typer.BadParameter(f"{action!r} is none of {', '.join(actions)}.")
+    state = here.studio.dispatcher(action)
+    here.answer(state, lambda: "\n".join(f"{name}: {value}" for name, value in state.items()))
+
+
+def doctor(context: typer.Context, home: Home = None, as_json: Json = False) -> None:
+    """What this machine offers and what is wrong; exit code 1 when something is."""
+    here = session(context, home, as_json)
+    found = here.studio.doctor()
+    rows = [{"": finding.mark, "what": finding.name, "found": finding.found, "do": finding.remedy} for finding in found]
+    here.answer(found, lambda: table(rows, {"": "", "what": "what", "found": "found", "do": "what to do"}))
+    if any(finding.state == "wrong" for finding in found):
+        raise typer.Exit(1)
