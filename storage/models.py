@@ -1,0 +1,288 @@
+"""The tables. A run is what was asked, a job does one step of it, an attempt is one process."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, MetaData, String, Text, UniqueConstraint
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from storage.types import UtcDateTime, now
+
+WAITING = ("queued",)
+ACTIVE = ("starting", "running", "cancelling")
+ENDED = ("done", "failed", "cancelled", "lost")
+STATES = WAITING + ACTIVE + ENDED
+
+
+class Base(DeclarativeBase):
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(column_0_N_label)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {
+        datetime: UtcDateTime(),
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+        list[int]: JSON,
+        bytes: LargeBinary,
+    }
+
+
+def _parent(target: str, **options: Any) -> Any:
+    return mapped_column(ForeignKey(target, ondelete="CASCADE"), **options)
+
+
+class Dataset(Base):
+    """What the studio knows of a stored data set; the rows are files."""
+
+    __tablename__ = "datasets"
+    id: Mapped[str] = mapped_column(String(64), primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    source: Mapped[str] = mapped_column(Text, default="")
+    created: Mapped[datetime] = mapped_column(default=now, index=True)
+    tasks: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    counts: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    info: Mapped[dict[str, Any]] = mapped_column(default=dict)
+
+
+class Run(Base):
+    __tablename__ = "runs"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    slug: Mapped[str] = mapped_column(String(64), unique=True)
+    name: Mapped[str] = mapped_column(String(200))
+    spec: Mapped[dict[str, Any]]
+    method: Mapped[str] = mapped_column(String(64), index=True)
+    base: Mapped[str] = mapped_column(String(300))
+    tasks: Mapped[list[str]]
+    seed: Mapped[int]
+    setting_hash: Mapped[str] = mapped_column(String(16), index=True)
+    state: Mapped[str] = mapped_column(String(16), default="queued", index=True)
+    created: Mapped[datetime] = mapped_column(default=now, index=True)
+    started: Mapped[datetime | None]
+    finished: Mapped[datetime | None]
+    notes: Mapped[str] = mapped_column(Text, default="")
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("runs.id", ondelete="SET NULL"), index=True)
+    lineage: Mapped[str | None] = mapped_column(String(16))
+    imported_from: Mapped[str | None] = mapped_column(Text)
+    trainable_parameters: Mapped[int | None] = mapped_column(BigInteger)
+    total_parameters: Mapped[int | None] = mapped_column(BigInteger)
+    folder: Mapped[str] = mapped_column(String(300))
+    events_offset: Mapped[int] = mapped_column(BigInteger, default=0)
+    request_id: Mapped[str | None] = mapped_column(String(100), unique=True)
+    # A deleted run's number is never given again: its folder or a bookmark may still stand somewhere.
+    __table_args__ = {"sqlite_autoincrement": True}
+
+
+class RunTag(Base):
+    __tablename__ = "run_tags"
+    run_id: Mapped[int] = _parent("runs.id", primary_key=True)
+    tag: Mapped[str] = mapped_column(String(100), primary_key=True, index=True)
+
+
+class RunDataset(Base):
+    """Which data sets a run reads; without a foreign key, since imported runs may name unknown ones."""
+
+    __tablename__ = "run_datasets"
+    run_id: Mapped[int] = _parent("runs.id", primary_key=True)
+    dataset_id: Mapped[str] = mapped_column(String(64), primary_key=True, index=True)
+
+
+class Job(Base):
+    """One step of a run. ``name`` is unique in its run and is what events and files call the job."""
+
+    __tablename__ = "jobs"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = _parent("runs.id", index=True)
+    name: Mapped[str] = mapped_column(String(64))
+    kind: Mapped[str] = mapped_column(String(32))
+    state: Mapped[str] = mapped_column(String(16), default="queued")
+    priority: Mapped[int] = mapped_column(default=0)
+    position: Mapped[int] = mapped_column(BigInteger, default=0)
+    arguments: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    device: Mapped[str] = mapped_column(String(32), default="auto")
+    submitted: Mapped[datetime] = mapped_column(default=now)
+    started: Mapped[datetime | None]
+    finished: Mapped[datetime | None]
+    cancel_requested: Mapped[datetime | None]
+    resume: Mapped[bool] = mapped_column(default=False)
+    lost_attempts: Mapped[int] = mapped_column(default=0)
+    failure: Mapped[str | None] = mapped_column(String(32))
+    message: Mapped[str | None] = mapped_column(Text)
+    hint: Mapped[str | None] = mapped_column(Text)
+    tail: Mapped[str | None] = mapped_column(Text)
+    step: Mapped[int | None]
+    total: Mapped[int | None]
+    phase: Mapped[str | None] = mapped_column(String(64))
+    seconds_left: Mapped[float | None]
+    request_id: Mapped[str | None] = mapped_column(String(100), unique=True)
+    __table_args__ = (
+        UniqueConstraint("run_id", "name"),
+        Index("ix_jobs_queue", "state", "priority", "position"),
+        {"sqlite_autoincrement": True},
+    )
+
+
+class JobNeed(Base):
+    """``job_id`` starts only when ``needs_id`` is done."""
+
+    __tablename__ = "job_needs"
+    job_id: Mapped[int] = _parent("jobs.id", primary_key=True)
+    needs_id: Mapped[int] = _parent("jobs.id", primary_key=True, index=True)
+
+
+class Attempt(Base):
+    """One process. (host, boot, pid, process_start) name it for ever: pids alone are used again."""
+
+    __tablename__ = "attempts"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    job_id: Mapped[int] = _parent("jobs.id")
+    number: Mapped[int]
+    outcome: Mapped[str | None] = mapped_column(String(16))
+    token: Mapped[str] = mapped_column(String(64), default="")
+    device: Mapped[str | None] = mapped_column(String(64))
+    host: Mapped[str | None] = mapped_column(String(200))
+    boot: Mapped[str | None] = mapped_column(String(64))
+    pid: Mapped[int | None]
+    process_start: Mapped[float | None]
+    created: Mapped[datetime] = mapped_column(default=now)
+    started: Mapped[datetime | None]
+    ended: Mapped[datetime | None]
+    heartbeat: Mapped[datetime | None]
+    exit_code: Mapped[int | None]
+    last_seq: Mapped[int] = mapped_column(BigInteger, default=0)
+    resumed_from: Mapped[int | None]
+    checkpoint_step: Mapped[int | None]
+    versions: Mapped[dict[str, Any] | None]
+    # Said by the worker's own last event; the attempt has ended only when its process is gone too.
+    said: Mapped[str | None] = mapped_column(String(16))
+    __table_args__ = (UniqueConstraint("job_id", "number"), Index("ix_attempts_ended", "ended"))
+
+
+class Lease(Base):
+    """A job's hold on a device; the shares of one device add up to at most 1."""
+
+    __tablename__ = "leases"
+    job_id: Mapped[int] = _parent("jobs.id", primary_key=True)
+    device: Mapped[str] = mapped_column(String(64), index=True)
+    share: Mapped[float] = mapped_column(default=1.0)
+    since: Mapped[datetime] = mapped_column(default=now)
+
+
+class Series(Base):
+    """One curve of one job; its points lie in chunks."""
+
+    __tablename__ = "series"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = _parent("runs.id", index=True)
+    job_id: Mapped[int] = _parent("jobs.id")
+    name: Mapped[str] = mapped_column(String(200))
+    count: Mapped[int] = mapped_column(default=0)
+    last_step: Mapped[int | None]
+    last_value: Mapped[float | None]
+    __table_args__ = (UniqueConstraint("job_id", "name"),)
+
+
+class SeriesChunk(Base):
+    """Up to ``storage.queries.series.CHUNK`` points: ``steps`` little-endian int32, ``values`` float32."""
+
+    __tablename__ = "series_chunks"
+    series_id: Mapped[int] = _parent("series.id", primary_key=True)
+    first_step: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    last_step: Mapped[int]
+    count: Mapped[int]
+    steps: Mapped[bytes]
+    values: Mapped[bytes]
+
+
+class RoutingSnapshot(Base):
+    """Routing figures of one moment; ``axes`` holds the names along the arrays' axes."""
+
+    __tablename__ = "routing_snapshots"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = _parent("runs.id", index=True)
+    job_id: Mapped[int] = _parent("jobs.id")
+    moment: Mapped[str] = mapped_column(String(64))
+    step: Mapped[int]
+    split: Mapped[str] = mapped_column(String(32))
+    file: Mapped[str] = mapped_column(String(300))
+    axes: Mapped[dict[str, Any]]
+    created: Mapped[datetime] = mapped_column(default=now)
+    __table_args__ = (UniqueConstraint("job_id", "moment", "split"),)
+
+
+class RoutingArray(Base):
+    """One float32 array of a snapshot, little-endian, C order."""
+
+    __tablename__ = "routing_arrays"
+    snapshot_id: Mapped[int] = _parent("routing_snapshots.id", primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), primary_key=True)
+    shape: Mapped[list[int]]
+    data: Mapped[bytes]
+
+
+class Score(Base):
+    """One figure of one task. Scores with equal ``key`` were taken on the same rows and can be paired."""
+
+    __tablename__ = "scores"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = _parent("runs.id", index=True)
+    job_id: Mapped[int] = _parent("jobs.id")
+    task: Mapped[str] = mapped_column(String(200))
+    dataset: Mapped[str] = mapped_column(String(64), default="")
+    split: Mapped[str] = mapped_column(String(32))
+    model: Mapped[str] = mapped_column(String(32))
+    metric: Mapped[str] = mapped_column(String(64))
+    value: Mapped[float | None]
+    stderr: Mapped[float | None]
+    rows: Mapped[int] = mapped_column(default=0)
+    primary: Mapped[bool] = mapped_column(default=False)
+    chance: Mapped[float | None]
+    key: Mapped[str] = mapped_column(String(64), default="", index=True)
+    predictions: Mapped[str | None] = mapped_column(String(300))
+    extras: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created: Mapped[datetime] = mapped_column(default=now)
+    __table_args__ = (UniqueConstraint("job_id", "task", "dataset", "split", "model", "metric"),)
+
+
+class LogLine(Base):
+    """What a job said: messages, warnings, alarms."""
+
+    __tablename__ = "log_lines"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = _parent("runs.id", index=True)
+    job_id: Mapped[int] = _parent("jobs.id", index=True)
+    attempt: Mapped[int]
+    at: Mapped[datetime]
+    level: Mapped[str] = mapped_column(String(16))
+    name: Mapped[str | None] = mapped_column(String(100))
+    step: Mapped[int | None]
+    message: Mapped[str] = mapped_column(Text)
+
+
+class Setting(Base):
+    __tablename__ = "settings"
+    key: Mapped[str] = mapped_column(String(100), primary_key=True)
+    value: Mapped[dict[str, Any]]
+    changed: Mapped[datetime] = mapped_column(default=now, onupdate=now)
+
+
+class Study(Base):
+    """Runs that are meant to be compared."""
+
+    __tablename__ = "studies"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(200), unique=True)
+    notes: Mapped[str] = mapped_column(Text, default="")
+    created: Mapped[datetime] = mapped_column(default=now)
+
+
+class StudyRun(Base):
+    __tablename__ = "study_runs"
+    study_id: Mapped[int] = _parent("studies.id", primary_key=True)
+    run_id: Mapped[int] = _parent("runs.id", primary_key=True, index=True)

@@ -1,0 +1,188 @@
+"""Curves: chunks of float32 points, so that 50,000 points are some fifty small rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from sqlalchemy import delete, select
+from sqlalchemy.orm import Session
+
+from storage.models import Run, Series, SeriesChunk
+from storage.queries import runs as run_queries
+
+CHUNK = 1024
+STEPS = np.dtype("<i4")
+VALUES = np.dtype("<f4")
+
+
+@dataclass(frozen=True)
+class Curve:
+    """``steps`` (n,) int32, strictly rising; ``values`` (n,) float32, NaN where the training said NaN."""
+
+    steps: np.ndarray
+    values: np.ndarray
+
+
+@dataclass(frozen=True)
+class CurveName:
+    name: str
+    count: int
+    last_step: int | None
+    last_value: float | None
+
+
+def append(
+    session: Session, *, run_id: int, job_id: int, name: str, steps: Sequence[int], values: Sequence[float]
+) -> int:
+    """Add points behind a job's curve; returns how many. Points at or before its last step are left out."""
+    curve = session.scalar(select(Series).where(Series.job_id == job_id, Series.name == name))
+    if curve is None:
+        curve = Series(run_id=run_id, job_id=job_id, name=name, count=0)
+        session.add(curve)
+        session.flush()
+    new_steps, new_values = _rising(np.asarray(steps, STEPS), np.asarray(values, VALUES), curve.last_step)
+    if not len(new_steps):
+        return 0
+    last = _last_chunk(session, curve.id)
+    taken = 0
+    if last is not None and last.count < CHUNK:
+        taken = min(CHUNK - last.count, len(new_steps))
+        _fill(last, last.steps + new_steps[:taken].tobytes(), last.values + new_values[:taken].tobytes())
+    for start in range(taken, len(new_steps), CHUNK):
+        part = slice(start, start + CHUNK)
+        chunk = SeriesChunk(series_id=curve.id, first_step=int(new_steps[start]))
+        _fill(chunk, new_steps[part].tobytes(), new_values[part].tobytes())
+        session.add(chunk)
+    curve.count += len(new_steps)
+    curve.last_step, curve.last_value = int(new_steps[-1]), _finite(new_values[-1])
+    session.flush()
+    return len(new_steps)
+
+
+def truncate(session: Session, *, job_id: int, step: int) -> None:
+    """Void the points of all of a job's curves past ``step``: an attempt resumed there."""
+    for curve in session.scalars(select(Series).where(Series.job_id == job_id)).all():
+        if curve.last_step is None or curve.last_step <= step:
+            continue
+        of_curve = SeriesChunk.series_id == curve.id
+        session.execute(delete(SeriesChunk).where(of_curve, SeriesChunk.first_step > step))
+        cut = session.scalar(select(SeriesChunk).where(of_curve, SeriesChunk.last_step > step))
+        if cut is not None:
+            kept = int(np.searchsorted(np.frombuffer(cut.steps, STEPS), step, side="right"))
+            _fill(cut, cut.steps[: kept * STEPS.itemsize], cut.values[: kept * VALUES.itemsize])
+        session.flush()
+        counts = session.scalars(select(SeriesChunk.count).where(of_curve)).all()
+        last = _last_chunk(session, curve.id)
+        curve.count = sum(counts)
+        curve.last_step = last.last_step if last is not None else None
+        curve.last_value = _finite(np.frombuffer(last.values, VALUES)[-1]) if last is not None else None
+    session.flush()
+
+
+def names(session: Session, *, run: str) -> list[CurveName]:
+    """The curves of a run with their newest point, by name."""
+    owner = run_queries.row(session, run=run)
+    found = session.scalars(select(Series).where(Series.run_id == owner.id).order_by(Series.name, Series.job_id))
+    return [CurveName(one.name, one.count, one.last_step, one.last_value) for one in found if one.count]
+
+
+def read(
+    session: Session,
+    *,
+    run: str,
+    names: Sequence[str] | None = None,
+    after_step: int | None = None,
+    max_points: int | None = None,
+) -> dict[str, Curve]:
+    """Curves of one run by name; ``after_step`` gives only newer points, ``max_points`` thins (see ``thin``)."""
+    owner = run_queries.row(session, run=run)
+    found = _read(session, [owner.id], names, after_step, max_points)
+    return {name: curve for (_, name), curve in found.items()}
+
+
+def read_many(
+    session: Session, *, runs: Sequence[str], names: Sequence[str], max_points: int | None = None
+) -> dict[str, dict[str, Curve]]:
+    """Run -> name -> curve, for comparisons; a run without the curve is left out of its inner mapping."""
+    ids = dict(session.execute(select(Run.id, Run.slug).where(Run.slug.in_(list(runs)))).tuples())
+    result: dict[str, dict[str, Curve]] = {run: {} for run in runs}
+    for (run_id, name), curve in _read(session, list(ids), names, None, max_points).items():
+        result[ids[run_id]][name] = curve
+    return result
+
+
+def thin(curve: Curve, max_points: int) -> Curve:
+    """At most ``max_points`` points: the lowest and highest of equal stretches, so that spikes stay visible."""
+    count = len(curve.steps)
+    if count <= max_points:
+        return curve
+    edges = np.linspace(0, count, max(1, (max_points - 2) // 2) + 1).astype(int)
+    kept = {0, count - 1}
+    for start, stop in zip(edges[:-1], edges[1:], strict=True):
+        part = curve.values[start:stop]
+        if len(part) and not np.isnan(part).all():
+            kept |= {start + int(np.nanargmin(part)), start + int(np.nanargmax(part))}
+        elif len(part):
+            kept.add(start)
+    index = np.array(sorted(kept))
+    return Curve(curve.steps[index], curve.values[index])
+
+
+def _read(
+    session: Session,
+    run_ids: Sequence[int],
+    names: Sequence[str] | None,
+    after_step: int | None,
+    max_points: int | None,
+) -> dict[tuple[int, str], Curve]:
+    query = (
+        select(Series.run_id, Series.name, SeriesChunk.steps, SeriesChunk.values)
+        .join(SeriesChunk, SeriesChunk.series_id == Series.id)
+        .where(Series.run_id.in_(run_ids))
+        .order_by(Series.run_id, Series.name, Series.job_id, SeriesChunk.first_step)
+    )
+    if names is not None:
+        query = query.where(Series.name.in_(list(names)))
+    if after_step is not None:
+        query = query.where(SeriesChunk.last_step > after_step)
+    parts: dict[tuple[int, str], tuple[list[bytes], list[bytes]]] = {}
+    for run_id, name, steps, values in session.execute(query):
+        of_steps, of_values = parts.setdefault((run_id, name), ([], []))
+        of_steps.append(steps)
+        of_values.append(values)
+    curves = {}
+    for key, (of_steps, of_values) in parts.items():
+        steps, values = np.frombuffer(b"".join(of_steps), STEPS), np.frombuffer(b"".join(of_values), VALUES)
+        if after_step is not None:
+            newer = steps > after_step
+            steps, values = steps[newer], values[newer]
+        curve = Curve(steps, values)
+        curves[key] = curve if max_points is None else thin(curve, max_points)
+    return curves
+
+
+def _rising(steps: np.ndarray, values: np.ndarray, last: int | None) -> tuple[np.ndarray, np.ndarray]:
+    """The points whose step is larger than every step before them."""
+    if not len(steps):
+        return steps, values
+    floor = np.iinfo(STEPS).min if last is None else last
+    before = np.maximum.accumulate(np.concatenate(([floor], steps[:-1])))
+    kept = steps > np.maximum(before, floor)
+    return steps[kept], values[kept]
+
+
+def _last_chunk(session: Session, series_id: int) -> SeriesChunk | None:
+    query = select(SeriesChunk).where(SeriesChunk.series_id == series_id).order_by(SeriesChunk.first_step.desc())
+    return session.scalar(query.limit(1))
+
+
+def _fill(chunk: SeriesChunk, steps: bytes, values: bytes) -> None:
+    chunk.steps, chunk.values = steps, values
+    chunk.count = len(steps) // STEPS.itemsize
+    chunk.last_step = int(np.frombuffer(steps, STEPS)[-1])
+
+
+def _finite(value: np.floating) -> float | None:
+    return float(value) if np.isfinite(value) else None
