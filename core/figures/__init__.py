@@ -1,0 +1,26 @@
+"""The studio's figures: Plotly for pages and HTML files, matplotlib for PNG, SVG and PDF without a browser.
+
+Both draw the same panels in the same colours. Plain arrays and frames go in; neither torch nor, before the first
+figure, a drawing library is imported.
+"""
+
+from core.figures.curves import loss_curves
+from core.figures.export import write_html
+from core.figures.panels import FIGURES, ROLES
+from core.figures.routing import routing_heatmap, similarity, task_similarity
+from core.figures.scores import score_against_parameters, scores_figure
+from core.figures.static import routing_heatmap_static, scores_static
+
+__all__ = [
+    "FIGURES",
+    "ROLES",
+    "loss_curves",
+    "routing_heatmap",
+    "routing_heatmap_static",
+    "score_against_parameters",
+    "scores_figure",
+    "scores_static",
+    "similarity",
+    "task_similarity",
+    "write_html",
+]

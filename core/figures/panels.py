@@ -1,0 +1,221 @@
+"""From a routing snapshot to the small panels that both drawing libraries show."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from core.errors import ConfigurationError, NotFoundError
+
+Figure = Literal["mean_gate", "selection_share", "top1_share", "entropy"]
+Role = Literal["answer", "prompt", "all"]
+
+ROLES: tuple[Role, ...] = ("answer", "prompt", "all")
+FIGURES: dict[Figure, tuple[str, str]] = {
+    "mean_gate": ("Mean gate", "mean applied weight per {unit}"),
+    "selection_share": ("Selection share", "selected slots per {unit}"),
+    "top1_share": ("Top-1 share", "share of {unit}s with this expert first"),
+    "entropy": ("Routing entropy", "entropy before the cut / log E"),
+}
+ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One small heatmap: ``values`` (layers, across), NaN where nothing was counted; ``present``: where a cell is."""
+
+    row: int
+    column: int
+    values: np.ndarray
+    present: np.ndarray
+
+
+@dataclass(frozen=True)
+class Panels:
+    """A grid of heatmaps with one scale.
+
+    Rows are tasks and columns projections; where there is one column only, the tasks stand side by side.
+    """
+
+    figure: Figure
+    title: str
+    unit_text: str
+    units: str  # "tokens" or "samples"
+    role: Role
+    counts: dict[str, int]  # task -> units behind each of its cells
+    row_names: list[str]
+    column_names: list[str]
+    layers: list[int]
+    across: list[str]  # what stands along the horizontal axis of a panel
+    across_name: str
+    panels: list[Panel]
+    top: float
+    uniform: float | None  # the value of an even router, where all panels share it
+
+    @property
+    def counted(self) -> str:
+        """What was counted, in words: ``answer tokens``."""
+        return self.units if self.role == "all" or self.units == "samples" else f"{self.role} {self.units}"
+
+    def names(self, panel: Panel) -> tuple[str, str]:
+        """Task and projection of a panel."""
+        row, column = self.row_names[panel.row], self.column_names[panel.column]
+        return (row, column) if row in self.counts else (column, row)
+
+    def under(self, name: str) -> str:
+        """The line under a task's name: how much stands behind its panels."""
+        return f"{self.counts[name]:,} {self.units}" if name in self.counts else ""
+
+    @property
+    def has_absent(self) -> bool:
+        return any(not panel.present.all() for panel in self.panels)
+
+
+def routing_panels(
+    snapshot: Any,
+    *,
+    task: str | None = None,
+    figure: Figure = "mean_gate",
+    role: Role = "answer",
+    projections: Sequence[str] | None = None,
+) -> Panels:
+    """The panels of ``snapshot`` (a ``RoutingSnapshot``) for one task or all of them."""
+    if figure not in FIGURES:
+        raise ConfigurationError(f"{figure!r} is not a routing figure.", f"Choose one of {', '.join(FIGURES)}.")
+    tasks = _chosen(list(snapshot.tasks), [task] if task else None, "task")
+    sites = [site for site in snapshot.sites if site.experts > 1]
+    if not sites:
+        raise NotFoundError("This run routes nothing: every site has one expert.", "Choose a mixture, such as mosld.")
+    names = sorted({site.projection for site in sites}, key=_projection_order)
+    names = _chosen(names, projections, "projection")
+    chosen = [i for i, site in enumerate(snapshot.sites) if site.experts > 1 and site.projection in names]
+    values, counts = over_roles(snapshot, figure, role)
+    units = {snapshot.sites[i].unit for i in chosen}
+    unit = units.pop() if len(units) == 1 else "decision"
+    grid = _Grid(snapshot, chosen, names, values)
+    rows = [list(snapshot.tasks).index(name) for name in tasks]
+    panels, across = grid.entropy(rows) if figure == "entropy" else grid.experts(rows)
+    row_names, column_names = tasks, [""] if figure == "entropy" else names
+    if len(column_names) == 1 and len(tasks) > 1:
+        panels = [Panel(0, panel.row, panel.values, panel.present) for panel in panels]
+        row_names, column_names = column_names, tasks
+    finite = [panel.values[np.isfinite(panel.values)] for panel in panels]
+    top = max((float(v.max()) for v in finite if v.size), default=1.0)
+    title, text = FIGURES[figure]
+    return Panels(
+        figure=figure,
+        title=title,
+        unit_text=text.format(unit=unit),
+        units=f"{unit}s",
+        role=role,
+        counts={name: int(counts[row, chosen].max()) for name, row in zip(tasks, rows, strict=True)},
+        row_names=row_names,
+        column_names=column_names,
+        layers=grid.layers,
+        across=across,
+        across_name="projection" if figure == "entropy" else "expert",
+        panels=panels,
+        top=1.0 if figure == "entropy" else max(top, 1e-9),
+        uniform=_uniform(figure, [snapshot.sites[i].experts for i in chosen], values, chosen),
+    )
+
+
+def over_roles(snapshot: Any, figure: str, role: Role) -> tuple[np.ndarray, np.ndarray]:
+    """Values (task, site[, expert]) and counts (task, site) of one role, or of all roles weighted by counts."""
+    values = np.asarray(getattr(snapshot, figure), dtype=float)
+    counts = np.nan_to_num(np.asarray(snapshot.count, dtype=float))
+    if role != "all":
+        if role not in snapshot.roles:
+            raise NotFoundError(f"No {role} tokens were recorded.", f"Recorded: {', '.join(snapshot.roles)}.")
+        index = list(snapshot.roles).index(role)
+        return values[index], counts[index]
+    weights = counts[..., None] if values.ndim == 4 else counts
+    total = weights.sum(axis=0)
+    seen = np.where(np.isfinite(values) & (weights > 0), values * weights, 0.0).sum(axis=0)
+    known = np.isfinite(values).any(axis=0) & (total > 0)
+    return np.where(known, seen / np.where(total > 0, total, 1), np.nan), counts.sum(axis=0)
+
+
+class _Grid:
+    """Lays sites out by layer and projection."""
+
+    def __init__(self, snapshot: Any, chosen: list[int], names: list[str], values: np.ndarray) -> None:
+        self.values, self.names = values, names
+        self.at = {(snapshot.sites[i].layer, snapshot.sites[i].projection): i for i in chosen}
+        self.sizes = {i: snapshot.sites[i].experts for i in chosen}
+        self.layers = sorted({layer for layer, _ in self.at})
+
+    def experts(self, rows: list[int]) -> tuple[list[Panel], list[str]]:
+        width = max(self.sizes.values())
+        panels = []
+        for row, task in enumerate(rows):
+            for column, name in enumerate(self.names):
+                shown = np.full((len(self.layers), width), np.nan)
+                present = np.zeros_like(shown, dtype=bool)
+                for y, layer in enumerate(self.layers):
+                    if (site := self.at.get((layer, name))) is not None:
+                        size = self.sizes[site]
+                        shown[y, :size] = self.values[task, site, :size]
+                        present[y, :size] = True
+                panels.append(Panel(row, column, shown, present))
+        return panels, [str(i) for i in range(width)]
+
+    def entropy(self, rows: list[int]) -> tuple[list[Panel], list[str]]:
+        panels = []
+        for row, task in enumerate(rows):
+            sites = [[self.at.get((layer, name)) for name in self.names] for layer in self.layers]
+            present = np.array([[site is not None for site in line] for line in sites])
+            shown = np.array([[np.nan if s is None else self.values[task, s] for s in line] for line in sites])
+            panels.append(Panel(row, 0, shown, present))
+        return panels, [short(name) for name in self.names]
+
+
+def scale_ticks(grid: Panels) -> tuple[list[float], list[str]]:
+    """Zero, the value of an even router where there is one, and the largest value shown."""
+    marks = {0.0: "0", grid.top: f"{grid.top:.2f}"}
+    if grid.uniform is not None and 0.12 * grid.top < grid.uniform < 0.8 * grid.top:
+        marks[grid.uniform] = f"even {grid.uniform:.3g}"
+    ordered = sorted(marks)
+    return ordered, [marks[value] for value in ordered]
+
+
+def caption(grid: Panels) -> str:
+    """What a cell is, how much was counted, and what the marks mean."""
+    cell = "projection" if grid.across_name == "projection" else "expert"
+    parts = [
+        f"One cell: one {cell} in one layer; layers from bottom to top. Counted: {grid.counted}, padding excluded."
+    ]
+    if grid.has_absent:
+        parts.append("A dot: no such expert in this layer.")
+    if any((panel.present & ~np.isfinite(panel.values)).any() for panel in grid.panels):
+        parts.append("A cross: nothing was counted.")
+    return " ".join(parts)
+
+
+def short(projection: str) -> str:
+    """``q_proj`` as ``q``: what a narrow axis has room for."""
+    return projection.removesuffix("_proj")
+
+
+def _uniform(figure: Figure, sizes: list[int], values: np.ndarray, chosen: list[int]) -> float | None:
+    if figure == "entropy" or len(set(sizes)) != 1:
+        return None
+    totals = np.nansum(values[:, chosen], axis=-1)
+    seen = totals[totals > 0]
+    return float(np.median(seen)) / sizes[0] if seen.size else None
+
+
+def _projection_order(name: str) -> tuple[int, str]:
+    return (ORDER.index(name) if name in ORDER else len(ORDER), name)
+
+
+def _chosen(known: list[str], wanted: Sequence[str] | None, what: str) -> list[str]:
+    if wanted is None:
+        return known
+    for name in wanted:
+        if name not in known:
+            raise NotFoundError(f"No {what} {name!r} in this snapshot.", f"It has {', '.join(known)}.")
+    return [name for name in known if name in wanted]
