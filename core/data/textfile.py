@@ -1,0 +1,195 @@
+"""Bytes on disk to text: compression, kind of file and encoding, each found out and said."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import re
+import tempfile
+import weakref
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from charset_normalizer import from_bytes
+
+from core.errors import DataError, NotFoundError
+
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".json": "json",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".parquet": "parquet",
+    ".pq": "parquet",
+}
+LARGEST_UNPACKED = 8 * 2**30  # bytes
+LARGEST_RATIO = 200  # text rarely packs better than 20 to 1
+RATIO_FREE = 64 * 2**20  # bytes that any archive may unpack to
+
+_BOMS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF32_LE, "utf-32"),
+    (codecs.BOM_UTF32_BE, "utf-32"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+_FOREIGN = (
+    (b"PK\x03\x04", "a zip archive or an office document", "Unpack it, or save the sheet as CSV."),
+    (b"%PDF", "a PDF", "Save its rows as CSV or JSON lines."),
+    (b"BZh", "bzip2-compressed", "Unpack it, or compress it with gzip."),
+    (b"\xfd7zXZ", "xz-compressed", "Unpack it, or compress it with gzip."),
+    (b"\x28\xb5\x2f\xfd", "zstd-compressed", "Unpack it, or compress it with gzip."),
+    (b"ARROW1", "an Arrow file", "Save it as Parquet."),
+    (b"SQLite format 3", "an SQLite database", "Export the table as CSV."),
+)
+_CHUNK = 1 << 20
+
+
+@dataclass
+class SourceFile:
+    """A file ready to be read: ``plain`` is the unpacked file, ``name`` what people call it."""
+
+    path: Path
+    plain: Path
+    name: str
+    format: str
+    encoding: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def open_source(path: str | Path) -> SourceFile:
+    """Unpack gzip, find format and encoding; refuse what is empty, binary or of another kind."""
+    path = Path(path)
+    if not path.is_file():
+        raise NotFoundError(f"There is no file {path}.", "Check the path; it is read on the machine of the studio.")
+    packed = path.suffix.lower() == ".gz"
+    kind = FORMATS.get(Path(path.stem).suffix.lower() if packed else path.suffix.lower())
+    if kind is None:
+        raise DataError(
+            f"{path.name}: {''.join(path.suffixes[-2:]) or 'no extension'} is not a supported format.",
+            f"Supported are {', '.join(FORMATS)}, each also with .gz.",
+        )
+    if not path.stat().st_size:
+        raise DataError(f"{path.name} is empty.", "Export the file again.")
+    with path.open("rb") as file:
+        zipped = file.read(2) == b"\x1f\x8b"
+    if packed and not zipped:
+        raise DataError(f"{path.name} ends in .gz but is not gzip-compressed.", "Rename it without .gz.")
+    source = SourceFile(path, path, path.name, kind)
+    if zipped:
+        source.plain = _unpack(source)
+        if not packed:
+            source.notes.append(f"{path.name} is gzip-compressed although its name does not say so.")
+    _refuse_foreign(source)
+    if kind != "parquet":
+        source.encoding = _encoding(source)
+        if source.encoding not in ("utf-8", "utf-8-sig"):
+            source.notes.append(f"{path.name} is not UTF-8; it was read as {source.encoding}.")
+    return source
+
+
+def _unpack(source: SourceFile) -> Path:
+    """The unpacked file, deleted when ``source`` is gone; refuses what grows out of proportion."""
+    handle = tempfile.NamedTemporaryFile(prefix="tessera-", suffix=".unpacked", delete=False)  # noqa: SIM115
+    plain = Path(handle.name)
+    weakref.finalize(source, plain.unlink, missing_ok=True)
+    packed, written = source.path.stat().st_size, 0
+    try:
+        with handle, gzip.open(source.path) as file:
+            while chunk := file.read(_CHUNK):
+                written += len(chunk)
+                if written > LARGEST_UNPACKED or written > max(RATIO_FREE, LARGEST_RATIO * packed):
+                    raise DataError(
+                        f"{source.name} unpacks to more than {written // 2**20} MiB from {packed} bytes.",
+                        "Unpack it yourself and upload the plain file if it is meant to be so large.",
+                    )
+                handle.write(chunk)
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(
+            f"{source.name} is a damaged gzip file: after {written} bytes, {error}.", "Copy it again."
+        ) from error
+    if not written:
+        raise DataError(f"{source.name} is empty once unpacked.", "Export the file again.")
+    return plain
+
+
+def _refuse_foreign(source: SourceFile) -> None:
+    with source.plain.open("rb") as file:
+        head = file.read(16)
+    for magic, what, remedy in _FOREIGN:
+        if head.startswith(magic):
+            raise DataError(f"{source.name} is {what}, not {source.format}.", remedy)
+    if (source.format == "parquet") != head.startswith(b"PAR1"):
+        if source.format == "parquet":
+            raise DataError(
+                f"{source.name} is not a Parquet file.", "Name it by what it holds, such as .csv or .jsonl."
+            )
+        raise DataError(f"{source.name} is a Parquet file, not {source.format}.", "Rename it to end in .parquet.")
+
+
+def _encoding(source: SourceFile) -> str:
+    """The file's encoding: its byte-order mark, UTF-8 where that decodes, else the likeliest."""
+    with source.plain.open("rb") as file:
+        head = file.read(_CHUNK)
+    for mark, name in _BOMS:
+        if head.startswith(mark):
+            return name
+    wide = _wide(head)
+    if wide:
+        return wide
+    failure = _not_utf8(source)
+    if failure is None:
+        return "utf-8"
+    with source.plain.open("rb") as file:
+        file.seek(max(0, failure - 4096))
+        near = file.read(65536)
+    best = from_bytes(head[:65536] if failure < 65536 else near).best()
+    name = best.encoding if best is not None else "cp1252"
+    # Short western texts look alike in many code pages; cp1252 is what spreadsheets write.
+    if name.startswith(("cp125", "iso8859", "latin", "cp775", "cp85", "cp43", "mac")) and _decodes(near, "cp1252"):
+        western = re.compile(r"[\u00a0-\u00ff\u2013-\u201e\u2026\u20ac\u0152\u0153\u2122]")
+        text = near.decode("cp1252")
+        foreign = [c for c in text if ord(c) > 127 and not western.match(c)]
+        name = name if foreign else "cp1252"
+    return name
+
+
+def _wide(head: bytes) -> str:
+    """UTF-16 without a mark: every other byte of mostly Latin text is zero."""
+    sample = head[:4096]
+    if sample.count(0) < len(sample) // 4:
+        return ""
+    return "utf-16-le" if sample[1::2].count(0) > sample[::2].count(0) else "utf-16-be"
+
+
+def _not_utf8(source: SourceFile) -> int | None:
+    """Offset of the first byte that is not UTF-8; refuses NUL bytes."""
+    decoder, offset, line = codecs.getincrementaldecoder("utf-8")(), 0, 1
+    with source.plain.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            if (zero := chunk.find(b"\0")) >= 0:
+                raise DataError(
+                    f"{source.name}, line {line + chunk.count(10, 0, zero)}: a NUL byte; the file looks binary.",
+                    "Save it as UTF-8 text, or name it by its real format.",
+                )
+            try:
+                decoder.decode(chunk)
+            except UnicodeDecodeError as error:
+                return max(0, offset + error.start - 4)
+            offset += len(chunk)
+            line += chunk.count(b"\n")
+    try:
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return max(0, offset - 4)
+    return None
+
+
+def _decodes(content: bytes, encoding: str) -> bool:
+    try:
+        content.decode(encoding)
+    except UnicodeDecodeError:
+        return False
+    return True
