@@ -1,0 +1,86 @@
+"""Training in this process: no dispatcher, no database, only torch and a folder."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+from core.errors import ConfigurationError, StudioError
+from core.home import Home, RunFolder, read_json, write_json
+from core.jobs.sinks import FileSink, Tee, TerminalSink
+from core.planning import Plan
+from core.schema import RunSpec
+
+
+def train(plan: Plan, home: Home, out: Path | None = None) -> Path:
+    """Train and score ``plan`` in this process; returns the run folder.
+
+    A folder that holds a started run of the same settings is continued from its last checkpoint; one that holds
+    another run is refused. A failure leaves its reason in the events and is raised again.
+    """
+    folder = RunFolder(out.expanduser().resolve() if out is not None else home.runs / f"here-{uuid.uuid4().hex[:8]}")
+    resume = _started(folder, plan.spec)
+    folder.create()
+    write_json(folder.spec, plan.spec.model_dump(mode="json"))
+    job = _job(folder, home, plan.spec, resume)
+    write_json(folder.jobs / "train.json", job)
+
+    from core.jobs.worker import run_job  # torch from here on
+
+    cancel = Path(job["cancel"])
+    cancel.unlink(missing_ok=True)
+    file = FileSink(folder.events, run=job["run"], job="train", attempt=job["attempt"], cancel=cancel)
+    watch = _Watch()
+    try:
+        code = run_job(job, Tee(file, TerminalSink(), watch))
+    finally:
+        file.close()
+    if watch.failure is not None:
+        raise watch.failure
+    if code:
+        raise StudioError(f"The run in {folder.root} did not finish.", "Give the same command again to continue it.")
+    return folder.root
+
+
+def _started(folder: RunFolder, spec: RunSpec) -> bool:
+    if not folder.spec.is_file():
+        if folder.root.is_dir() and any(folder.root.iterdir()):
+            raise ConfigurationError(
+                f"{folder.root} holds other files.", "Name an empty folder, or one of a run to continue."
+            )
+        return False
+    if RunSpec.parse(read_json(folder.spec)) != spec:
+        raise ConfigurationError(f"{folder.root} holds a run with other settings.", "Name another folder with --out.")
+    return folder.events.is_file()
+
+
+def _job(folder: RunFolder, home: Home, spec: RunSpec, resume: bool) -> dict[str, Any]:
+    before = read_json(folder.jobs / "train.json") if (folder.jobs / "train.json").is_file() else {}
+    return {
+        "job": "train",
+        "run": before.get("run") or f"here-{uuid.uuid4().hex[:12]}",
+        "attempt": before.get("attempt", 0) + 1,
+        "kind": "train",
+        "device": spec.device,
+        "home": str(home.root),
+        "folder": str(folder.root),
+        "resume": resume,
+        "arguments": {},
+        "cancel": str(folder.jobs / "train.cancel"),
+    }
+
+
+class _Watch:
+    """Keeps the failure that a job tells, so that the command line can raise it."""
+
+    def __init__(self) -> None:
+        self.failure: StudioError | None = None
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        if kind == "failed":
+            self.failure = StudioError(fields["message"], fields.get("hint", ""))
+            self.failure.kind = fields["failure"]
+
+    def cancelled(self) -> bool:
+        return False

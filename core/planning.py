@@ -1,0 +1,134 @@
+"""What a run will need, found out before it is queued: data, base, method, size."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from core import catalog, hub
+from core.data.store import DatasetStore
+from core.data.tasks import Task, load_tasks
+from core.errors import ConfigurationError, DataError, NotFoundError
+from core.home import Home
+from core.models import resolve_base
+from core.schema import BUNDLED_BASE, ModelSpec, RunSpec, TaskSpec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run that may be queued: data sets by content hash, tasks by name, sizes counted.
+
+    ``trainable`` is None while the base has not been downloaded: its shapes are unknown until then.
+    """
+
+    spec: RunSpec
+    datasets: list[str]
+    tasks: list[str]
+    rows: dict[str, int]
+    trainable: int | None
+    notes: list[str] = field(default_factory=list)
+
+    def text(self) -> str:
+        size = "unknown until the base is downloaded" if self.trainable is None else f"{self.trainable:,}"
+        lines = [
+            f"{self.spec.name}: {self.spec.method.name} on {self.spec.model.base}",
+            f"trainable parameters: {size}",
+        ]
+        lines += [f"{task}: {rows:,} training rows" for task, rows in self.rows.items()]
+        return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
+
+
+def plan(spec: RunSpec, home: Home, store: DatasetStore, upload: Callable[[Path], str] | None = None) -> Plan:
+    """Check everything that can be known now. ``upload`` stores a file that a task names and returns the data set's id.
+
+    Raises the StudioError that the worker would only find minutes later.
+    """
+    spec = spec.model_copy(update={"tasks": [_stored(task, store, upload) for task in spec.tasks]})
+    tasks = load_tasks(store, spec.tasks, spec.seed)
+    _rows_exist(spec, tasks)
+    trainable, notes = measure(spec, home)
+    resolved = [task.spec.model_copy(update={"dataset": task.dataset_id, "task": task.info.name}) for task in tasks]
+    names = [task.name for task in tasks]
+    spec = spec.model_copy(update={"tasks": resolved, "name": spec.name or default_name(spec, names)})
+    rows = {task.name: task.size("train") for task in tasks}
+    return Plan(spec, list(dict.fromkeys(task.dataset_id for task in tasks)), names, rows, trainable, notes)
+
+
+def default_name(spec: RunSpec, tasks: list[str]) -> str:
+    """``mosld on boolq, mnli and 3 more``."""
+    shown = ", ".join(tasks[:2]) + (f" and {len(tasks) - 2} more" if len(tasks) > 2 else "")
+    return f"{spec.method.name} on {shown}"[:120]
+
+
+def _stored(task: TaskSpec, store: DatasetStore, upload: Callable[[Path], str] | None) -> TaskSpec:
+    try:
+        return task.model_copy(update={"dataset": store.find(task.dataset).id})
+    except NotFoundError:
+        path = Path(task.dataset).expanduser()
+        if upload is None or not path.exists():
+            raise
+        return task.model_copy(update={"dataset": upload(path)})
+
+
+def _rows_exist(spec: RunSpec, tasks: list[Task]) -> None:
+    trains = spec.method.name != "base"
+    for task in tasks:
+        if trains and not task.size("train"):
+            raise DataError(f"{task.name} has no training rows.", "Upload it with a train split, or leave it out.")
+        if not task.size(spec.evaluation.split):
+            have = ", ".join(split for split in ("train", "validation", "test") if task.size(split))
+            raise DataError(
+                f"{task.name} has no {spec.evaluation.split} rows to be scored on.",
+                f"Set evaluation.split to one that it has ({have}), or upload it with that split.",
+            )
+
+
+def measure(spec: RunSpec, home: Home) -> tuple[int | None, list[str]]:
+    """The number of trainable parameters, and what is to be said about the base."""
+    if (note := _not_here(spec.model)) is not None:
+        catalog.check(spec.method)
+        return None, [note]
+    shapes = catalog.shapes(spec.model, home.cache)
+    return catalog.trainable_parameters(spec.method, shapes), []
+
+
+def _not_here(model: ModelSpec) -> str | None:
+    """None when the base lies on this machine, else a note; a wrong or gated Hub id raises."""
+    try:
+        resolve_base(model, offline=True)
+        return None
+    except NotFoundError:
+        local = model.base == BUNDLED_BASE or model.base.startswith(("/", ".", "~")) or model.base.count("/") > 1
+        if local:
+            raise
+    if hub.offline():
+        raise NotFoundError(
+            f"{model.base} is not in the local cache, and HF_HUB_OFFLINE keeps it from being downloaded.",
+            "Unset HF_HUB_OFFLINE, or give the folder of a copy.",
+        )
+    if hub.require_model(model.base, model.revision):
+        return f"{model.base} is downloaded when the run starts."
+    return f"{model.base} is not in the local cache and the Hub does not answer now; the run needs it when it starts."
+
+
+def with_seeds(spec: RunSpec, seeds: str | None) -> list[RunSpec]:
+    """``"0,1,2"`` to one spec for each seed; without seeds the spec alone."""
+    if not seeds:
+        return [spec]
+    try:
+        numbers = [int(part) for part in seeds.split(",")]
+    except ValueError as error:
+        raise ConfigurationError(f"{seeds!r} is not a list of seeds.", "For example: --seeds 0,1,2") from error
+    return [RunSpec.parse(spec.model_dump(mode="json") | {"seed": seed}) for seed in dict.fromkeys(numbers)]
+
+
+def progress(job: dict[str, Any] | None) -> str:
+    """``training 40/100, 12 s left`` for a working job, else nothing."""
+    if job is None or job["state"] not in ("starting", "running", "cancelling"):
+        return ""
+    if not job["total"]:
+        return job["phase"] or ""
+    left = "" if job["seconds_left"] is None else f", {job['seconds_left']:.0f} s left"
+    return f"{job['phase'] or 'working'} {job['step']}/{job['total']}{left}"
