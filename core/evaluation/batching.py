@@ -9,14 +9,10 @@ from typing import TypeVar
 import torch
 
 from core.errors import OutOfMemoryError
-from core.jobs.sinks import Sink
+from core.jobs.sinks import Cancelled, Sink
 
 T = TypeVar("T")
 R = TypeVar("R")
-
-
-class Cancelled(Exception):
-    """The job was asked to stop."""
 
 
 class Progress:

@@ -1,7 +1,7 @@
 """The metrics and their registry. Imports no torch.
 
-A metric is a row of ``METRICS``: either ``row`` (an answer -> its value; the score is the mean over rows) or ``corpus``
-(all answers and row weights -> the score), with ``row`` then only for the predictions file. All lie between 0 and 1.
+A metric is a row of ``METRICS``: ``row`` (an answer -> its value; the score is the mean over rows) or ``corpus`` (all
+answers and row weights -> the score); with both, ``row`` only fills the predictions file. All lie between 0 and 1.
 Text is compared after ``normalise``: lower case (Unicode case folding), runs of white space as one blank, ends
 stripped; punctuation counts. Several references: the best one counts.
 """
@@ -37,7 +37,7 @@ class Metric:
     title: str
     summary: str
     kinds: tuple[str, ...]
-    row: Callable[[Answer], float]
+    row: Callable[[Answer], float] | None
     corpus: Callable[[Sequence[Answer], np.ndarray], np.ndarray] | None = None
     needs: str | None = None  # a library that may be missing
 
@@ -165,7 +165,7 @@ _ALL = (
         OPTION_KINDS,
         _correct_by("means"),
     ),
-    Metric("macro_f1", "Macro F1", "Mean of the labels' F1.", ("classification",), correct, corpus=macro_f1),
+    Metric("macro_f1", "Macro F1", "Mean of the labels' F1.", ("classification",), None, corpus=macro_f1),
     Metric("exact_match", "Exact match", "The whole answer, case aside.", ("generation",), best(exact_match)),
     Metric("token_f1", "Token F1", "Overlap of words (SQuAD).", ("generation",), best(token_f1)),
     Metric(

@@ -31,7 +31,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """``a - b`` on the same rows. ``wins`` and ``losses``: rows where a is above and below b."""
+    """``a - b`` on the same rows. ``wins`` and ``losses``: rows where a is above, below b; None without row values."""
 
     metric: str
     value: float
@@ -39,8 +39,8 @@ class Difference:
     p_value: float
     test: str  # mcnemar, sign-flip or bootstrap
     rows: int
-    wins: int
-    losses: int
+    wins: int | None = None
+    losses: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,21 +94,29 @@ def compare(a: Predictions, b: Predictions, metric: str) -> Difference:
     differences; metrics over all rows at once (macro F1, BLEU) by a paired bootstrap. All p-values are two-sided.
     Raises ConfigurationError where the two were not scored on the same rows in the same way.
     """
-    if a.key != b.key or a.rows != b.rows:
+    return compare_seeds([a], [b], metric)
+
+
+def compare_seeds(a: Sequence[Predictions], b: Sequence[Predictions], metric: str) -> Difference:
+    """As ``compare``, for the seeds of two settings: rows (or resamples) are averaged over the seeds first.
+
+    The error is that of the rows alone: it says nothing about other seeds.
+    """
+    everyone = [*a, *b]
+    if any(other.key != a[0].key or other.rows != a[0].rows for other in everyone):
         raise ConfigurationError(
-            "These two scores cannot be paired: their rows, prompts or scoring options differ.",
-            "Score both runs on the same data set, split, template and options.",
+            "These scores cannot be paired: their rows, prompts or scoring options differ.",
+            "Score the runs on the same data set, split, template and options.",
         )
     chosen = get(metric)
     if chosen.corpus is not None:
         return _paired_bootstrap(chosen, a, b)
-    for predictions in (a, b):
+    for predictions in everyone:
         if metric not in predictions.values:
             raise ConfigurationError(
-                f"These predictions were not scored by {metric}.",
-                f"They have: {', '.join(predictions.values)}.",
+                f"These predictions were not scored by {metric}.", f"They have: {', '.join(predictions.values)}."
             )
-    return paired(metric, a.values[metric], b.values[metric])
+    return paired(metric, *(np.mean([one.values[metric] for one in side], axis=0) for side in (a, b)))
 
 
 def paired(metric: str, a: Sequence[float], b: Sequence[float]) -> Difference:
@@ -148,20 +156,11 @@ def sign_flip(differences: np.ndarray, seed: int = 0) -> float:
     return (hits + 1) / (PERMUTATIONS + 1)
 
 
-def _paired_bootstrap(metric: Metric, a: Predictions, b: Predictions) -> Difference:
-    n = len(a.answers)
-    one, weights = np.ones((1, n)), bootstrap_weights(n)
-    value = float((metric.corpus(a.answers, one) - metric.corpus(b.answers, one))[0])
-    drawn = metric.corpus(a.answers, weights) - metric.corpus(b.answers, weights)
+def _paired_bootstrap(metric: Metric, a: Sequence[Predictions], b: Sequence[Predictions]) -> Difference:
+    n = len(a[0].answers)
+    weights = np.vstack([np.ones((1, n)), bootstrap_weights(n)])  # the rows as they are, then resamples
+    first, second = (np.mean([metric.corpus(one.answers, weights) for one in side], axis=0) for side in (a, b))
+    value, drawn = float(first[0] - second[0]), first[1:] - second[1:]
     below, above = ((drawn <= 0).sum() + 1) / (drawn.size + 1), ((drawn >= 0).sum() + 1) / (drawn.size + 1)
-    rows = np.asarray(a.values.get(metric.name, [0.0] * n)) - np.asarray(b.values.get(metric.name, [0.0] * n))
-    return Difference(
-        metric.name,
-        value,
-        float(drawn.std(ddof=1)) if n > 1 else None,
-        min(1.0, float(2 * min(below, above))),
-        "bootstrap",
-        n,
-        int((rows > 0).sum()),
-        int((rows < 0).sum()),
-    )
+    error = float(drawn.std(ddof=1)) if n > 1 else None
+    return Difference(metric.name, value, error, min(1.0, float(2 * min(below, above))), "bootstrap", n)

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from core.data.templates import TextEncoder
-from core.evaluation.batching import Cancelled
 from core.evaluation.generate import GenerationSample, generate
 from core.evaluation.view import ModelView
+from core.jobs.sinks import Cancelled
 from tests.support.tiny import TEXTS, tiny_base
 
 

@@ -8,7 +8,16 @@ import pytest
 from core.errors import ConfigurationError, DataError
 from core.evaluation.metrics import METRICS
 from core.evaluation.predictions import Answer, Predictions, read_predictions, write_predictions
-from core.evaluation.statistics import compare, estimate, group_seeds, mcnemar, mean_error, paired, sign_flip
+from core.evaluation.statistics import (
+    compare,
+    compare_seeds,
+    estimate,
+    group_seeds,
+    mcnemar,
+    mean_error,
+    paired,
+    sign_flip,
+)
 
 
 def predictions(values, key="k", metric="exact_match", answers=None):
@@ -74,13 +83,21 @@ def test_corpus_metrics_are_compared_by_a_paired_bootstrap():
     targets = ["a", "b"] * 100
     right = [Answer(t, (t,)) for t in targets]
     wrong = [Answer("a" if i % 4 else "b", (t,)) for i, t in enumerate(targets)]
-    a = predictions([1.0] * 200, metric="macro_f1", answers=right)
-    b = predictions([METRICS["macro_f1"].row(x) for x in wrong], metric="macro_f1", answers=wrong)
+    a = predictions([1.0] * 200, answers=right)
+    b = predictions([0.0] * 200, answers=wrong)
     found = compare(a, b, "macro_f1")
     assert found.test == "bootstrap" and found.p_value < 0.01
     assert found.value == pytest.approx(1 - estimate(METRICS["macro_f1"], b).value)
     same = compare(a, a, "macro_f1")
     assert (same.value, same.stderr, same.p_value) == (0, 0, 1)
+
+
+def test_seeds_are_averaged_row_by_row_before_pairing():
+    a = [predictions([1.0, 1.0, 0.0, 1.0]), predictions([1.0, 0.0, 0.0, 1.0])]
+    b = [predictions([0.0, 1.0, 0.0, 1.0]), predictions([0.0, 0.0, 0.0, 0.0])]
+    found = compare_seeds(a, b, "exact_match")  # rows differ by 1, 0, 0, 0.5
+    assert found.value == pytest.approx(0.375) and found.test == "sign-flip"
+    assert found.stderr == pytest.approx(np.std([1, 0, 0, 0.5], ddof=1) / 2)
 
 
 def test_only_equal_keys_are_paired():
