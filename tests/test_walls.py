@@ -171,7 +171,6 @@ def test_commands_in_the_documents_exist():
 
 def test_the_command_page_mentions_every_command_and_setting():
     from app.cli import command_names
-
     from core.schema import EvaluationSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
     text = (ROOT / "docs" / "cli.md").read_text("utf-8")
