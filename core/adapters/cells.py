@@ -1,0 +1,217 @@
+"""What a mixture is: cells of words over the linear layers of a base. Imports no torch.
+
+``plan`` is the one place that decides which projection gets which words and how many experts; the parameter estimate
+and the tuner both call it, so they cannot disagree.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
+
+from ..errors import ConfigurationError
+from .words import Down, Gate, Up, parse_word
+
+ALL_LINEAR = "all-linear"
+
+
+@dataclass(frozen=True, slots=True)
+class Linear:
+    """A linear layer of a base: its path below the model, and its widths. ``head``: the output embedding."""
+
+    name: str
+    in_features: int
+    out_features: int
+    head: bool = False
+
+    @property
+    def layer(self) -> int | None:
+        """The number of the block that holds it: the first number in its path."""
+        return next((int(part) for part in self.name.split(".") if part.isdigit()), None)
+
+    @property
+    def projection(self) -> str:
+        return self.name.rpartition(".")[2]
+
+
+def _word(part: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: parse_word(part, value))
+
+
+class Cell(BaseModel):
+    """One pattern of projections and the words for them.
+
+    ``experts`` as a list gives the number for each layer of the cell, or for each of that many equal blocks of
+    layers, bottom to top. Where both down and up are shared, the experts are one and the same: such a cell counts
+    as one expert without a gate.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    modules: list[str] | str = Field(
+        ALL_LINEAR, description="Names of projections, a regular expression for whole paths, or all-linear."
+    )
+    layers: list[int | str] | None = Field(
+        None, description='Layers of the base as numbers or ranges such as "0-3"; empty: all.'
+    )
+    experts: int | list[int] = Field(1, description="Experts per projection: a number, or one per block of layers.")
+    rank: int = Field(8, ge=1, le=1024, description="Rank of each expert.")
+    alpha: float = Field(16.0, gt=0, description="The update is scaled by alpha / rank.")
+    down: Annotated[SerializeAsAny[Down], _word("down")] = Field("unique", validate_default=True)
+    gate: Annotated[SerializeAsAny[Gate], _word("gate")] = Field("none", validate_default=True)
+    up: Annotated[SerializeAsAny[Up], _word("up")] = Field("unique", validate_default=True)
+
+    @field_validator("modules")
+    @classmethod
+    def _modules_are_named(cls, value: list[str] | str) -> list[str] | str:
+        if not value or (isinstance(value, list) and not all(value)):
+            raise ValueError("name at least one projection, or write all-linear")
+        if isinstance(value, str) and value != ALL_LINEAR:
+            try:
+                re.compile(value)
+            except re.error as error:
+                raise ValueError(f"not a regular expression: {error}") from None
+        return value
+
+    @field_validator("layers")
+    @classmethod
+    def _layers_are_numbers(cls, value: list[int | str] | None) -> list[int | str] | None:
+        layer_numbers(value)
+        return value
+
+    @field_validator("experts")
+    @classmethod
+    def _experts_are_positive(cls, value: int | list[int]) -> int | list[int]:
+        counts = value if isinstance(value, list) else [value]
+        if not counts or min(counts) < 1 or max(counts) > 256:
+            raise ValueError("every number of experts lies in 1..256")
+        return value
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / self.rank
+
+    @property
+    def single(self) -> bool:
+        """Whether all experts are one and the same pair of matrices."""
+        return self.down.shared and self.up.shared
+
+    def matches(self, linear: Linear) -> bool:
+        if self.layers is not None and linear.layer not in layer_numbers(self.layers):
+            return False
+        if self.modules == ALL_LINEAR:
+            return not linear.head
+        if isinstance(self.modules, str):
+            return re.fullmatch(self.modules, linear.name) is not None
+        return any(linear.name == name or linear.name.endswith(f".{name}") for name in self.modules)
+
+    def experts_at(self, layer: int | None, layers: Sequence[int]) -> int:
+        """Experts in ``layer``, where ``layers`` are all that this cell covers."""
+        if self.single:
+            return 1
+        if isinstance(self.experts, int):
+            return self.experts
+        if layer is None:
+            raise ConfigurationError(
+                "A list of experts counts layers, but a projection outside the layers matches the cell.",
+                "Give one number of experts, or name only projections inside layers.",
+            )
+        return self.experts[list(layers).index(layer) * len(self.experts) // len(layers)]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """One adapted projection: where it is, its widths, and what the cell says about it."""
+
+    name: str
+    layer: int | None
+    projection: str
+    in_features: int
+    out_features: int
+    experts: int
+    rank: int
+    scaling: float
+    tasks: int
+    down: Down
+    gate: Gate
+    up: Up
+
+    def parameters(self) -> int:
+        return sum(word.parameters(self) for word in (self.down, self.gate, self.up))
+
+    @property
+    def selected(self) -> int:
+        return self.gate.selected(self.experts)
+
+
+def layer_numbers(layers: Iterable[int | str] | None) -> frozenset[int]:
+    """``[0, "4-6"]`` to ``{0, 4, 5, 6}``."""
+    numbers: set[int] = set()
+    for item in layers or ():
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", str(item))
+        if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
+            raise ValueError(f"{item!r} is neither a layer nor a range of layers such as '0-3'")
+        numbers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return frozenset(numbers)
+
+
+def plan(cells: Sequence[Cell], linears: Sequence[Linear], tasks: int = 0) -> list[Site]:
+    """What becomes of every linear layer; the first cell that matches one has it.
+
+    Raises:
+        ConfigurationError: a cell matches nothing, names a layer that is not there, or needs tasks.
+    """
+    owner: list[tuple[Linear, int]] = []
+    for linear in linears:
+        index = next((i for i, cell in enumerate(cells) if cell.matches(linear)), None)
+        if index is not None:
+            owner.append((linear, index))
+    covered = []
+    for index, cell in enumerate(cells):
+        _check(index, cell, linears, [linear for linear, i in owner if i == index], tasks)
+        covered.append(sorted({linear.layer for linear in linears if cell.matches(linear)} - {None}))
+    sites = []
+    for linear, index in owner:
+        cell = cells[index]
+        experts = cell.experts_at(linear.layer, covered[index])
+        gate = parse_word("gate", "none") if cell.single else cell.gate
+        sites.append(
+            Site(
+                linear.name, linear.layer, linear.projection, linear.in_features, linear.out_features,
+                experts, cell.rank, cell.scaling, tasks, cell.down, gate, cell.up,
+            )
+        )  # fmt: skip
+    return sites
+
+
+def _check(index: int, cell: Cell, linears: Sequence[Linear], mine: list[Linear], tasks: int) -> None:
+    place = f"Cell {index + 1}"
+    names = sorted({linear.projection for linear in linears if not linear.head})
+    if not mine:
+        taken = any(cell.matches(linear) for linear in linears)
+        raise ConfigurationError(
+            f"{place} {'comes after cells that take all it matches' if taken else 'matches no projection of the base'}"
+            f" (modules: {cell.modules}, layers: {cell.layers or 'all'}).",
+            "Remove it or move it up." if taken else f"The base has {', '.join(names)}; all-linear takes them all.",
+        )
+    if isinstance(cell.modules, list):
+        for name in cell.modules:
+            if not any(linear.name == name or linear.name.endswith(f".{name}") for linear in linears):
+                near = difflib.get_close_matches(name, names, n=1)
+                raise ConfigurationError(
+                    f"{place}: the base has no projection {name!r}.",
+                    f"Did you mean {near[0]}?" if near else f"It has {', '.join(names)}.",
+                )
+    last = max((linear.layer for linear in linears if linear.layer is not None), default=-1)
+    if cell.layers and max(layer_numbers(cell.layers)) > last:
+        raise ConfigurationError(
+            f"{place} names layer {max(layer_numbers(cell.layers))}, but the last layer of the base is {last}.",
+            f"Layers are counted from 0 to {last}.",
+        )
+    if cell.gate.word == "task" and tasks == 0 and not cell.single:
+        raise ConfigurationError(f"{place} has a task gate, but no tasks are named.", "Say which tasks are trained.")

@@ -1,0 +1,151 @@
+"""The linear layer that composes down, gate and up, and folds them into two products."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer, check_adapters_to_merge
+from peft.utils import resolve_quantization_backend
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers.pytorch_utils import Conv1D
+
+from ..errors import ConfigurationError
+from .cells import Site
+from .tape import Addressing, RoutingTape, Slot
+
+
+class MixtureLayer(nn.Module, BaseTunerLayer):
+    """``y = W0 x + (alpha / r) * sum_e g_e(x) U_e D_e x`` for any number of adapters.
+
+    The sum over experts is one product: the gates scale the hidden states, laid side by side, and the up matrices
+    stand side by side too.
+    """
+
+    adapter_layer_names = ("tessera_down", "tessera_gate", "tessera_up")
+    other_param_names = ("scaling", "sites", "slots")
+
+    def __init__(self, base_layer: nn.Module, tape: RoutingTape, **quantization: Any) -> None:
+        super().__init__()
+        self.base_layer = base_layer
+        self.tape = tape
+        self.quantization_backend = resolve_quantization_backend(self.get_base_layer(), **quantization)
+        self.transposed = isinstance(self.get_base_layer(), Conv1D)
+        self.scaling: dict[str, float] = {}
+        self.sites: dict[str, Site] = {}
+        self.slots: dict[str, Slot] = {}
+        self.merged_adapters: list[str] = []
+        self._disable_adapters = False
+        for container in self.adapter_layer_names:
+            setattr(self, container, nn.ModuleDict())
+
+    def update_layer(self, adapter: str, site: Site, inference_mode: bool = False) -> None:
+        self.scaling[adapter] = site.scaling
+        self.sites[adapter] = site
+        self.tessera_down[adapter] = site.down.build(site)
+        self.tessera_up[adapter] = site.up.build(site)
+        gate = site.gate.build(site)
+        if gate is not None:
+            self.tessera_gate[adapter] = gate
+            self.slots[adapter] = self.tape.add(adapter, site)
+        for container in self.adapter_layer_names:
+            if adapter in (modules := getattr(self, container)):
+                modules[adapter].train(self.training)
+        self._move_adapter_to_device_of_base_layer(adapter)
+        self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if self.disable_adapters and self.merged:
+            self.unmerge()
+        result = self.base_layer(x, *args, **kwargs)
+        if self.disable_adapters or self.merged:
+            return result
+        if self.quantization_backend is not None:
+            result = self.quantization_backend.maybe_clone_base_result(result)
+        dtype = result.dtype
+        addressing = self.tape.addressing
+        if addressing.parts is not None:
+            for adapter, part in addressing.parts.items():
+                if adapter in self.scaling:
+                    folded, up = self._fold(adapter, x.index_select(0, part.rows.to(x.device)), part)
+                    delta = functional.linear(folded, up).to(dtype)
+                    result = result.index_add(0, part.rows.to(result.device), delta)
+            return result
+        for adapter in self.active_adapters:
+            if adapter in self.scaling:
+                folded, up = self._fold(adapter, x, addressing)
+                result = _add_product(result, folded, up)
+        return result.to(dtype)
+
+    def _fold(self, adapter: str, x: Tensor, addressing: Addressing) -> tuple[Tensor, Tensor]:
+        """The scaled hidden state (..., columns) and the up matrix (outputs, columns) whose product is the update."""
+        down, up = self.tessera_down[adapter], self.tessera_up[adapter]
+        matrix = down.matrix()
+        if not torch.is_autocast_enabled(x.device.type):  # autocast casts both sides of a product itself
+            x = self._cast_input_dtype(x, matrix.dtype)
+        entered = down.enter(x)
+        if adapter not in self.slots:
+            hidden = down.hidden(functional.linear(entered, matrix), addressing)
+            return up.fold(hidden, None, self.scaling[adapter]), up.matrix()
+        gate, slot = self.tessera_gate[adapter], self.slots[adapter]
+        router = gate.matrix()
+        if router is None:
+            product, logits = functional.linear(entered, matrix), None
+        elif entered is x:
+            joint = functional.linear(x, torch.cat((matrix, router)))
+            product, logits = joint.split((matrix.shape[0], router.shape[0]), dim=-1)
+        else:
+            product, logits = functional.linear(entered, matrix), functional.linear(x, router)
+        routing = gate(logits, addressing, slot)
+        if self.tape.open:
+            slot.probs, slot.weights, slot.rows = routing.probs, routing.weights, addressing.rows
+        return up.fold(down.hidden(product, addressing), routing.weights, self.scaling[adapter]), up.matrix()
+
+    def delta_weight(self, adapter: str, weights: Tensor | None = None) -> Tensor:
+        """The update (outputs, inputs) for fixed gate ``weights`` (experts,); None: the experts are added up."""
+        down, up = self.tessera_down[adapter].experts().float(), self.tessera_up[adapter].experts().float()
+        experts = max(len(down), len(up))
+        down, up = down.expand(experts, -1, -1), up.expand(experts, -1, -1)
+        if weights is not None:
+            up = up * weights.to(up).view(-1, 1, 1)
+        return (up.transpose(0, 1).flatten(1) @ down.flatten(0, 1)) * self.scaling[adapter]
+
+    @torch.no_grad()
+    def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
+        for adapter in check_adapters_to_merge(self, adapter_names):
+            if adapter not in self.scaling:
+                continue
+            site = self.sites[adapter]
+            if site.experts > 1 and site.gate.unit is not None:
+                raise ConfigurationError(
+                    f"Adapter {adapter!r} weighs {site.experts} experts anew for each {site.gate.unit}, so no single "
+                    f"weight of {site.name} equals it.",
+                    "Keep it as an adapter, or merge it with its recorded mean gates: "
+                    "core.adapters.merging.merge_mean_gates.",
+                )
+            self.add_to_base(self.delta_weight(adapter), safe_merge)
+            self.merged_adapters.append(adapter)
+
+    @torch.no_grad()
+    def unmerge(self) -> None:
+        while self.merged_adapters:
+            self.add_to_base(-self.delta_weight(self.merged_adapters.pop()))
+
+    def add_to_base(self, delta: Tensor, check: bool = False) -> None:
+        weight = self.get_base_weight()
+        merged = (weight.float() + (delta.T if self.transposed else delta).to(weight.device)).to(weight.dtype)
+        if check and not torch.isfinite(merged).all():
+            raise ConfigurationError("The merged weight is not finite.", "The adapter is broken: train it again.")
+        self.set_base_weight(merged)
+
+    def __repr__(self) -> str:
+        return "tessera." + super().__repr__()
+
+
+def _add_product(result: Tensor, folded: Tensor, up: Tensor) -> Tensor:
+    """``result + folded @ up.T`` in one kernel where the types allow it."""
+    if result.dtype != folded.dtype:
+        return result + functional.linear(folded, up)
+    flat = torch.addmm(result.flatten(0, -2), folded.flatten(0, -2), up.t())
+    return flat.view(result.shape)

@@ -1,0 +1,59 @@
+"""The presets. A module of this package with a ``PRESET`` is one; nothing else has to know of it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from typing import TYPE_CHECKING, Any
+
+from ...errors import ConfigurationError
+from ..cells import Cell
+from .base import LowRankOptions, MixtureOptions, Preset
+
+if TYPE_CHECKING:
+    from ...schema import MethodSpec
+
+_PRESETS: dict[str, Preset] = {}
+
+
+def register(preset: Preset) -> Preset:
+    """Make a preset known; for methods that live outside this package."""
+    known = _PRESETS.setdefault(preset.name, preset)
+    if known is not preset:
+        raise ValueError(f"there is already a method {preset.name!r}")
+    return preset
+
+
+def presets() -> dict[str, Preset]:
+    return dict(_PRESETS)
+
+
+def preset_named(name: str) -> Preset:
+    if name in _PRESETS:
+        return _PRESETS[name]
+    if name == "base":
+        raise ConfigurationError(
+            "The method base adapts nothing, so there is nothing to train or count.", "Score the base by itself."
+        )
+    near = difflib.get_close_matches(name, _PRESETS, n=1)
+    raise ConfigurationError(
+        f"There is no method {name!r}.", f"Did you mean {near[0]}?" if near else f"There are {', '.join(_PRESETS)}."
+    )
+
+
+def resolve(method: MethodSpec) -> list[Cell]:
+    """The cells of a method with its options; every problem becomes one ``ConfigurationError``."""
+    preset = preset_named(method.name)
+    data: dict[str, Any] = dict(method.options)
+    if method.cells:
+        data["cells"] = method.cells
+    return preset.cells(preset.options.parse(data))
+
+
+for _module in pkgutil.iter_modules(__path__):
+    _found = getattr(importlib.import_module(f"{__name__}.{_module.name}"), "PRESET", None)
+    if _found is not None:
+        register(_found)
+
+__all__ = ["LowRankOptions", "MixtureOptions", "Preset", "preset_named", "presets", "register", "resolve"]

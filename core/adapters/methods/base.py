@@ -1,0 +1,46 @@
+"""What a preset is: a function from options to cells, with a description for people. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from pydantic import Field
+
+from ...schema import Spec
+from ..cells import Cell
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A method of the literature (or of yours) as words. ``badge``: set where a paper had to be interpreted."""
+
+    name: str
+    title: str
+    summary: str
+    source: str
+    options: type[Spec]
+    cells: Callable[[Any], list[Cell]]
+    badge: Literal["interpretation"] | None = None
+
+
+class LowRankOptions(Spec):
+    """What every preset lets its user choose."""
+
+    modules: list[str] | str = Field(
+        ["q_proj", "v_proj"], description="Projections that are adapted: names, a regular expression, or all-linear."
+    )
+    layers: list[int | str] | None = Field(None, description='Layers, as numbers or ranges such as "0-3"; empty: all.')
+    rank: int = Field(8, ge=1, le=1024, description="Rank of each expert.")
+    alpha: float = Field(16.0, gt=0, description="The update is scaled by alpha / rank.")
+
+    def place(self) -> dict[str, Any]:
+        """The fields that every cell of the preset takes over."""
+        return {"modules": self.modules, "layers": self.layers, "rank": self.rank, "alpha": self.alpha}
+
+
+class MixtureOptions(LowRankOptions):
+    experts: int | list[int] = Field(
+        [2, 4, 6, 8], description="Experts per projection: a number, or one for each equal block of layers from below."
+    )

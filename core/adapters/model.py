@@ -1,0 +1,242 @@
+"""The tuner that PEFT instantiates: swaps linear layers for mixture layers and lends them all one tape."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from peft.tuners.tuners_utils import BaseTuner
+from peft.utils import get_quantization_kwargs, resolve_quantization_backend
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from ..errors import ConfigurationError
+from .cells import Linear, Site, plan
+from .config import MixtureConfig
+from .layer import MixtureLayer
+from .tape import ANSWER, BASE, PROMPT, Addressing, RoutingTape, roles
+
+
+class MixtureModel(BaseTuner):
+    prefix = "tessera_"
+    tuner_layer_cls = MixtureLayer
+    target_module_mapping: dict[str, list[str]] = {}
+    uses_shared_state = True  # the tape
+
+    def _pre_injection_hook(self, model: nn.Module, config: MixtureConfig, adapter_name: str) -> None:
+        # Runs once, after nn.Module.__init__ and before the first layer is replaced: the one place for shared state.
+        self.tape = RoutingTape()
+        self._names: list[str] | None = None
+        self._checkpointed: list[nn.Module] | None = None
+
+    def _prepare_adapter_config(self, peft_config: MixtureConfig, model_config: dict) -> MixtureConfig:
+        return peft_config
+
+    def _prepare_model(self, peft_config: MixtureConfig, model: nn.Module) -> None:
+        sites = plan(peft_config.parsed_cells(), linears_of(model), len(peft_config.tasks))
+        self._plan = {site.name: site for site in sites}
+
+    def _check_target_module_exists(self, peft_config: MixtureConfig, key: str) -> bool:
+        return key in self._plan
+
+    def _create_and_replace(
+        self,
+        peft_config: MixtureConfig,
+        adapter_name: str,
+        target: nn.Module,
+        target_name: str,
+        parent: nn.Module,
+        current_key: str,
+        **_: Any,
+    ) -> None:
+        site: Site = self._plan[current_key]
+        if isinstance(target, MixtureLayer):
+            target.update_layer(adapter_name, site, inference_mode=peft_config.inference_mode)
+            return
+        layer = MixtureLayer(target, self.tape, **get_quantization_kwargs(self))
+        layer.train(target.training)
+        layer._active_adapter = self.active_adapter
+        layer.update_layer(adapter_name, site, inference_mode=peft_config.inference_mode)
+        if adapter_name not in self.active_adapters:
+            layer.requires_grad_(False)
+        self._replace_module(parent, target_name, layer, target)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        super().delete_adapter(adapter_name)
+        self.tape.drop(adapter_name)
+
+    def forward(
+        self,
+        *args: Any,
+        task_index: Tensor | None = None,
+        token_role: Tensor | None = None,
+        side_inputs: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        if self.training:
+            self._refuse_reentrant_checkpointing()
+        given = _Given(task_index, token_role, side_inputs or {})
+        cache = self._begin(given, args, kwargs)
+        output = self.model(*args, **kwargs)
+        self._end(cache if cache is not None else getattr(output, "past_key_values", None))
+        return output
+
+    def generate(
+        self,
+        *args: Any,
+        task_index: Tensor | None = None,
+        token_role: Tensor | None = None,
+        side_inputs: dict[str, Tensor] | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        """As transformers generates; the tape follows every step. ``token_role`` speaks of the prompt."""
+        given = _Given(task_index, token_role, side_inputs or {})
+        with self._following(given):
+            return self.model.generate(*args, **kwargs)
+
+    @contextmanager
+    def _following(self, given: _Given) -> Iterator[None]:
+        """Keep the tape while transformers' generation loop calls the inner model itself."""
+        given.generating = True
+        caches: list[Any] = []
+
+        def before(module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> None:
+            caches.append(self._begin(given, args, kwargs))
+
+        def after(module: nn.Module, args: tuple, kwargs: dict[str, Any], output: Any) -> None:
+            cache = caches.pop()
+            self._end(cache if cache is not None else getattr(output, "past_key_values", None))
+
+        hooks = [
+            self.model.register_forward_pre_hook(before, with_kwargs=True),
+            self.model.register_forward_hook(after, with_kwargs=True),
+        ]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def _begin(self, given: _Given, args: tuple, kwargs: dict[str, Any]) -> Any:
+        """Address the batch; returns the KV cache that it goes on from or fills."""
+        batch = kwargs.get("input_ids", args[0] if args else None)
+        batch = kwargs.get("inputs_embeds") if batch is None else batch
+        cache = kwargs.get("past_key_values")
+        samples = any(slot.site.gate.unit == "sample" for slot in self.tape.slots)
+        past = int(cache.get_seq_length()) if samples and hasattr(cache, "get_seq_length") else 0
+        if batch is None:
+            self.tape.begin(Addressing(given.task_index, given.token_role, given.side))
+            return cache
+        addressing = given.address(batch, kwargs.get("attention_mask"), kwargs.get("labels"), past > 0)
+        if self._names is not None:
+            addressing = addressing.split(_repeat(self._names, batch.shape[0], "adapter_names"), batch.device)
+        self.tape.begin(addressing, getattr(cache, "tessera_decisions", None) if past else None)
+        return cache
+
+    def _end(self, cache: Any) -> None:
+        decisions = self.tape.end()
+        if decisions and cache is not None and hasattr(cache, "get_seq_length"):
+            cache.tessera_decisions = decisions
+
+    @contextmanager
+    def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
+        """PEFT's way to hand in ``adapter_names``: one adapter, or ``__base__``, for each row of the batch."""
+        names = kwargs.get("adapter_names")
+        if names is None:
+            yield
+            return
+        for name in dict.fromkeys(names):
+            if name != BASE and name not in self.peft_config:
+                near = difflib.get_close_matches(str(name), self.peft_config, n=1)
+                raise ConfigurationError(
+                    f"The model has no adapter {name!r}.",
+                    f"Did you mean {near[0]}?" if near else f"It has {', '.join(self.peft_config)}, and {BASE}.",
+                )
+        self._names = list(names)
+        try:
+            yield
+        finally:
+            self._names = None
+
+    def _refuse_reentrant_checkpointing(self) -> None:
+        if self._checkpointed is None:
+            self._checkpointed = [m for m in self.model.modules() if hasattr(m, "gradient_checkpointing")]
+        for module in self._checkpointed:
+            function = getattr(module, "_gradient_checkpointing_func", None)
+            if module.gradient_checkpointing and getattr(function, "keywords", {}).get("use_reentrant", False):
+                raise ConfigurationError(
+                    "Reentrant activation checkpointing loses the gradients of auxiliary losses.",
+                    'Enable it with {"use_reentrant": False}; the gradients are then exact.',
+                )
+
+
+class _Given:
+    """What the caller said of the batch, and what one generation has seen of it so far."""
+
+    def __init__(self, task_index: Tensor | None, token_role: Tensor | None, side: dict[str, Tensor]) -> None:
+        self.task_index, self.token_role, self.side = task_index, token_role, side
+        self.generating = False
+        self._prompt: Tensor | None = None
+        self._steps = 0
+
+    def address(self, batch: Tensor, mask: Any, labels: Tensor | None, continued: bool) -> Addressing:
+        rows, tokens = batch.shape[:2]
+        if self.generating:
+            role = self._generation_role(batch, mask)
+        else:
+            role = roles(self.token_role, mask, labels, tokens)
+        return Addressing(
+            _rows(self.task_index, rows, "task_index"),
+            _rows(role, rows, "token_role"),
+            {name: _rows(value, rows, name) for name, value in self.side.items()},
+            continued=continued,
+        )
+
+    def _generation_role(self, batch: Tensor, mask: Any) -> Tensor:
+        """The first call holds the prompt; what comes later is answer, alone (cached) or behind the prompt."""
+        rows, tokens = batch.shape[:2]
+        self._steps += 1
+        if self._steps == 1:
+            role = _rows(roles(self.token_role, mask, None, tokens), rows, "token_role")
+            role = torch.full((rows, tokens), PROMPT, dtype=torch.int8, device=batch.device) if role is None else role
+            self._prompt = role
+            return role
+        answer = torch.full((rows, tokens), ANSWER, dtype=torch.int8, device=batch.device)
+        if tokens > self._prompt.shape[1] and rows == self._prompt.shape[0]:
+            answer[:, : self._prompt.shape[1]] = self._prompt
+        return answer
+
+
+def linears_of(model: nn.Module) -> list[Linear]:
+    """The linear layers of a base in order, whether or not adapters stand on them; quantised ones too."""
+    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    found, inside = [], ()
+    for name, module in model.named_modules():
+        if inside and name.startswith(inside):
+            continue
+        base = module.get_base_layer() if isinstance(module, MixtureLayer) else module
+        if isinstance(module, MixtureLayer):
+            inside = (*inside, f"{name}.")
+        if isinstance(base, Conv1D):
+            found.append(Linear(name, base.weight.shape[0], base.weight.shape[1], module is head))
+        elif isinstance(base, nn.Linear) or (name and resolve_quantization_backend(base) is not None):
+            found.append(Linear(name, base.in_features, base.out_features, module is head))
+    return found
+
+
+def _repeat(values: Sequence[Any], rows: int, what: str) -> list[Any]:
+    """One value per row, where beam search or several answers per prompt repeat each row."""
+    if not values or rows % len(values):
+        raise ConfigurationError(f"{what} has {len(values)} entries for {rows} rows.", "Give one for each row.")
+    return [value for value in values for _ in range(rows // len(values))]
+
+
+def _rows(value: Tensor | None, rows: int, what: str) -> Tensor | None:
+    if value is None or value.shape[0] == rows:
+        return value
+    if value.shape[0] == 0 or rows % value.shape[0]:
+        raise ConfigurationError(f"{what} has {value.shape[0]} rows for a batch of {rows}.", "Give one for each row.")
+    return value.repeat_interleave(rows // value.shape[0], 0)

@@ -1,0 +1,92 @@
+"""Routers on tokens and sequences, and the table of tasks."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from ...errors import ConfigurationError
+from ..tape import PROMPT, Addressing, Routing, Slot
+from .base import GateModule
+
+if TYPE_CHECKING:
+    from ..cells import Site
+    from ..words.gate import RouterGate, TaskGate
+
+
+def route(logits: Tensor, selected: int) -> Routing:
+    """Softmax in float32, the ``selected`` largest kept and renormalised to sum to one."""
+    probs = logits.float().softmax(-1)
+    if selected >= probs.shape[-1]:
+        return Routing(probs, probs)
+    top = probs.topk(selected, dim=-1)
+    values = top.values.clamp_min(torch.finfo(probs.dtype).tiny)  # a selected expert never has weight zero
+    values = values / values.sum(-1, keepdim=True)
+    return Routing(probs, torch.zeros_like(probs).scatter(-1, top.indices, values))
+
+
+class RouterModule(GateModule):
+    """``weight`` (experts, inputs)."""
+
+    def __init__(self, word: RouterGate, site: Site) -> None:
+        super().__init__()
+        self.selected = word.selected(site.experts)
+        self.weight = nn.Parameter(torch.empty(site.experts, site.in_features))
+        if word.init == "normal":
+            nn.init.normal_(self.weight, std=0.02)
+        else:
+            nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+
+    def matrix(self) -> Tensor:
+        return self.weight
+
+
+class TokenGateModule(RouterModule):
+    def forward(self, logits: Tensor, addressing: Addressing, slot: Slot) -> Routing:
+        return route(logits, self.selected)
+
+
+class SequenceGateModule(RouterModule):
+    """The mean of the logits over the prompt is the logit of the mean, so one product serves both."""
+
+    def forward(self, logits: Tensor, addressing: Addressing, slot: Slot) -> Routing:
+        if slot.decision is not None:
+            return slot.decision
+        if addressing.continued:
+            raise ConfigurationError(
+                "A sequence gate cannot decide from the middle of a text: the KV cache carries no decision.",
+                "Continue with the cache that this model returned for the prompt, with the same adapter.",
+            )
+        if logits.dim() != 3:
+            raise ConfigurationError(
+                f"A sequence gate needs (batch, tokens, features), but the projection sees {logits.dim()} axes.",
+                "Use a token gate for this projection.",
+            )
+        logits = logits.float()
+        if addressing.token_role is None:
+            pooled = logits.mean(1, keepdim=True)
+        else:
+            prompt = (addressing.token_role == PROMPT).to(logits.dtype).unsqueeze(-1)
+            pooled = (logits * prompt).sum(1, keepdim=True) / prompt.sum(1, keepdim=True).clamp_min(1)
+        return route(pooled, self.selected)
+
+
+class TaskGateModule(GateModule):
+    """``weight`` (tasks, experts)."""
+
+    def __init__(self, word: TaskGate, site: Site) -> None:
+        super().__init__()
+        self.selected = word.selected(site.experts)
+        self.weight = nn.Parameter(torch.empty(site.tasks, site.experts))
+        nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
+
+    def forward(self, logits: Tensor | None, addressing: Addressing, slot: Slot) -> Routing:
+        if addressing.task_index is None:
+            raise ConfigurationError(
+                "This adapter has a task gate, but the batch does not say which task each sample belongs to.",
+                "Pass task_index, one task number for each row.",
+            )
+        return route(self.weight[addressing.task_index].unsqueeze(1), self.selected)

@@ -1,0 +1,186 @@
+"""The per-model notebook: what a forward pass was told, and what its gates decided."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigurationError
+from .losses import auxiliary_losses
+
+if TYPE_CHECKING:
+    from .cells import Site
+
+PAD, PROMPT, ANSWER = 0, 1, 2
+BASE = "__base__"
+
+
+@dataclass
+class Routing:
+    """What one gate decided. Shapes (batch, tokens or 1, experts); a group axis may stand before the last.
+
+    ``probs`` sums to one over the experts, before any cut; ``weights`` is what multiplied the experts: zero where an
+    expert was not selected.
+    """
+
+    probs: Tensor
+    weights: Tensor
+
+
+@dataclass
+class Addressing:
+    """Whose tokens a batch holds: for every sample its task, for every token its role, and named side inputs.
+
+    ``parts`` splits a batch whose rows use different adapters: adapter -> the addressing of its rows, with ``rows``
+    saying which these are. ``continued``: the batch goes on from a KV cache.
+    """
+
+    task_index: Tensor | None = None  # (batch,)
+    token_role: Tensor | None = None  # (batch, tokens): PAD, PROMPT or ANSWER
+    side: dict[str, Tensor] = field(default_factory=dict)  # each (batch, ...)
+    rows: Tensor | None = None
+    parts: dict[str, Addressing] | None = None
+    continued: bool = False
+
+    def take(self, rows: Tensor) -> Addressing:
+        def pick(value: Tensor | None) -> Tensor | None:
+            return None if value is None else value.index_select(0, rows.to(value.device))
+
+        side = {name: pick(value) for name, value in self.side.items()}
+        return replace(
+            self, task_index=pick(self.task_index), token_role=pick(self.token_role), side=side, rows=rows, parts=None
+        )
+
+    def split(self, names: Sequence[str], device: torch.device) -> Addressing:
+        """Give each row the adapter that ``names`` says; ``__base__`` rows have none."""
+        members: dict[str, list[int]] = {}
+        for row, name in enumerate(names):
+            members.setdefault(name, []).append(row)
+        parts = {name: self.take(torch.tensor(rows, device=device)) for name, rows in members.items() if name != BASE}
+        return replace(self, parts=parts)
+
+
+class Slot:
+    """The place of one gate on the tape; a layer holds its own slots, so its compiled code knows no number or name.
+
+    ``decision`` is set beforehand where a sample's routing was decided with an earlier part of its text.
+    """
+
+    def __init__(self, adapter: str, site: Site) -> None:
+        self.adapter = adapter
+        self.site = site
+        self.probs: Tensor | None = None
+        self.weights: Tensor | None = None
+        self.rows: Tensor | None = None
+        self.decision: Routing | None = None
+
+    @property
+    def routing(self) -> Routing | None:
+        return None if self.probs is None else Routing(self.probs, self.weights)
+
+    def clear(self) -> None:
+        self.probs = self.weights = self.rows = self.decision = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Copies and pickles leave the tensors of the last pass behind: they hang on its graph."""
+        return {**self.__dict__, "probs": None, "weights": None, "rows": None, "decision": None}
+
+
+class RoutingTape:
+    """One per model. Written by key, so a layer that activation checkpointing runs twice is counted once.
+
+    The addressing stays set after the forward: recomputation during the backward reads it again. It must not write
+    again, or the tape would hold every recomputed graph: ``open`` is true between ``begin`` and ``end`` only.
+    """
+
+    def __init__(self) -> None:
+        self.slots: list[Slot] = []
+        self.addressing = Addressing()
+        self.open = False
+
+    def add(self, adapter: str, site: Site) -> Slot:
+        slot = Slot(adapter, site)
+        self.slots.append(slot)
+        return slot
+
+    def drop(self, adapter: str) -> None:
+        self.slots = [slot for slot in self.slots if slot.adapter != adapter]
+
+    def begin(self, addressing: Addressing, decisions: Mapping[int, Routing] | None = None) -> None:
+        """Start a pass; ``decisions``: by slot number, what sample-level gates decided on this text before."""
+        for slot in self.slots:
+            slot.clear()
+        for number, decision in (decisions or {}).items():
+            self.slots[number].decision = decision
+        self.addressing = addressing
+        self.open = True
+
+    def end(self) -> dict[int, Routing]:
+        """Finish the pass; returns the sample-level decisions, to be kept with the KV cache."""
+        self.open = False
+        return {
+            number: Routing(slot.probs.detach(), slot.weights.detach())
+            for number, slot in enumerate(self.slots)
+            if slot.probs is not None and slot.site.gate.unit == "sample"
+        }
+
+    def written(self, adapter: str | None = None) -> Iterator[Slot]:
+        """Slots that the last pass wrote, of one adapter or of all."""
+        return (slot for slot in self.slots if slot.probs is not None and adapter in (None, slot.adapter))
+
+    def adapters(self) -> list[str]:
+        return list(dict.fromkeys(slot.adapter for slot in self.slots))
+
+    def role_of(self, slot: Slot) -> Tensor | None:
+        """The roles of the tokens that ``slot`` routed, (batch, tokens)."""
+        role = self.addressing.token_role
+        return role if role is None or slot.rows is None else role.index_select(0, slot.rows.to(role.device))
+
+    def tasks_of(self, slot: Slot) -> Tensor | None:
+        tasks = self.addressing.task_index
+        return tasks if tasks is None or slot.rows is None else tasks.index_select(0, slot.rows.to(tasks.device))
+
+    def auxiliary_losses(self) -> dict[str, Tensor]:
+        """Each auxiliary loss of the last pass, weighted and summed over projections; empty where there is none."""
+        return auxiliary_losses(self)
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """All auxiliary losses of the last pass as one scalar to add to the language-model loss.
+
+        It is a mean over the samples of this pass. With gradient accumulation, divide it by the number of
+        micro-batches: only the language-model loss is normalised over all of them.
+        """
+        losses = list(self.auxiliary_losses().values())
+        return torch.stack(losses).sum() if losses else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "addressing": Addressing(), "open": False}
+
+
+def roles(
+    token_role: Tensor | None, attention_mask: Any, labels: Tensor | None, tokens: int, role: int = PROMPT
+) -> Tensor | None:
+    """Roles of the last ``tokens`` columns: as given, or from the mask (and the labels: answers are what is learnt).
+
+    None where nothing says that a token is padding or answer.
+    """
+    if token_role is not None:
+        if token_role.dim() != 2 or token_role.shape[1] < tokens:
+            raise ConfigurationError(
+                f"token_role has shape {tuple(token_role.shape)}, but the batch has {tokens} tokens a row.",
+                "Give one role for each token: 0 padding, 1 prompt, 2 answer.",
+            )
+        return token_role[:, -tokens:]
+    has_mask = isinstance(attention_mask, Tensor) and attention_mask.dim() == 2 and attention_mask.shape[1] >= tokens
+    has_labels = labels is not None and labels.dim() == 2 and labels.shape[1] == tokens
+    if not has_mask and not has_labels:
+        return None
+    like = attention_mask[:, -tokens:] if has_mask else labels
+    result = torch.full_like(like, role, dtype=torch.int8)
+    if has_labels:
+        result = result.masked_fill(labels != -100, ANSWER)
+    return result.masked_fill(like == 0, PAD) if has_mask else result

@@ -1,0 +1,102 @@
+"""What every word is: options, a closed-form parameter count, and a factory for its tensors. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+if TYPE_CHECKING:
+    from ..cells import Site
+    from ..modules.base import DownModule, GateModule, UpModule
+
+Part = Literal["down", "gate", "up"]
+W = TypeVar("W", bound="type[Word]")
+
+WORDS: dict[str, dict[str, type[Word]]] = {"down": {}, "gate": {}, "up": {}}
+
+
+class Word(BaseModel):
+    """One choice for the down, gate or up part of a cell; its fields are the word's options."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    part: ClassVar[Part]
+    word: str
+
+    def parameters(self, site: Site) -> int:
+        """Trainable parameters that this word brings to one projection."""
+        raise NotImplementedError(f"{type(self).__name__} does not say how many parameters it has")
+
+
+class Down(Word):
+    """``D_e``: from the projection's input to the rank."""
+
+    part: ClassVar[Part] = "down"
+    shared: ClassVar[bool] = False  # one matrix for all experts
+
+    def build(self, site: Site) -> DownModule:
+        raise NotImplementedError(f"{type(self).__name__} builds no tensors")
+
+
+class Gate(Word):
+    """``g_e``: how much each expert contributes."""
+
+    part: ClassVar[Part] = "gate"
+    unit: ClassVar[Literal["token", "sample"] | None] = None  # what one decision covers; None: nothing is decided
+
+    def selected(self, experts: int) -> int:
+        """Experts that one decision uses."""
+        return experts
+
+    def build(self, site: Site) -> GateModule | None:
+        raise NotImplementedError(f"{type(self).__name__} builds no tensors")
+
+
+class Up(Word):
+    """``U_e``: from the rank to the projection's output."""
+
+    part: ClassVar[Part] = "up"
+    shared: ClassVar[bool] = False
+
+    def build(self, site: Site) -> UpModule:
+        raise NotImplementedError(f"{type(self).__name__} builds no tensors")
+
+
+def word(cls: W) -> W:
+    """Class decorator: make a word known under the default of its ``word`` field."""
+    name = cls.model_fields["word"].default
+    known = WORDS[cls.part].setdefault(name, cls)
+    if known.__qualname__ != cls.__qualname__ or known.__module__ != cls.__module__:
+        raise ValueError(f"{cls.part} already has a word {name!r}: {known.__module__}.{known.__qualname__}")
+    WORDS[cls.part][name] = cls
+    return cls
+
+
+def parse_word(part: Part, value: Any) -> Word:
+    """A word from its name or from ``{"word": name, **options}``.
+
+    Raises:
+        ValueError: in one line, for pydantic to place.
+    """
+    if isinstance(value, Word):
+        if value.part != part:
+            raise ValueError(f"{value.word!r} is a word for {value.part}, not for {part}")
+        return value
+    data = {"word": value} if isinstance(value, str) else value
+    if not isinstance(data, dict) or not isinstance(data.get("word"), str):
+        raise ValueError(f"{part} is a word or a mapping with the key word, not {value!r}")
+    known = WORDS[part]
+    if data["word"] not in known:
+        near = difflib.get_close_matches(data["word"], known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"the words are {', '.join(known)}"
+        raise ValueError(f"{data['word']!r} is not a word for {part}; {hint}")
+    try:
+        return known[data["word"]].model_validate(data)
+    except ValidationError as error:
+        problems = [
+            f"{'.'.join(map(str, item['loc'])) or part}: {item['msg'].removeprefix('Value error, ')}"
+            for item in error.errors()
+        ]
+        raise ValueError(f"{part} word {data['word']!r}: {'; '.join(problems)}") from None

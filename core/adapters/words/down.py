@@ -1,0 +1,57 @@
+"""Down words: the matrices from a projection's input to the rank."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from .base import Down, word
+
+if TYPE_CHECKING:
+    from ..cells import Site
+    from ..modules.base import DownModule
+
+
+class LowRankDown(Down):
+    """Options that shared and unique down matrices have in common."""
+
+    dropout: float = Field(0.0, ge=0, lt=1, description="Probability of the dropout of this part.")
+    dropout_on: Literal["weight", "input"] = Field(
+        "weight", description="weight: entries of the down matrix, one mask per forward; input: what enters it."
+    )
+    init: Literal["kaiming", "gaussian"] = Field(
+        "kaiming", description="kaiming: uniform as in LoRA; gaussian: normal of the same variance, 1/(3 * inputs)."
+    )
+    std: float | None = Field(None, gt=0, description="Standard deviation of the gaussian; empty: as described.")
+
+
+@word
+class SharedDown(LowRankDown):
+    """One down matrix for all experts of a projection."""
+
+    word: Literal["shared"] = "shared"
+    shared: ClassVar[bool] = True
+
+    def parameters(self, site: Site) -> int:
+        return site.rank * site.in_features
+
+    def build(self, site: Site) -> DownModule:
+        from ..modules.down import SharedDownModule
+
+        return SharedDownModule(self, site)
+
+
+@word
+class UniqueDown(LowRankDown):
+    """A down matrix for each expert."""
+
+    word: Literal["unique"] = "unique"
+
+    def parameters(self, site: Site) -> int:
+        return site.experts * site.rank * site.in_features
+
+    def build(self, site: Site) -> DownModule:
+        from ..modules.down import UniqueDownModule
+
+        return UniqueDownModule(self, site)

@@ -1,0 +1,93 @@
+"""Gate words: who decides how much each expert contributes, and from what."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from .base import Gate, word
+
+if TYPE_CHECKING:
+    from ..cells import Site
+    from ..modules.base import GateModule
+
+
+@word
+class NoGate(Gate):
+    """No decision: the experts are added up. With one expert this is a LoRA."""
+
+    word: Literal["none"] = "none"
+
+    def parameters(self, site: Site) -> int:
+        return 0
+
+    def build(self, site: Site) -> GateModule | None:
+        return None
+
+
+class ChoosingGate(Gate):
+    top_k: int | None = Field(
+        None, ge=1, description="Experts used per decision, their weights renormalised to sum to one; empty: all."
+    )
+
+    def selected(self, experts: int) -> int:
+        return experts if self.top_k is None else min(self.top_k, experts)
+
+
+class RouterGate(ChoosingGate):
+    """Options of gates that multiply the projection's input with a router matrix."""
+
+    balance: float = Field(
+        0.0,
+        ge=0,
+        description="Weight of the load-balance loss, summed over projections; 1.0 per projection = balanced.",
+    )
+    init: Literal["kaiming", "normal"] = Field(
+        "kaiming", description="Start of the router: kaiming uniform, or normal with standard deviation 0.02."
+    )
+
+    def parameters(self, site: Site) -> int:
+        return site.experts * site.in_features
+
+
+@word
+class TokenGate(RouterGate):
+    """A softmax router on every token."""
+
+    word: Literal["token"] = "token"
+    unit: ClassVar[Literal["token", "sample"] | None] = "token"
+
+    def build(self, site: Site) -> GateModule | None:
+        from ..modules.gate import TokenGateModule
+
+        return TokenGateModule(self, site)
+
+
+@word
+class SequenceGate(RouterGate):
+    """A softmax router on the mean of the prompt's tokens: one decision per sample, kept while generating."""
+
+    word: Literal["sequence"] = "sequence"
+    unit: ClassVar[Literal["token", "sample"] | None] = "sample"
+
+    def build(self, site: Site) -> GateModule | None:
+        from ..modules.gate import SequenceGateModule
+
+        return SequenceGateModule(self, site)
+
+
+@word
+class TaskGate(ChoosingGate):
+    """A learned table with one row of weights per task; every sample must say its task."""
+
+    word: Literal["task"] = "task"
+    unit: ClassVar[Literal["token", "sample"] | None] = "sample"
+
+    def parameters(self, site: Site) -> int:
+        return site.tasks * site.experts
+
+    def build(self, site: Site) -> GateModule | None:
+        from ..modules.gate import TaskGateModule
+
+        return TaskGateModule(self, site)

@@ -1,0 +1,48 @@
+"""Up words: the matrices from the rank to a projection's output. All start at zero."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from pydantic import Field
+
+from .base import Up, word
+
+if TYPE_CHECKING:
+    from ..cells import Site
+    from ..modules.base import UpModule
+
+
+class LowRankUp(Up):
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the entries of the up matrices while training.")
+
+
+@word
+class SharedUp(LowRankUp):
+    """One up matrix for all experts of a projection."""
+
+    word: Literal["shared"] = "shared"
+    shared: ClassVar[bool] = True
+
+    def parameters(self, site: Site) -> int:
+        return site.rank * site.out_features
+
+    def build(self, site: Site) -> UpModule:
+        from ..modules.up import SharedUpModule
+
+        return SharedUpModule(self, site)
+
+
+@word
+class UniqueUp(LowRankUp):
+    """An up matrix for each expert."""
+
+    word: Literal["unique"] = "unique"
+
+    def parameters(self, site: Site) -> int:
+        return site.experts * site.rank * site.out_features
+
+    def build(self, site: Site) -> UpModule:
+        from ..modules.up import UniqueUpModule
+
+        return UniqueUpModule(self, site)
