@@ -45,8 +45,8 @@ class Settings:
     heads: int = 4
     feed_forward: int = 768
     batch: int = 64  # windows a step
-    muon_rate: float = 0.02  # hidden matrices
-    adam_rate: float = 0.003  # embedding and norms
+    muon_rate: float = 0.015  # hidden matrices
+    adam_rate: float = 0.006  # embedding and norms
     weight_decay: float = 0.1
     warmup: int = 200  # steps
     decay: float = 0.4  # the last share of the run, in which the rate falls to zero
