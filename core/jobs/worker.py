@@ -1,0 +1,177 @@
+"""One job in one process: ``python -m core.jobs.worker <run folder>/jobs/<job>.json``.
+
+The exit code is 0 for done, 1 for failed and 3 for cancelled. Whoever starts a worker gives it a process group and
+places for its output; a worker writes into its run folder only.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from core.errors import StudioError
+from core.home import Home, RunFolder, read_json
+from core.jobs.sinks import Cancelled, FileSink, Sink, Tee
+from core.schema import RunSpec, TaskSpec
+
+DONE, FAILED, CANCELLED = 0, 1, 3
+TAIL_LINES = 12
+ENVIRONMENT = {
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "TOKENIZERS_PARALLELISM": "false",  # loaders fork after the tokenizer was used
+    "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1",
+    "PYTORCH_ALLOC_CONF": "expandable_segments:True",  # batches differ in length: less fragmentation
+}
+MEMORY_HINT = (
+    "Lower train.batch_size (raise train.gradient_accumulation by as much to keep the result), lower train.max_length "
+    "or evaluation.batch_size, or set train.activation_checkpointing to true."
+)
+OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "alloc_failed")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if len(arguments) != 1:
+        print("usage: python -m core.jobs.worker <run folder>/jobs/<job>.json", file=sys.stderr)
+        return 2
+    path = Path(arguments[0]).resolve()
+    job = read_json(path)
+    job.setdefault("folder", str(path.parent.parent))
+    cancel = Path(job["cancel"]) if job.get("cancel") else None
+    events = RunFolder(Path(job["folder"])).events
+    stop = StopSignal()
+    signal.signal(signal.SIGTERM, stop.heard)
+    file = FileSink(events, run=job["run"], job=job["job"], attempt=job["attempt"], cancel=cancel)
+    try:
+        return run_job(job, Tee(file, stop))
+    finally:
+        file.close()
+
+
+class StopSignal:
+    """A sink that only listens: SIGTERM asks for a checkpoint and an orderly end."""
+
+    def __init__(self) -> None:
+        self.asked = False
+
+    def heard(self, *_: Any) -> None:
+        self.asked = True
+
+    def emit(self, kind: str, **fields: Any) -> None:
+        pass
+
+    def cancelled(self) -> bool:
+        return self.asked
+
+
+def run_job(job: dict[str, Any], sink: Sink) -> int:
+    """Do a job in this process and say how it ended; returns the exit code and raises nothing but what ends Python."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    try:
+        step = JOBS[job["kind"]](job, sink)
+    except Cancelled as stopped:
+        sink.emit("cancelled", step=stopped.step)
+        return CANCELLED
+    except KeyboardInterrupt:
+        sink.emit("cancelled", step=0)
+        return CANCELLED
+    except Exception as error:
+        failure = describe_failure(error)
+        traceback.print_exception(error)
+        sink.emit("failed", **failure)
+        return FAILED
+    sink.emit("finished", step=step)
+    return DONE
+
+
+def describe_failure(error: BaseException) -> dict[str, str]:
+    """The failure class of an exception, with message, hint and the last lines of its traceback."""
+    tail = "".join(traceback.format_exception(error)).strip().splitlines()[-TAIL_LINES:]
+    if isinstance(error, StudioError):
+        found = {"failure": error.kind, "message": error.message, "hint": error.hint}
+    elif is_out_of_memory(error):
+        found = {"failure": "memory", "message": f"The device ran out of memory: {_first_line(error)}"}
+        found["hint"] = MEMORY_HINT
+    else:
+        message = f"{type(error).__name__}: {_first_line(error)}"
+        hint = "This is a fault of the studio or of a library; the log has the whole traceback."
+        found = {"failure": "internal", "message": message, "hint": hint}
+    return found | {"tail": "\n".join(tail)}
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device or the machine refused memory; libraries say so with several exceptions."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and any(sign in str(error).lower() for sign in OUT_OF_MEMORY)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+
+
+def _train(job: dict[str, Any], sink: Sink) -> int:
+    folder, store, spec = _open(job)
+    sink.emit("progress", step=0, total=0, phase="loading", seconds_left=None)
+    from core.training.run import train
+
+    return train(spec, folder, store, sink, device=_device(job, spec), resume=bool(job.get("resume")))
+
+
+def _score(job: dict[str, Any], sink: Sink) -> int:
+    folder, store, spec = _open(job)
+    sink.emit("progress", step=0, total=0, phase="loading", seconds_left=None)
+    from core.evaluation.run import score
+
+    given = job.get("arguments") or {}
+    tasks = [TaskSpec.parse(task) for task in given["tasks"]] if given.get("tasks") else None
+    models = tuple(given.get("models") or ("adapter", "base"))
+    split = given.get("split") or spec.evaluation.split
+    score(spec, folder, store, sink, tasks=tasks, split=split, models=models, device=_device(job, spec))
+    return 0
+
+
+JOBS: dict[str, Callable[[dict[str, Any], Sink], int]] = {"train": _train, "score": _score}
+
+
+def _open(job: dict[str, Any]) -> tuple[RunFolder, Any, RunSpec]:
+    from core.data.store import DatasetStore
+
+    _limit_threads()
+    home = Home.open(job["home"])
+    folder = RunFolder(Path(job["folder"])) if job.get("folder") else home.run(job["run"])
+    return folder, DatasetStore(home.datasets), RunSpec.parse(read_json(folder.spec))
+
+
+def _device(job: dict[str, Any], spec: RunSpec) -> str:
+    """The job's device as this process sees it: a GPU is made the only visible one, so that nothing touches another."""
+    import torch
+
+    device = job.get("device") or spec.device
+    kind, _, index = device.partition(":")
+    if kind != "cuda" or torch.cuda.is_initialized():
+        return device
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None and index:
+        os.environ["CUDA_VISIBLE_DEVICES"] = index
+        return "cuda:0"
+    return device
+
+
+def _limit_threads() -> None:
+    """``TESSERA_THREADS`` caps torch's CPU threads, so that several workers can share a machine."""
+    if threads := os.environ.get("TESSERA_THREADS"):
+        import torch
+
+        torch.set_num_threads(max(1, int(threads)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""The routing of a run: auxiliary losses while training, snapshots at chosen moments."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from core.adapters.attach import tape_of
+from core.home import RunFolder
+from core.jobs.sinks import Sink
+from core.routing.recorder import RoutingRecorder
+
+
+class Routing:
+    """What the gates of one model do, for one run."""
+
+    def __init__(self, model: nn.Module, tasks: Sequence[str], folder: RunFolder, sink: Sink) -> None:
+        self.tape, self.tasks, self.folder, self.sink = tape_of(model), list(tasks), folder, sink
+
+    def auxiliary_loss(self) -> Tensor | None:
+        """Weighted sum of the auxiliary losses of the last forward pass; None where the method has none."""
+        return self.tape.auxiliary_loss()
+
+    @contextmanager
+    def recording(self, wanted: bool = True) -> Iterator[RoutingRecorder | None]:
+        yield RoutingRecorder(self.tape, self.tasks) if wanted else None
+
+    def publish(self, recorder: RoutingRecorder, step: int, moment: str, split: str) -> None:
+        """Save what the recorder saw and say so; a method without gates has nothing to say."""
+        snapshot = recorder.snapshot()
+        if not snapshot.sites:
+            return
+        file = f"{moment}.npz"
+        snapshot.save(self.folder.routing / file)
+        self.sink.emit("routing", step=step, moment=moment, split=split, file=file)
