@@ -1,0 +1,1 @@
+"""What the gates did: recorded on the device, kept as plain arrays."""
