@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from core.errors import StudioError
 from core.evaluation.predictions import Predictions, read_predictions
 
 WHOLE = 64 * 2**20  # files up to this size are hashed whole, larger ones at both ends
@@ -27,9 +28,11 @@ class BaseScores:
         return self.root / self._base / f"{key}.jsonl"
 
     def find(self, key: str) -> Predictions | None:
-        """The kept answers, if there are any."""
-        path = self.path(key)
-        return read_predictions(path) if path.is_file() else None
+        """The kept answers, if there are any that can be read."""
+        try:
+            return read_predictions(self.path(key))
+        except StudioError:
+            return None  # they are made again
 
 
 def fingerprint(folder: Path) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -146,8 +146,16 @@ def can_select(cache: Any) -> bool:
 
 
 def select(cache: Cache, rows: Tensor) -> Cache:
-    """A cache of the given rows, repeated as often as they are named; ``cache`` itself stays as it is."""
+    """A cache of the given rows, repeated as often as they are named; ``cache`` itself stays as it is.
+
+    The decisions of sample-level gates travel with the cache and are picked along.
+    """
     chosen = copy.copy(cache)
     chosen.layers = [copy.copy(layer) for layer in cache.layers]
     chosen.batch_select_indices(rows)
+    if decisions := getattr(cache, "tessera_decisions", None):
+        chosen.tessera_decisions = {
+            slot: replace(routing, probs=routing.probs[rows], weights=routing.weights[rows])
+            for slot, routing in decisions.items()
+        }
     return chosen
