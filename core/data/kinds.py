@@ -24,7 +24,7 @@ METRICS = {
 }
 OPTION_KINDS = ("classification", "choice", "sentence")
 SHORT_ANSWER_WORDS = 6
-MOST_LABELS = 50
+MOST_LABELS = 200
 ROWS_PER_LABEL = 5
 LABEL_WORDS = 5
 

@@ -1,0 +1,102 @@
+"""Duplicates inside a split and rows that stand on both sides of a split."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from hashlib import blake2b
+from typing import Any
+
+import pyarrow as pa
+from pydantic import BaseModel, Field
+
+from core.data.canonical import Row, iterate
+from core.data.kinds import Tables
+
+EXAMPLES = 5
+_BATCH = ("instruction", "input", "output", "choices", "history")
+
+
+class Duplicates(BaseModel):
+    """Rows of one split whose input came before."""
+
+    rows: int = Field(0, description="Rows that repeat the input of an earlier row.")
+    conflicts: int = Field(0, description="Of these, rows whose output differs from the earlier one's.")
+    examples: list[str] = Field(default_factory=list)
+
+
+class Overlap(BaseModel):
+    """Scored rows whose input is also trained on."""
+
+    rows: int = Field(0, description="Rows of the split whose input is in the training rows.")
+    share: float = 0.0
+    examples: list[str] = Field(default_factory=list)
+
+
+def input_key(row: Row) -> bytes:
+    """What makes two rows the same question: letters and digits, lower-cased, with choices where they vary.
+
+    Includes the row's own instruction and the history; order of the choices does not count.
+    """
+    said = [part["content"] for part in row.get("history") or ()]
+    texts = [row.get("instruction") or "", *said, row.get("input") or ""]
+    plain = "|".join(_plain(text) for text in texts)
+    if row.get("choices"):
+        plain += "||" + "|".join(sorted(_plain(choice) for choice in row["choices"]))
+    return blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+
+
+def _plain(text: str) -> str:
+    bare = re.sub(r"[\W_]+", "", text.lower())
+    return bare or text.strip()  # an input of signs alone stays itself
+
+
+def keys_of(table: pa.Table) -> list[bytes]:
+    return [input_key(row) for row in iterate(table.select(_BATCH))]
+
+
+def duplicates(table: pa.Table) -> Duplicates:
+    seen: dict[bytes, str] = {}
+    found = Duplicates()
+    for row in iterate(table.select(_BATCH)):
+        key = input_key(row)
+        if key not in seen:
+            seen[key] = row["output"]
+            continue
+        found.rows += 1
+        found.conflicts += seen[key] != row["output"]
+        if len(found.examples) < EXAMPLES:
+            found.examples.append(_shown(row))
+    return found
+
+
+def overlap(train: pa.Table, other: pa.Table) -> Overlap:
+    """Rows of ``other`` whose input stands in ``train``."""
+    known = set(keys_of(train))
+    hits = [row for row in iterate(other.select(_BATCH)) if input_key(row) in known]
+    return Overlap(
+        rows=len(hits), share=len(hits) / max(len(other), 1), examples=[_shown(row) for row in hits[:EXAMPLES]]
+    )
+
+
+def without_overlap(tables: Tables) -> tuple[dict[str, pa.Table], int]:
+    """The splits with training rows removed whose input is in validation or test, and how many were."""
+    scored = {key for split, table in tables.items() if split != "train" for key in keys_of(table)}
+    if "train" not in tables:
+        return dict(tables), 0
+    keep = [key not in scored for key in keys_of(tables["train"])]
+    train = tables["train"].filter(pa.array(keep, pa.bool_()))
+    return {**tables, "train": train}, keep.count(False)
+
+
+def class_balance(outputs: Iterable[str]) -> dict[str, int]:
+    """Rows per output, commonest first."""
+    counts: dict[str, int] = {}
+    for output in outputs:
+        counts[output] = counts.get(output, 0) + 1
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _shown(row: dict[str, Any]) -> str:
+    text = row["input"] or row["instruction"] or " / ".join(row["choices"])
+    return text if len(text) <= 160 else text[:157] + "..."

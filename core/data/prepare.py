@@ -1,0 +1,287 @@
+"""From files to the tables and facts of a data set, ready to be previewed or stored."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import BaseModel
+
+from core.data import hub_sets, splits
+from core.data.apply import Mapped, RowReader
+from core.data.canonical import SCHEMA, to_table, with_column
+from core.data.checks import overlap, without_overlap
+from core.data.describe import describe, fill_choices
+from core.data.formats import RawFile, read_file
+from core.data.kinds import OPTION_KINDS, TaskInfo, detect_kind
+from core.data.mapping import detect
+from core.data.metadata import TaskMetadata
+from core.data.names import task_name
+from core.data.sources import Plan, PlannedFile, plan
+from core.data.store import DatasetInfo
+from core.errors import DataError
+
+_BLOCK = 4096
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person may say about an upload; empty means found out."""
+
+    name: str | None = None
+    mapping: Mapping[str, Any] | None = None
+    task: str | None = None
+    instruction: str | None = None
+    kind: str | None = None
+    metric: str | None = None
+    splits: Mapping[str, str] | None = None
+    validation: float = 0.1
+    test: float = 0.2
+    seed: int = 0
+    drop_overlap: bool = False
+    header: bool | None = None
+    cache: Path | None = None
+
+
+class FileReport(BaseModel):
+    """How one file was read."""
+
+    name: str
+    format: str
+    encoding: str = ""
+    columns: list[str]
+    mapping: dict[str, Any]
+    task: str
+    split: str | None = None
+    rows: int = 0
+
+
+@dataclass
+class Gathered:
+    """The rows of one task and split as they come in, with the raw row that each came from."""
+
+    blocks: list[pa.Table] = field(default_factory=list)
+    groups: list[int] = field(default_factory=list)
+
+    def table(self) -> pa.Table:
+        return pa.concat_tables(self.blocks) if self.blocks else SCHEMA.empty_table()
+
+
+@dataclass
+class Prepared:
+    info: DatasetInfo
+    tables: dict[str, dict[str, pa.Table]]  # task -> split -> rows
+    files: list[FileReport]
+
+    def by_split(self) -> dict[str, dict[str, pa.Table]]:
+        found: dict[str, dict[str, pa.Table]] = {}
+        for task, own in self.tables.items():
+            for split, table in own.items():
+                found.setdefault(split, {})[task] = table
+        return found
+
+
+def prepare(paths: str | Path | Sequence[str | Path], options: Options) -> Prepared:
+    """Read, map, split and describe everything that ``paths`` name: files, folders or a Hub data set."""
+    paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    if not paths:
+        raise DataError("Nothing to upload.", "Name a file, a folder or a Hub data set.")
+    source, found = _plan(paths, options)
+    rows, labelled, files, notes = _gather(found, options)
+    tables: dict[str, dict[str, pa.Table]] = {}
+    tasks: dict[str, TaskInfo] = {}
+    for task, parts in rows.items():
+        own = {split: part.table() for split, part in parts.items()}
+        groups = parts["train"].groups if "train" in parts else []
+        entry = found.metadata.get(task, TaskMetadata(name=task))
+        own, hoisted = _hoist(own)
+        own, said = splits.draw(
+            own, groups, task=task, validation=options.validation, test=options.test, seed=options.seed
+        )
+        notes += said
+        own, said = _overlap(task, own, options.drop_overlap)
+        notes += said
+        info = _describe(task, own, entry, hoisted, options, task in labelled)
+        own = {split: fill_choices(info, table) for split, table in own.items()}
+        _check_options(info, own)
+        notes += _few(info)
+        tables[task], tasks[task] = own, info
+    info = DatasetInfo(
+        name=options.name or found.name,
+        source=source,
+        tasks=tasks,
+        mapping={file.name: file.mapping for file in files},
+        notes=list(dict.fromkeys(notes)),
+    )
+    return Prepared(info, tables, files)
+
+
+def _plan(paths: Sequence[str | Path], options: Options) -> tuple[str, Plan]:
+    """Where the rows come from, in words, and the files to read."""
+    hub = hub_sets.parse_hub(paths[0]) if len(paths) == 1 else None
+    if hub is None:
+        places = [Path(path).expanduser() for path in paths]
+        return ", ".join(map(str, places)), plan(places, options.splits)
+    found = plan([hub_sets.fetch(hub, options.cache)], options.splits)
+    name = task_name(hub.repo.split("/")[1])
+    commit = found.name  # a snapshot's folder is called by its commit
+    found.files = [PlannedFile(f.path, name if f.task == commit else f.task, f.split) for f in found.files]
+    found.name = name
+    return f"{hub_sets.PREFIX}{hub}", found
+
+
+def _gather(
+    found: Plan, options: Options
+) -> tuple[dict[str, dict[str, Gathered]], set[str], list[FileReport], list[str]]:
+    """Rows by task and split, the tasks whose answers are class labels, reports of the files, notes."""
+    rows: dict[str, dict[str, Gathered]] = {}
+    labelled: set[str] = set()
+    others: set[str] = set()
+    files, notes = [], list(found.notes)
+    for number, planned in enumerate(found.files):
+        raw = read_file(planned.path, header=options.header)
+        sample = raw.sample()
+        mapping, said = detect(
+            raw.columns, sample, file=raw.name, given=options.mapping, label_names=raw.label_names
+        )  # fmt: skip
+        if len(found.files) > 1 and mapping.label and all(_is_hidden(row.get(mapping.label)) for row in sample):
+            notes.append(f"{raw.name} was left out: all its labels are -1, which stands for hidden ones.")
+            continue
+        reader = RowReader(raw, mapping)
+        count = 0
+        for block in _blocks(reader):
+            count += len(block)
+            for (task, split), part in _parts(block, planned, options).items():
+                gathered = rows.setdefault(task, {}).setdefault(split, Gathered())
+                gathered.blocks.append(with_column(to_table([item.row for item in part]), "task", task))
+                gathered.groups += [number * 2**40 + item.place for item in part]
+                (labelled if mapping.label and not mapping.choices else others).add(task)
+        notes += [*raw.notes, *said, *reader.notes()]
+        files.append(_report(raw, mapping.shown(), planned, count))
+    return rows, labelled - others, files, notes
+
+
+def _report(raw: RawFile, mapping: dict[str, Any], planned: PlannedFile, rows: int) -> FileReport:
+    return FileReport(
+        name=raw.name,
+        format=raw.format,
+        encoding=raw.encoding,
+        columns=raw.columns,
+        mapping=mapping,
+        task=planned.task,
+        split=planned.split,
+        rows=rows,
+    )
+
+
+def _blocks(reader: RowReader) -> Iterator[list[Mapped]]:
+    rows = iter(reader)
+    while block := list(islice(rows, _BLOCK)):
+        yield block
+
+
+def _parts(block: list[Mapped], planned: PlannedFile, options: Options) -> dict[tuple[str, str], list[Mapped]]:
+    parts: dict[tuple[str, str], list[Mapped]] = {}
+    for item in block:
+        own = item.row["task"].strip()
+        task = options.task or (task_name(own) if own else planned.task)
+        parts.setdefault((task, item.split or planned.split or "train"), []).append(item)
+    return parts
+
+
+def _is_hidden(value: Any) -> bool:
+    return str(value) == "-1"
+
+
+def _hoist(own: dict[str, pa.Table]) -> tuple[dict[str, pa.Table], str]:
+    """An instruction that all rows share, beside inputs of their own, belongs to the task."""
+    texts = {text for table in own.values() for text in pc.unique(table["instruction"]).to_pylist()}
+    inputs = all(all(table["input"].to_pylist()) for table in own.values())
+    if len(texts) != 1 or not inputs or texts == {""}:
+        return own, ""
+    return {split: with_column(table, "instruction", "") for split, table in own.items()}, texts.pop()
+
+
+def _overlap(task: str, own: dict[str, pa.Table], drop: bool) -> tuple[dict[str, pa.Table], list[str]]:
+    notes = []
+    if "train" not in own:
+        return own, notes
+    found = {split: overlap(own["train"], own[split]) for split in ("validation", "test") if split in own}
+    found = {split: report for split, report in found.items() if report.rows}
+    if drop and found:
+        own, gone = without_overlap(own)
+        if not len(own["train"]):
+            raise DataError(
+                f"{task}: every training row is also in validation or test.", "Check the files, or keep the overlap."
+            )
+        return own, [f"{task}: {gone} training rows were removed because their input is in validation or test."]
+    for split, report in found.items():
+        notes.append(
+            f"{task}: {report.rows} of {len(own[split])} {split} rows ({report.share:.1%}) have an input that is also "
+            "trained on."
+        )
+    return own, notes
+
+
+def _describe(
+    task: str, own: dict[str, pa.Table], entry: TaskMetadata, hoisted: str, options: Options, labelled: bool
+) -> TaskInfo:
+    instruction = options.instruction if options.instruction is not None else entry.instruction or hoisted
+    kind = options.kind or entry.task_kind()
+    if kind is None and labelled and detect_kind(own) == "generation" and _recur(own):
+        kind = "classification"
+    return describe(
+        task,
+        own,
+        instruction=instruction,
+        kind=kind,
+        metric=options.metric or entry.metric,
+        labels=entry.labels or (),
+        chance=None if options.kind else entry.chance,
+        trivial=None if options.kind else entry.trivial,
+        about=entry.about,
+    )
+
+
+def _recur(own: dict[str, pa.Table]) -> bool:
+    """Whether a label column's values come again, as classes do."""
+    outputs = [text for table in own.values() for text in table["output"].to_pylist()]
+    return 2 <= len(set(outputs)) <= min(1000, len(outputs) // 2)
+
+
+def _check_options(info: TaskInfo, own: dict[str, pa.Table]) -> None:
+    """Rows of tasks that are scored by options need options that hold the answer."""
+    if info.kind not in OPTION_KINDS:
+        return
+    if info.kind == "classification" and len(info.labels) < 2:
+        raise DataError(
+            f"{info.name}: classification needs two labels or more; it has {', '.join(info.labels) or 'none'}.",
+            "Check the label column, or upload it with kind generation.",
+        )
+    for split, table in own.items():
+        columns = (table["choices"].to_pylist(), table["output"].to_pylist())
+        for number, (choices, output) in enumerate(zip(*columns, strict=True), start=1):
+            if not choices:
+                raise DataError(
+                    f"{info.name}, {split} row {number}: no choices, but the kind is {info.kind}.",
+                    "Map the column of the choices, or use kind generation.",
+                )
+            if output not in choices:
+                raise DataError(
+                    f"{info.name}, {split} row {number}: {output[:60]!r} is not among the labels "
+                    f"{', '.join(choices[:8])}.",
+                    "Correct the row, or the labels in tasks.json.",
+                )
+
+
+def _few(info: TaskInfo) -> list[str]:
+    if "train" not in info.counts:
+        return [f"{info.name} has no training rows; it can only be scored."]
+    if "test" not in info.counts and "validation" not in info.counts:
+        return [f"{info.name} has training rows only; it cannot be scored."]
+    return []
