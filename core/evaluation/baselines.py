@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from core.data.tasks import Task
-from core.evaluation.metrics import OPTION_KINDS, Metric
-from core.evaluation.predictions import Answer, Predictions, references
+from core.evaluation.metrics import OPTION_KINDS, Metric, judge
+from core.evaluation.predictions import Answer, references
 from core.evaluation.statistics import estimate
 
 Rows = Sequence[Mapping[str, Any]]
@@ -51,8 +51,7 @@ def _always(metric: Metric, rows: Rows, answer: str | None, task: Task) -> float
 
 def _value(metric: Metric, rows: Rows, texts: Sequence[str]) -> float:
     answers = [Answer(text, references(row), (text,), (0.0,), (0.0,)) for text, row in zip(texts, rows, strict=True)]
-    values = {metric.name: [metric.row(answer) for answer in answers]}
-    return estimate(metric, Predictions("", list(range(len(rows))), answers, values)).value
+    return estimate(metric, judge("", answers, [metric])).value
 
 
 def _chance(rows: Rows) -> float:

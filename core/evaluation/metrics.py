@@ -20,7 +20,7 @@ from importlib.util import find_spec
 import numpy as np
 
 from core.errors import ConfigurationError
-from core.evaluation.predictions import Answer
+from core.evaluation.predictions import Answer, Predictions
 
 OPTION_KINDS = ("classification", "choice", "sentence")
 _SPACE = re.compile(r"\s+")
@@ -223,3 +223,9 @@ def select(kind: str, names: Sequence[str]) -> list[Metric]:
 def available(metric: Metric) -> bool:
     """Whether the library that the metric needs is installed."""
     return metric.needs is None or find_spec(metric.needs) is not None
+
+
+def judge(key: str, answers: Sequence[Answer], metrics: Sequence[Metric]) -> Predictions:
+    """The answers with the value that each metric gives to each of them, where it gives values to single rows."""
+    values = {metric.name: [metric.row(answer) for answer in answers] for metric in metrics if metric.row}
+    return Predictions(key, list(range(len(answers))), list(answers), values)

@@ -18,8 +18,8 @@ from core.evaluation.answers import answer
 from core.evaluation.base_scores import BaseScores
 from core.evaluation.baselines import Baselines, baselines, commonest_answer
 from core.evaluation.batching import Progress
-from core.evaluation.metrics import OPTION_KINDS, Metric, select
-from core.evaluation.predictions import Answer, Predictions, write_predictions
+from core.evaluation.metrics import OPTION_KINDS, Metric, judge, select
+from core.evaluation.predictions import Predictions, write_predictions
 from core.evaluation.statistics import estimate
 from core.evaluation.view import ModelView
 from core.home import Home, RunFolder
@@ -99,7 +99,7 @@ def score_model(
                 answers = sheet.kept.answers
             else:
                 answers = answer(view, sheet.task, sheet.rows, progress, task_index=place, batch_size=batch_size)
-            predictions = _predictions(sheet, answers)
+            predictions = judge(sheet.key, answers, sheet.metrics)
             if which == BASE and kept and not sheet.kept:
                 _write(kept.path(sheet.key), sheet, predictions)
             _publish(sheet, which, predictions, folder, sink)
@@ -151,11 +151,6 @@ def score_key(task: Task, split: str, rows: int) -> str:
     else:
         facts["max_new_tokens"] = task.spec.max_new_tokens
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:16]
-
-
-def _predictions(sheet: Sheet, answers: list[Answer]) -> Predictions:
-    values = {metric.name: [metric.row(one) for one in answers] for metric in sheet.metrics if metric.row}
-    return Predictions(sheet.key, list(range(len(answers))), answers, values)
 
 
 def _publish(sheet: Sheet, which: str, predictions: Predictions, folder: RunFolder, sink: Sink) -> None:
