@@ -80,6 +80,7 @@ def run_job(job: dict[str, Any], sink: Sink) -> int:
         sink.emit("cancelled", step=stopped.step)
         return CANCELLED
     except KeyboardInterrupt:
+        sink.emit("log", level="warning", message="Interrupted: the run goes on from its last checkpoint.")
         sink.emit("cancelled", step=0)
         return CANCELLED
     except Exception as error:
@@ -127,14 +128,17 @@ def _train(job: dict[str, Any], sink: Sink) -> int:
 
 def _score(job: dict[str, Any], sink: Sink) -> int:
     folder, store, spec = _open(job)
-    sink.emit("progress", step=0, total=0, phase="loading", seconds_left=None)
     from core.evaluation.run import score
+    from core.models import pick_device
+    from core.training.settings import versions
 
+    device = pick_device(_device(job, spec))
+    sink.emit("started", step=0, device=device, versions=versions())
     given = job.get("arguments") or {}
     tasks = [TaskSpec.parse(task) for task in given["tasks"]] if given.get("tasks") else None
     models = tuple(given.get("models") or ("adapter", "base"))
     split = given.get("split") or spec.evaluation.split
-    score(spec, folder, store, sink, tasks=tasks, split=split, models=models, device=_device(job, spec))
+    score(spec, folder, store, sink, tasks=tasks, split=split, models=models, device=device)
     return 0
 
 

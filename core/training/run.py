@@ -6,7 +6,7 @@ import gc
 import os
 import shutil
 import tempfile
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -37,83 +37,100 @@ ADAPTER = "default"
 
 def train(
     spec: RunSpec, folder: RunFolder, store: DatasetStore, sink: Sink, *, device: str = "auto", resume: bool = False
-) -> None:
-    """Train the run's adapter, record its routing, save it and score it and the base.
+) -> int:
+    """Train the run's adapter, record its routing, save it and score it and the base; returns the last step.
 
-    With ``resume`` the newest whole checkpoint is continued; its loss curve is the one that was interrupted. Emits
+    With ``resume`` the newest whole checkpoint is continued; the loss curve goes on as if nothing had happened. Emits
     every event but finished, cancelled and failed. Raises StudioError for what the user can mend and Cancelled, after
     a checkpoint, when the sink asks to stop.
     """
     folder.create()
     device = pick_device(device)
-    models = ("adapter", "base") if spec.evaluation.base else ("adapter",)
+    models, step = ("adapter", "base") if spec.evaluation.base else ("adapter",), 0
     if spec.method.name == "base":
         models = ("base",)
-        sink.emit("started", step=0, device=device, versions=versions(), trainable=0, total=0)
+        sink.emit("started", step=0, device=device, versions=versions(), trainable=0)
     else:
-        _train(spec, folder, store, sink, device, resume)
-        _free(device)
+        step = train_adapter(spec, folder, store, sink, device=device, resume=resume)
+        _free_memory(device)
     if sink.cancelled():
-        raise Cancelled(_last_step(folder))
+        raise Cancelled(step)
     score(spec, folder, store, sink, tasks=None, split=spec.evaluation.split, models=models, device=device)
+    return step
 
 
-def _train(spec: RunSpec, folder: RunFolder, store: DatasetStore, sink: Sink, device: str, resume: bool) -> None:
+def train_adapter(
+    spec: RunSpec, folder: RunFolder, store: DatasetStore, sink: Sink, *, device: str, resume: bool
+) -> int:
+    """Train, save the adapter and record its routing, without scoring; returns the last step."""
     tasks = load_tasks(store, spec.tasks, spec.seed)
     _check_rows(spec, tasks)
-    checkpoint = _checkpoint(spec, folder, sink) if resume else None
-    if checkpoint is None:
-        checkpoints.prune(folder.checkpoints, kept=1, after=-1)
     source = resolve_base(spec.model)
-    encoder = TextEncoder(source)
-    model = attach(
-        load_base(spec.model, device, folder=source),
-        spec.method,
-        tasks=[task.name for task in tasks],
-        name=ADAPTER,
-        seed=spec.seed,
-    )
-    trainer = _trainer(spec, folder, sink, device, model, tasks, encoder)
-    trainable, total = model.get_nb_trainable_parameters()
+    checkpoint = _checkpoint(spec, folder, sink) if resume else None
     step = 0 if checkpoint is None else checkpoints.step_of(checkpoint)
+    checkpoints.prune(folder.checkpoints, spec.train.checkpoints_kept, after=step)
+    base = load_base(spec.model, device, folder=source)
+    length = _length(spec, base, sink)
+    model = attach(base, spec.method, tasks=[task.name for task in tasks], name=ADAPTER, seed=spec.seed)
+    rows = Rows(spec, tasks, TextEncoder(source), length)
+    trainer = _trainer(rows, model, folder, sink, device)
+    trainable, total = model.get_nb_trainable_parameters()
     sink.emit("started", step=step, device=device, versions=versions(), trainable=trainable, total=total)
-    _run(trainer, checkpoint)
+    last = _steps(trainer, checkpoint)
     if trainer.interrupted:
-        raise Cancelled(trainer.state.global_step)
-    kept = _keep_best(trainer, sink)
+        raise Cancelled(last)
+    kept = _keep_best(trainer, last, sink)
     _save(model, folder.adapter)
-    _final_routing(spec, trainer, tasks, encoder, kept)
+    _final_routing(rows, trainer, kept)
+    return last
 
 
-def _trainer(
-    spec: RunSpec,
-    folder: RunFolder,
-    sink: Sink,
-    device: str,
-    model: nn.Module,
-    tasks: Sequence[Task],
-    encoder: TextEncoder,
-) -> TaskTrainer:
-    settings, names = spec.train, [task.name for task in tasks]
-    length = _length(spec, model, sink)
-    dataset = TaskDataset(tasks, encoder, "train", length)
+@dataclass(frozen=True)
+class Rows:
+    """The data of a run as its base reads it."""
+
+    spec: RunSpec
+    tasks: list[Task]
+    encoder: TextEncoder
+    length: int  # tokens per sample at most
+
+    @property
+    def names(self) -> list[str]:
+        return [task.name for task in self.tasks]
+
+    def probe(self, split: str) -> Probe:
+        train, size = self.spec.train, self.spec.evaluation.batch_size
+        rows = train.validation_rows
+        return Probe(self.tasks, self.encoder, split, rows=rows, batch_size=size, max_length=self.length)
+
+    def validation(self, sink: Sink) -> Probe:
+        """The validation probe; where no task has such rows, training rows on which routing alone is watched."""
+        probe = self.probe("validation")
+        if probe.missing:
+            message = f"No validation rows: {', '.join(probe.missing)}. The validation loss leaves these tasks out."
+            sink.emit("log", level="warning", message=message)
+        return probe or self.probe("train")
+
+
+def _trainer(rows: Rows, model: nn.Module, folder: RunFolder, sink: Sink, device: str) -> TaskTrainer:
+    spec, settings = rows.spec, rows.spec.train
+    dataset = TaskDataset(rows.tasks, rows.encoder, "train", rows.length)
     mixture = MixtureSampler(dataset.sizes, settings.sampling, settings.temperature, spec.seed)
     plan = Plan.of(settings, len(mixture))
     bf16 = device.startswith("cuda") and model.get_base_model().dtype == torch.bfloat16
-    arguments = training_arguments(spec, plan, folder.checkpoints, device, bf16)
     if settings.activation_checkpointing:
         checkpoint_activations(model)
     return TaskTrainer(
         model,
-        arguments,
+        training_arguments(spec, plan, folder.checkpoints, device, bf16),
         plan=plan,
         order=RunOrder(mixture, plan.samples),
         dataset=dataset,
-        collator=AnswerCollator(encoder.pad_id),
-        tasks=names,
+        collator=AnswerCollator(rows.encoder.pad_id),
+        tasks=rows.names,
         sink=sink,
-        probe=_probe(spec, tasks, encoder, length, sink),
-        routing=Routing(model, names, folder, sink),
+        probe=rows.validation(sink),
+        routing=Routing(model, rows.names, folder, sink),
         checkpoint_root=folder.checkpoints,
         checkpoints_kept=settings.checkpoints_kept,
         checkpoint_facts={"settings": fingerprint(spec)},
@@ -121,42 +138,35 @@ def _trainer(
     )
 
 
-def _run(trainer: TaskTrainer, checkpoint: Path | None) -> None:
-    """Train what is left to train."""
-    if checkpoint is not None:
-        best = checkpoint / "best.safetensors"
-        facts = read_state(checkpoint)["standing"]
-        trainer.standing.restore(facts, checkpoints.load_tensors(best) if best.is_file() else {})
-        if trainer.standing.done:  # only saving and scoring were left
-            restore_model(trainer.model, checkpoint)
-            trainer.state.global_step = checkpoints.step_of(checkpoint)
-            return
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+def _steps(trainer: TaskTrainer, checkpoint: Path | None) -> int:
+    """Do the steps that are left; returns the last step."""
+    if checkpoint is None:
+        trainer.train()
+        return trainer.state.global_step
+    best = checkpoint / "best.safetensors"
+    facts = read_state(checkpoint)["standing"]
+    trainer.standing.restore(facts, checkpoints.load_tensors(best) if best.is_file() else {})
+    if trainer.standing.done:  # only saving and scoring were left
+        restore_model(trainer.model, checkpoint)
+        return checkpoints.step_of(checkpoint)
+    trainer.train(resume_from_checkpoint=str(checkpoint))
+    return trainer.state.global_step
 
 
-def _keep_best(trainer: TaskTrainer, sink: Sink) -> int:
-    """Put the best tensors back into the model where early stopping kept them; returns their step."""
+def _keep_best(trainer: TaskTrainer, last: int, sink: Sink) -> int:
+    """With early stopping, put the tensors of the best validation back into the model; returns their step."""
     standing = trainer.standing
     if not standing.tensors:
-        return trainer.state.global_step
+        return last
     checkpoints.restore_adapter(trainer.model, standing.tensors)
-    message = (
-        f"Kept the adapter of step {standing.best_step}, which has the best validation loss ({standing.best:.4f})."
-    )
+    message = f"Kept the adapter of step {standing.best_step}: it has the best validation loss, {standing.best:.4f}."
     sink.emit("log", level="info", message=message)
     return standing.best_step
 
 
-def _final_routing(spec: RunSpec, trainer: TaskTrainer, tasks: Sequence[Task], encoder: TextEncoder, step: int) -> None:
-    """Routing of the adapter that is saved, on rows of the split that is scored, answers given."""
-    probe = Probe(
-        tasks,
-        encoder,
-        spec.evaluation.split,
-        rows=spec.train.validation_rows,
-        batch_size=spec.evaluation.batch_size,
-        max_length=spec.train.max_length,
-    )
+def _final_routing(rows: Rows, trainer: TaskTrainer, step: int) -> None:
+    """Routing of the saved adapter on rows of the split that is scored, with their true answers."""
+    probe = rows.probe(rows.spec.evaluation.split)
     if not probe:
         return
     with trainer.routing.recording() as recorder:
@@ -164,21 +174,7 @@ def _final_routing(spec: RunSpec, trainer: TaskTrainer, tasks: Sequence[Task], e
     trainer.routing.publish(recorder, step, "end", probe.split)
 
 
-def _probe(spec: RunSpec, tasks: Sequence[Task], encoder: TextEncoder, length: int, sink: Sink) -> Probe:
-    """The validation probe; without any validation rows, training rows on which routing alone is watched."""
-
-    def of(split: str) -> Probe:
-        rows, size = spec.train.validation_rows, spec.evaluation.batch_size
-        return Probe(tasks, encoder, split, rows=rows, batch_size=size, max_length=length)
-
-    probe = of("validation")
-    if probe.missing:
-        message = f"No validation rows: {', '.join(probe.missing)}. Validation leaves these tasks out."
-        sink.emit("log", level="warning", message=message)
-    return probe or of("train")
-
-
-def _check_rows(spec: RunSpec, tasks: Sequence[Task]) -> None:
+def _check_rows(spec: RunSpec, tasks: list[Task]) -> None:
     for task in tasks:
         if not task.size("train"):
             raise DataError(
@@ -192,9 +188,9 @@ def _check_rows(spec: RunSpec, tasks: Sequence[Task]) -> None:
         )
 
 
-def _length(spec: RunSpec, model: nn.Module, sink: Sink) -> int:
+def _length(spec: RunSpec, base: nn.Module, sink: Sink) -> int:
     """Tokens per sample: the setting, or fewer where the base has fewer positions."""
-    limit = getattr(model.get_base_model().config, "max_position_embeddings", None) or spec.train.max_length
+    limit = getattr(base.config, "max_position_embeddings", None) or spec.train.max_length
     if limit < spec.train.max_length:
         message = f"train.max_length is {spec.train.max_length}, but the base has {limit} positions: using {limit}."
         sink.emit("log", level="warning", message=message)
@@ -229,12 +225,7 @@ def _save(model: nn.Module, target: Path) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _last_step(folder: RunFolder) -> int:
-    steps = checkpoints.found(folder.checkpoints)
-    return steps[-1][0] if steps else 0
-
-
-def _free(device: str) -> None:
+def _free_memory(device: str) -> None:
     gc.collect()
     if device.startswith("cuda"):
         torch.cuda.empty_cache()
