@@ -136,7 +136,9 @@ def over_roles(snapshot: Any, figure: str, role: Role) -> tuple[np.ndarray, np.n
     total = weights.sum(axis=0)
     seen = np.where(np.isfinite(values) & (weights > 0), values * weights, 0.0).sum(axis=0)
     known = np.isfinite(values).any(axis=0) & (total > 0)
-    return np.where(known, seen / np.where(total > 0, total, 1), np.nan), counts.sum(axis=0)
+    whole = np.array([site.unit == "sample" for site in snapshot.sites])  # these stand under every role alike
+    summed = np.where(whole, counts.max(axis=0), counts.sum(axis=0))
+    return np.where(known, seen / np.where(total > 0, total, 1), np.nan), summed
 
 
 class _Grid:

@@ -98,6 +98,15 @@ def test_all_roles_are_weighted_by_their_tokens():
     assert grid.under("a") == "400 tokens"
 
 
+def test_decisions_on_whole_samples_are_counted_once():
+    shot = snapshot()
+    for site in shot.sites:
+        site.unit = "sample"
+    shot.count[:] = 40
+    grid = routing_panels(shot, role="all")
+    assert grid.under("a") == "40 samples" and "Counted: samples" in caption(grid)
+
+
 def test_one_projection_puts_the_tasks_side_by_side():
     grid = routing_panels(snapshot(), projections=["q_proj"])
     assert grid.row_names == ["q_proj"] and grid.column_names == ["a", "b"]
