@@ -26,7 +26,8 @@ def register(preset: Preset) -> Preset:
 
 
 def presets() -> dict[str, Preset]:
-    return dict(_PRESETS)
+    """By name: the baseline first, one's own split last."""
+    return dict(sorted(_PRESETS.items(), key=lambda item: (item[0] != "lora", item[0] == "split", item[0])))
 
 
 def preset_named(name: str) -> Preset:

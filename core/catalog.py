@@ -1,0 +1,231 @@
+"""What can be chosen and what it costs: methods, words, layer shapes of a base, parameter and memory estimates.
+
+Imports no torch: the shapes of a base are read once by a child process and cached.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from core.adapters.cells import Cell, Linear, Site, plan
+from core.adapters.methods import presets, resolve
+from core.adapters.words import WORDS
+from core.errors import ConfigurationError, NotFoundError
+from core.home import BUNDLED_BASE_FOLDER, PROJECT, read_json, write_json
+from core.schema import BUNDLED_BASE, MethodSpec, ModelSpec, TrainSpec
+
+GIB = 2**30
+
+
+def methods() -> list[dict[str, Any]]:
+    """Every preset with its options, as plain data for forms, the command line and documentation."""
+    return [
+        {
+            "name": preset.name,
+            "title": preset.title,
+            "summary": preset.summary,
+            "badge": preset.badge,
+            "source": preset.source,
+            "options": options_of(preset.options),
+        }
+        for preset in presets().values()
+    ]
+
+
+def words() -> dict[str, list[dict[str, Any]]]:
+    """The words for down, gate and up with their options, for building a split."""
+    return {
+        part: [
+            {
+                "name": name,
+                "summary": " ".join((word.__doc__ or "").split()),
+                "options": [option for option in options_of(word) if option["name"] != "word"],
+            }
+            for name, word in known.items()
+        ]
+        for part, known in WORDS.items()
+    }
+
+
+def cell_options() -> list[dict[str, Any]]:
+    """The fields of a cell."""
+    return options_of(Cell)
+
+
+def options_of(model: type[BaseModel]) -> list[dict[str, Any]]:
+    """The fields of a pydantic model: name, type, default, help, choices and bounds.
+
+    ``type`` is one of integer, number, text, boolean, choice, names (one or several), integers (one or several),
+    ranges, cells, word or json; ``optional`` says whether the value may be left empty.
+    """
+    return [_option(name, field) for name, field in model.model_fields.items()]
+
+
+def _option(name: str, field: FieldInfo) -> dict[str, Any]:
+    default = None if field.default is PydanticUndefined else field.default
+    kind, choices = _kind(field.annotation)
+    bounds = {}
+    for bound in field.metadata:
+        for key, label in (("ge", "minimum"), ("gt", "above"), ("le", "maximum"), ("lt", "below")):
+            if hasattr(bound, key):
+                bounds[label] = getattr(bound, key)
+    return {
+        "name": name,
+        "type": kind,
+        "default": default,
+        "required": field.is_required(),
+        "optional": NoneType in get_args(field.annotation),
+        "help": field.description or "",
+        "choices": choices,
+        "bounds": bounds,
+    }
+
+
+def _kind(annotation: Any) -> tuple[str, list[Any]]:
+    parts = [part for part in get_args(annotation) if part is not NoneType]
+    if get_origin(annotation) in (Union, UnionType) and len(parts) == 1:
+        return _kind(parts[0])
+    if get_origin(annotation) is Literal:
+        return "choice", list(parts)
+    if set(parts) == {list[str], str}:
+        return "names", []
+    if set(parts) == {list[int], int}:
+        return "integers", []
+    if annotation == list[int | str]:
+        return "ranges", []
+    if annotation == list[Cell]:
+        return "cells", []
+    if isinstance(annotation, type) and getattr(annotation, "part", None) in WORDS:
+        return "word", list(WORDS[annotation.part])
+    names = {bool: "boolean", int: "integer", float: "number", str: "text"}
+    return names.get(annotation, "json"), []
+
+
+@dataclass(frozen=True)
+class BaseShapes:
+    """What a base's config says about its size."""
+
+    model_type: str
+    parameters: int
+    layers: int
+    hidden: int
+    feed_forward: int
+    vocabulary: int
+    linears: tuple[Linear, ...]
+
+    @property
+    def projections(self) -> list[str]:
+        """Names of the projections that can be adapted, in order."""
+        return list(dict.fromkeys(linear.projection for linear in self.linears if not linear.head))
+
+
+def shapes(model: ModelSpec, cache: Path) -> BaseShapes:
+    """The layer shapes of a base, read by a child process from its config alone and kept under ``cache``."""
+    folder = _config_folder(model)
+    content = (folder / "config.json").read_bytes()
+    key = hashlib.sha256(content + f"|{model.trust_remote_code}".encode()).hexdigest()[:16]
+    path = Path(cache) / f"shapes-{key}.json"
+    if not path.is_file():
+        write_json(path, _read_shapes(folder, model))
+    data = read_json(path)
+    return BaseShapes(**{**data, "linears": tuple(Linear(*line) for line in data["linears"])})
+
+
+def _read_shapes(folder: Path, model: ModelSpec) -> dict[str, Any]:
+    command = [sys.executable, "-m", "core.catalog_shapes", str(folder.resolve())]
+    if model.trust_remote_code:
+        command.append("--trust-remote-code")
+    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
+    if done.returncode != 0:
+        reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        raise ConfigurationError(
+            f"The config of {model.base} describes no causal language model that transformers can build: {reason}",
+            "Choose a causal language model; one with its own code needs trust_remote_code.",
+        )
+    return json.loads(done.stdout.strip().splitlines()[-1])
+
+
+def _config_folder(model: ModelSpec) -> Path:
+    """A folder with the base's ``config.json``; of a Hub model, nothing else is fetched."""
+    folder = BUNDLED_BASE_FOLDER if model.base == BUNDLED_BASE else Path(model.base).expanduser()
+    if folder.is_dir():
+        if (folder / "config.json").is_file():
+            return folder
+        raise NotFoundError(f"{folder} has no config.json.", "Give the folder of a saved transformers model.")
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(model.base, "config.json", revision=model.revision)).parent
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise NotFoundError(
+            f"{model.base} is neither a folder nor a model that can be read from the Hub: {str(error).splitlines()[0]}",
+            "Check the name, your connection and, for gated models, your access.",
+        ) from error
+
+
+def sites(method: MethodSpec, base: BaseShapes, tasks: int = 0) -> list[Site]:
+    """Every projection that a method adapts on a base, with its words and experts."""
+    return plan(resolve(method), base.linears, tasks)
+
+
+def trainable_parameters(method: MethodSpec, base: BaseShapes, tasks: int = 0) -> int:
+    """The exact number of trainable parameters, from the words' closed forms; ``tasks`` counts for task gates."""
+    return sum(site.parameters() for site in sites(method, base, tasks))
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes that training needs, by part. An estimate: allocators, kernels and the CUDA context come on top."""
+
+    base: int
+    adapter: int
+    optimiser: int
+    activations: int
+
+    @property
+    def total(self) -> int:
+        return self.base + self.adapter + self.optimiser + self.activations
+
+    def describe(self) -> str:
+        return f"about {self.total / GIB:.1f} GiB (an estimate)"
+
+
+def memory(
+    method: MethodSpec | None, model: ModelSpec, base: BaseShapes, train: TrainSpec, tasks: int = 0, cuda: bool = True
+) -> MemoryEstimate:
+    """Estimate training memory.
+
+    base         parameters x bytes per weight (2 in bfloat16, 1 and 0.55 when quantised, scales included)
+    adapter      trainable parameters x 4 (float32)
+    optimiser    trainable parameters x 12 (gradient and the two moments of AdamW)
+    activations  tokens x bytes x (8 hidden + 4 feed-forward) for each layer, as a Llama block keeps them, or one
+                 hidden state per layer and one whole layer with activation checkpointing; tokens x (hidden products,
+                 folded twice, and 12 bytes of routing per expert) for each adapted projection; logits once in the
+                 compute type and twice in float32
+    """
+    half = model.dtype == "bfloat16" or (model.dtype == "auto" and cuda)
+    width = 2 if half else 4
+    stored = {"none": width, "8bit": 1.0, "4bit": 0.55}[model.quantization]
+    found = [] if method is None or method.name == "base" else sites(method, base, tasks)
+    trainable = sum(site.parameters() for site in found)
+    tokens = train.batch_size * train.max_length
+    layer = tokens * width * (8 * base.hidden + 4 * base.feed_forward)
+    routed = sum(tokens * (3 * site.experts * site.rank * width + 12 * site.experts) for site in found)
+    if train.activation_checkpointing:
+        blocks = base.layers * tokens * width * base.hidden + layer + routed // max(1, base.layers)
+    else:
+        blocks = base.layers * layer + routed
+    logits = tokens * base.vocabulary * (width + 8)
+    return MemoryEstimate(int(base.parameters * stored), trainable * 4, trainable * 12, blocks + logits)
