@@ -10,13 +10,13 @@ from pathlib import Path
 
 import gradio as gr
 import uvicorn
-from core.studio import Studio
 from fastapi import FastAPI, Response
 
 from app.middleware import LocalOnly, require_loopback
 from app.pages import overview
 from app.theme import HEAD, asset, tessera_theme
 from core.errors import ConfigurationError
+from core.studio import Studio
 
 UPLOAD_LIMIT = "2gb"
 PORTS_TRIED = 20

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
+from contextlib import redirect_stderr
 from pathlib import Path
 from typing import Any
 
@@ -32,14 +34,17 @@ def train(plan: Plan, home: Home, out: Path | None = None) -> Path:
     cancel.unlink(missing_ok=True)
     file = FileSink(folder.events, run=job["run"], job="train", attempt=job["attempt"], cancel=cancel)
     watch = _Watch()
+    shown = Tee(file, TerminalSink(sys.stderr), watch)  # keeps the terminal while libraries write into the log
     try:
-        code = run_job(job, Tee(file, TerminalSink(), watch))
+        with (folder.logs / "train.log").open("a", encoding="utf-8") as log, redirect_stderr(log):
+            code = run_job(job, shown)
     finally:
         file.close()
     if watch.failure is not None:
         raise watch.failure
     if code:
-        raise StudioError(f"The run in {folder.root} did not finish.", "Give the same command again to continue it.")
+        again = f"--out {folder.root}"
+        raise StudioError(f"The run in {folder.root} was stopped.", f"The same command with {again} continues it.")
     return folder.root
 
 

@@ -36,16 +36,20 @@ def reachable(timeout: float = 3.0) -> bool:
 
 def require_model(name: str, revision: str | None = None, timeout: float = 10.0) -> bool:
     """True when the Hub has this model, False when the Hub cannot be asked; raises for wrong and gated ids."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+    from huggingface_hub import get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     if offline():
         return False
-    try:
-        HfApi(endpoint=endpoint()).model_info(name, revision=revision, timeout=timeout)
+    try:  # a file's header, since a gated repository tells everyone that it exists but gives files to few
+        get_hf_file_metadata(
+            hf_hub_url(name, "config.json", revision=revision, endpoint=endpoint()),
+            timeout=timeout,
+            endpoint=endpoint(),
+        )
     except (ConnectionError, TimeoutError, OfflineModeIsEnabled):
         return False
-    except HfHubHTTPError as error:
+    except (HfHubHTTPError, HFValidationError) as error:
         raise refusal(error, name, revision) from error
     except OSError:
         return False

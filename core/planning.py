@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import difflib
+import shutil
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core import catalog, hub
+from core import catalog, hub, overrides
 from core.data.store import DatasetStore
 from core.data.tasks import Task, load_tasks
 from core.errors import ConfigurationError, DataError, NotFoundError
@@ -28,6 +30,7 @@ class Plan:
     tasks: list[str]
     rows: dict[str, int]
     trainable: int | None
+    memory: str = ""
     notes: list[str] = field(default_factory=list)
 
     def text(self) -> str:
@@ -48,12 +51,22 @@ def plan(spec: RunSpec, home: Home, store: DatasetStore, upload: Callable[[Path]
     spec = spec.model_copy(update={"tasks": [_stored(task, store, upload) for task in spec.tasks]})
     tasks = load_tasks(store, spec.tasks, spec.seed)
     _rows_exist(spec, tasks)
-    trainable, notes = measure(spec, home)
+    trainable, memory, notes = measure(spec, home, len(tasks))
     resolved = [task.spec.model_copy(update={"dataset": task.dataset_id, "task": task.info.name}) for task in tasks]
     names = [task.name for task in tasks]
     spec = spec.model_copy(update={"tasks": resolved, "name": spec.name or default_name(spec, names)})
     rows = {task.name: task.size("train") for task in tasks}
-    return Plan(spec, list(dict.fromkeys(task.dataset_id for task in tasks)), names, rows, trainable, notes)
+    return Plan(spec, list(dict.fromkeys(task.dataset_id for task in tasks)), names, rows, trainable, memory, notes)
+
+
+def method(name: str) -> dict[str, Any]:
+    """One method of the catalogue by name."""
+    known = {one["name"]: one for one in catalog.methods()}
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
+        raise NotFoundError(f"There is no method {name!r}.", hint)
+    return known[name]
 
 
 def default_name(spec: RunSpec, tasks: list[str]) -> str:
@@ -85,13 +98,20 @@ def _rows_exist(spec: RunSpec, tasks: list[Task]) -> None:
             )
 
 
-def measure(spec: RunSpec, home: Home) -> tuple[int | None, list[str]]:
-    """The number of trainable parameters, and what is to be said about the base."""
-    if (note := _not_here(spec.model)) is not None:
-        catalog.check(spec.method)
-        return None, [note]
-    shapes = catalog.shapes(spec.model, home.cache)
-    return catalog.trainable_parameters(spec.method, shapes), []
+def measure(spec: RunSpec, home: Home, tasks: int) -> tuple[int | None, str, list[str]]:
+    """Trainable parameters, a memory estimate in words, and what is to be said about the base."""
+    note = _not_here(spec.model)
+    notes = [] if note is None else [note]
+    try:
+        base = catalog.shapes(spec.model, home.cache)
+    except NotFoundError:
+        if note is None:
+            raise
+        return None, "", notes
+    trainable = 0 if spec.method.name == "base" else catalog.trainable_parameters(spec.method, base, tasks)
+    cuda = spec.device != "cpu" and shutil.which("nvidia-smi") is not None
+    memory = catalog.memory(spec.method, spec.model, base, spec.train, tasks, cuda)
+    return trainable, memory.describe(), notes
 
 
 def _not_here(model: ModelSpec) -> str | None:
@@ -111,6 +131,52 @@ def _not_here(model: ModelSpec) -> str | None:
     if hub.require_model(model.base, model.revision):
         return f"{model.base} is downloaded when the run starts."
     return f"{model.base} is not in the local cache and the Hub does not answer now; the run needs it when it starts."
+
+
+def read_spec(source: str | Path, changes: dict[str, Any], seeds: str | None) -> list[RunSpec]:
+    """YAML text or the name of a YAML file, changed, once for each seed. Files named in it are looked for beside it."""
+    text, beside = source, None
+    if isinstance(source, Path):
+        if not source.is_file():
+            raise NotFoundError(f"There is no file {source}.", "Write one as docs/cli.md shows, or clone a run.")
+        try:
+            text, beside = source.read_text("utf-8-sig"), source.resolve().parent
+        except UnicodeDecodeError as error:
+            raise DataError(f"{source} is not UTF-8 text.", "Save it as UTF-8.") from error
+    spec = overrides.apply(RunSpec.from_yaml(str(text)), changes)
+    if beside is not None:
+        spec = spec.model_copy(update={"tasks": [_beside(task, beside) for task in spec.tasks]})
+    return with_seeds(spec, seeds)
+
+
+def _beside(task: TaskSpec, folder: Path) -> TaskSpec:
+    path = Path(task.dataset).expanduser()
+    near = folder / path
+    return task.model_copy(update={"dataset": str(near)}) if not path.is_absolute() and near.exists() else task
+
+
+def scoring(
+    run: str, spec: RunSpec, store: DatasetStore, datasets: Sequence[str] | None, split: str, base: bool
+) -> dict[str, Any]:
+    """The arguments of a scoring job: the run's own tasks, or every ``NAME[:TASK]`` that is given."""
+    if split not in ("train", "validation", "test"):
+        raise ConfigurationError(f"{split!r} is not a split.", "Choose train, validation or test.")
+    given = [_named(name) for name in datasets or ()] or list(spec.tasks)
+    if not given:
+        raise ConfigurationError(f"{run} was imported and has no tasks of its own.", "Name data sets with --dataset.")
+    tasks = load_tasks(store, given, spec.seed)
+    for task in tasks:
+        if not task.size(split):
+            raise DataError(f"{task.name} has no {split} rows.", "Choose another split.")
+    resolved = [task.spec.model_copy(update={"dataset": task.dataset_id, "task": task.info.name}) for task in tasks]
+    adapter = [] if spec.method.name == "base" else ["adapter"]
+    models = [*adapter, "base"] if base or not adapter else adapter
+    return {"tasks": [task.model_dump(mode="json") for task in resolved], "split": split, "models": models}
+
+
+def _named(name: str) -> TaskSpec:
+    dataset, _, task = name.partition(":")
+    return TaskSpec(dataset=dataset, task=task or None)
 
 
 def with_seeds(spec: RunSpec, seeds: str | None) -> list[RunSpec]:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
 from core.studio import Studio
 
 Home = Annotated[Path | None, typer.Option("--home", help="The data folder (default: TESSERA_HOME or ~/.tessera).")]

@@ -35,13 +35,13 @@ def upload(
     """Store a data set, or preview how its rows become prompts."""
     here = session(context, home, as_json)
     given: dict[str, Any] = {"name": name, "task": task, "kind": kind, "instruction": instruction}
-    options = given | {"mapping": _roles(role), "fractions": {"validation": validation, "test": test}, "seed": seed}
+    options = given | {"mapping": _roles(role), "validation": validation, "test": test, "seed": seed}
     if preview:
-        seen = here.studio.preview(source, **options)
-        here.answer(seen, lambda: here.studio.preview_text(seen))
+        seen = here.studio.preview(source[0] if len(source) == 1 else source, **options)
+        here.answer(seen, lambda: _preview(seen))
         return
-    info = here.studio.upload(source, **options)
-    here.answer(info, lambda: _describe(here.studio.dataset(info["id"])))
+    info = here.studio.upload(source[0] if len(source) == 1 else source, **options)
+    here.answer(info, lambda: _describe(info))
 
 
 def _roles(assignments: list[str] | None) -> dict[str, str] | None:
@@ -52,6 +52,22 @@ def _roles(assignments: list[str] | None) -> dict[str, str] | None:
             raise ConfigurationError(f"{text!r} is not of the form ROLE=COLUMN.", "For example: --map input=question.")
         roles[role.strip()] = column.strip()
     return roles or None
+
+
+def _preview(seen: Any) -> str:
+    """Tasks with counts and token lengths, and one row of each exactly as the model reads it, answer in brackets."""
+    lines = [seen.name, *(f"Note: {note}" for note in seen.notes)]
+    for name, task in seen.tasks.items():
+        counts = ", ".join(f"{split} {count:,}" for split, count in task.info.counts.items())
+        lines += ["", f"{name}: {task.info.kind}, {task.info.metric}; {counts}"]
+        for split, lengths in task.lengths.items():
+            longest = f"up to {lengths.total['max']:.0f} tokens" if lengths.total else "no rows"
+            lines.append(f"  {split}: {longest}, {lengths.truncated} of {lengths.measured} rows are cut")
+        for split, shared in task.overlap.items():
+            lines.append(f"  {split} rows also in train: {shared.model_dump(mode='json')}")
+        if task.rows:
+            lines.append("".join(f"[{s.text}]" if s.loss else s.text for s in task.rows[0].segments))
+    return "\n".join(lines)
 
 
 def datasets(
@@ -109,7 +125,7 @@ def methods(
         here.answer(found, lambda: table(found, columns))
         return
     method = here.studio.method(name)
-    columns = {"name": "option", "default": "default", "description": "description"}
+    columns = {"name": "option", "default": "default", "help": "meaning"}
     here.answer(
         method,
         lambda: f"{method['name']}: {method['summary']}\n{method['source']}\n{table(method['options'], columns)}",

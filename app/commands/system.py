@@ -31,12 +31,14 @@ def serve(
 def demo(
     context: typer.Context,
     out: Annotated[Path | None, typer.Option(help="Folder of the heatmap; otherwise out/demo.")] = None,
+    again: Annotated[bool, typer.Option("--again", help="Train anew even if these runs are done already.")] = False,
+    detach: Annotated[bool, typer.Option("--detach", help="Queue the runs and return.")] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Train three methods on tasks that the studio makes itself, and compare them."""
     here = session(context, home, as_json)
-    found = here.studio.demo(out=out)
+    found = here.studio.demo(out=out, again=again, follow=not detach)
     here.answer(found, lambda: found.text())
 
 

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gradio as gr
-from core.studio import Studio
 
 from core.errors import StudioError
+from core.studio import Studio
 
 RECENT = 12
 

@@ -1,0 +1,181 @@
+"""What runs found, as frames: curves, scores, routing, comparisons."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+
+from core.errors import ConfigurationError, NotFoundError
+from core.home import Home, write_text
+from core.records import Records
+from core.schema import RunSpec
+
+if TYPE_CHECKING:
+    from core.compare import Column, Comparison
+    from core.routing.snapshot import RoutingSnapshot
+    from storage.queries.runs import RunRow
+
+SCORE_COLUMNS = ("run", "task", "dataset", "split", "model", "metric", "value", "stderr", "chance", "rows", "primary")
+FIGURES = ("mean_gate", "selection_share", "top1_share")
+
+
+def curves(
+    records: Records,
+    run: str,
+    *,
+    names: Sequence[str] | None = None,
+    after_step: int | None = None,
+    max_points: int | None = None,
+) -> pd.DataFrame:
+    """Long form: one row for each point."""
+    from storage.queries import series
+
+    with records.read() as session:
+        found = series.read(session, run=run, names=names, after_step=after_step, max_points=max_points)
+    parts = [pd.DataFrame({"name": name, "step": one.steps, "value": one.values}) for name, one in found.items()]
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=["name", "step", "value"])
+
+
+def scores(records: Records, runs: Sequence[str], primary: bool) -> pd.DataFrame:
+    from storage.queries import scores as stored
+
+    with records.read() as session:
+        found = stored.of_runs(session, runs=runs, primary_only=primary)
+    columns = [*SCORE_COLUMNS, "job", "key", "predictions"]
+    return pd.DataFrame([{name: getattr(score, name) for name in columns} for score in found], columns=columns)
+
+
+def moments(records: Records, run: str) -> list[dict[str, Any]]:
+    from storage.queries import routing as stored
+
+    with records.read() as session:
+        found = stored.moments(session, run=run)
+    return [{"moment": one.moment, "step": one.step, "split": one.split, "file": one.file} for one in found]
+
+
+def routing(records: Records, home: Home, run: str, moment: str) -> RoutingSnapshot:
+    """The figures of one moment; of several of that name the newest."""
+    from core.routing.snapshot import RoutingSnapshot
+
+    known = moments(records, run)
+    if not known:
+        raise NotFoundError(
+            f"{run} has recorded no routing.", "Methods with one expert route nothing; others record while they train."
+        )
+    found = [one for one in known if one["moment"] == moment]
+    if not found:
+        have = ", ".join(dict.fromkeys(one["moment"] for one in known))
+        raise NotFoundError(f"{run} has no routing of the moment {moment!r}.", f"It has: {have}.")
+    path = home.run(run).routing / Path(found[-1]["file"]).name
+    if not path.is_file():
+        raise NotFoundError(f"The routing file {path} is missing.", "Copy it from where the run was made.")
+    return RoutingSnapshot.load(path)
+
+
+def routing_table(
+    snapshot: RoutingSnapshot, *, figure: str = "mean_gate", role: str = "answer", task: str | None = None
+) -> pd.DataFrame:
+    """One row for each task, layer and projection; one column for each expert, NaN past a site's experts."""
+    _known("figure", figure, FIGURES)
+    _known("role", role, tuple(snapshot.roles))
+    if task is not None:
+        _known("task", task, tuple(snapshot.tasks))
+    array = np.asarray(getattr(snapshot, figure))[list(snapshot.roles).index(role)]
+    rows = []
+    for t, name in enumerate(snapshot.tasks):
+        if task is not None and name != task:
+            continue
+        for s, site in enumerate(snapshot.sites):
+            experts = {str(e): float(array[t, s, e]) for e in range(array.shape[-1])}
+            rows.append({"task": name, "layer": site.layer, "projection": site.projection, **experts})
+    return pd.DataFrame(rows)
+
+
+def no_routing() -> pd.DataFrame:
+    return pd.DataFrame(columns=["task", "layer", "projection"])
+
+
+def write_routing(
+    snapshot: RoutingSnapshot,
+    title: str,
+    *,
+    figure: str = "mean_gate",
+    role: str = "answer",
+    task: str | None = None,
+    html: Path | None = None,
+    png: Path | None = None,
+    csv: Path | None = None,
+) -> list[Path]:
+    """The heatmap as a page or a picture, every figure as a long table; returns the files written."""
+    from core import figures
+
+    chosen: dict[str, Any] = {"figure": figure, "role": role, "task": task, "title": title}
+    written = []
+    if html is not None:
+        drawn = figures.routing_heatmap(snapshot, **chosen)
+        written.append(figures.write_html(drawn, html, title=title))
+    if png is not None:
+        written.append(figures.routing_heatmap_static(snapshot, png, **chosen))
+    if csv is not None:
+        write_text(csv, snapshot.to_frame().to_csv(index=False))
+        written.append(csv)
+    return written
+
+
+def _known(what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ConfigurationError(f"{value!r} is not a {what}.", f"Choose one of {', '.join(known)}.")
+
+
+def compare(
+    records: Records, home: Home, rows: Sequence[RunRow], baseline: str | None, group_seeds: bool
+) -> Comparison:
+    """``baseline``: a run's id, whose column the others are compared with, or ``base``."""
+    from core import overrides
+    from core.compare import build
+    from core.evaluation.predictions import read_predictions
+    from storage.queries import scores as stored
+
+    rows = list({row.id: row for row in rows}.values())
+    columns = _columns(rows, group_seeds)
+    if baseline not in (None, "base"):
+        owner = next((column for column in columns if baseline in column.runs), None)
+        if owner is None:
+            raise ConfigurationError(f"{baseline} is not among the compared runs.", "Name it as one of them too.")
+        baseline = owner.label
+    with records.read() as session:
+        found = stored.of_runs(session, runs=[row.id for row in rows], primary_only=True)
+    by_run = {row.id: [score for score in found if score.run == row.id] for row in rows}
+    specs = {column.label: RunSpec.parse(_row(rows, column.runs[0]).spec) for column in columns}
+    settings = {
+        name: [values[column.label] for column in columns]
+        for name, values in overrides.differences(specs).items()
+        if name != "seed" or not group_seeds
+    }
+    return build(
+        columns,
+        by_run,
+        lambda score: read_predictions(home.run(score.run).predictions / Path(score.predictions or "").name),
+        baseline=baseline,
+        settings=settings,
+    )
+
+
+def _columns(rows: Sequence[RunRow], group_seeds: bool) -> list[Column]:
+    from core.compare import Column
+
+    groups: dict[str, list[RunRow]] = {}
+    for row in rows:
+        groups.setdefault(row.setting if group_seeds else row.id, []).append(row)
+    return [
+        Column(f"{own[0].method} {own[0].id}", [row.id for row in own], own[0].method, own[0].trainable_parameters)
+        for own in groups.values()
+    ]
+
+
+def _row(rows: Sequence[RunRow], run: str) -> RunRow:
+    return next(row for row in rows if row.id == run)

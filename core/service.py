@@ -1,0 +1,121 @@
+"""The studio as a running thing: its dispatcher, its health, its state at a glance."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import AbstractContextManager
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from core.errors import NotFoundError, StudioError
+from core.home import Home
+from core.records import Records, explained
+
+if TYPE_CHECKING:
+    from core.studio import Studio
+
+
+def dispatcher(home: Home, records: Records, action: str) -> dict[str, Any]:
+    """``status``, ``start`` (if none lives), ``stop``, or ``run`` in this process until idle."""
+    from core.jobs import service
+
+    if action == "start":
+        service.ensure_dispatcher(home)
+    elif action == "stop":
+        service.stop_dispatcher(home)
+    elif action == "run":
+        _run(home)
+    return asdict(service.dispatcher_status(home)) | queue(records)
+
+
+def _run(home: Home) -> None:
+    with explained():
+        from core.jobs.dispatcher import Dispatcher
+
+        owner = Dispatcher(home)
+        try:
+            if not owner.run():
+                print("Another dispatcher of this home is at work.", file=sys.stderr)
+        except KeyboardInterrupt:
+            owner.stop()
+
+
+def queue(records: Records) -> dict[str, Any]:
+    """Who works, who waits, and who holds which device."""
+    from storage.queries import attempts, jobs
+
+    with records.read() as session:
+        found = jobs.queue(session)
+        held = attempts.leases(session)
+    working = [f"{job.run}/{job.name}" for job in found if job.state != "queued"]
+    waiting = [f"{job.run}/{job.name}" for job in found if job.state == "queued"]
+    return {"working": working, "waiting": waiting, "devices": [f"{one['device']}: {one['run']}" for one in held]}
+
+
+def describe(home: Home, records: Records) -> str:
+    """One line for the doctor; raises when something waits and nobody starts it."""
+    state = dispatcher(home, records, "status")
+    waits = len(state["waiting"])
+    if state["alive"]:
+        return f"at work as process {state['pid']}, {len(state['working'])} working, {waits} waiting"
+    if waits:
+        raise NotFoundError(
+            f"{waits} jobs wait, but no dispatcher is alive.",
+            f"python app.py dispatcher start; its log is {state['log']}.",
+        )
+    return "not needed now; it starts with the next run"
+
+
+def web_presence(home: Home, records: Records) -> AbstractContextManager[None]:
+    """Start a dispatcher if none lives, and keep it while this is entered."""
+    from core.jobs import service
+
+    queue(records)  # opens and migrates the database before another process looks at it
+    service.ensure_dispatcher(home)
+    return service.register_web(home)
+
+
+def health(records: Records) -> dict[str, str]:
+    try:
+        queue(records)
+        return {"database": "ok"}
+    except StudioError as error:
+        return {"database": error.message}
+
+
+def overview(studio: Studio, recent: int) -> dict[str, Any]:
+    """Counts, the newest runs, and the commands that lead on from here."""
+    from storage.queries import runs
+
+    with studio.records.read() as session:
+        states = runs.counts(session)
+    sets = len(studio.store.list())
+    working = sum(states.get(state, 0) for state in ("starting", "running", "cancelling"))
+    counts = {"data sets": sets, "runs": sum(states.values()), "running": working, "queued": states.get("queued", 0)}
+    newest = studio.runs(limit=recent)
+    return {"counts": counts, "runs": newest, "next": _next(sets, newest, states)}
+
+
+def _next(sets: int, newest: list[dict[str, Any]], states: dict[str, int]) -> list[dict[str, str]]:
+    steps = []
+    if not states:
+        steps.append(("Train three methods on tasks that the studio makes itself:", "python app.py demo"))
+    if not sets:
+        steps.append(("Bring your own rows (CSV, JSON lines, Parquet, a Hub id):", "python app.py upload FILE"))
+    elif not states:
+        steps.append(("Describe a run in YAML and train it:", "python app.py train RUN.yaml"))
+    done = [run["id"] for run in newest if run["state"] == "done"]
+    failed = [run["id"] for run in newest if run["state"] in ("failed", "lost")]
+    if failed:
+        steps.append((f"Read why {failed[0]} failed:", f"python app.py logs {failed[0]}"))
+    if len(done) > 1:
+        steps.append(("Put runs side by side:", f"python app.py compare {' '.join(done[:3])}"))
+    if done:
+        steps.append(
+            ("See which expert speaks for which task:", f"python app.py routing {done[0]} --html routing.html")
+        )
+        steps.append(("Talk to a trained model beside its base:", f"python app.py chat {done[0]} base"))
+    elif states and not failed:
+        newest_id = newest[0]["id"]
+        steps.append(("Follow the newest run:", f"python app.py logs {newest_id} -f"))
+    return [{"text": text, "command": command} for text, command in steps]

@@ -1,0 +1,422 @@
+"""Every use case of the studio is one method here: the API of pages, command line and notebooks. Imports no torch.
+
+What is heavier than a look-up is imported by the method that needs it, so that ``import core.studio`` is quick and
+``train_here`` runs without the database's packages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from core.errors import ConfigurationError, NotFoundError
+from core.home import Home, write_json
+from core.records import Records
+from core.schema import BUNDLED_BASE, ModelSpec, RunSpec
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from core.chat.conversation import Conversation
+    from core.compare import Comparison
+    from core.data.preview import Preview
+    from core.data.store import DatasetInfo, DatasetStore
+    from core.data.templates import TextEncoder
+    from core.demo import Demo
+    from core.doctor import Finding
+    from core.planning import Plan
+    from core.routing.snapshot import RoutingSnapshot
+    from storage.queries.runs import RunRow
+
+Sources = str | Path | Sequence[str | Path]
+Changes = Sequence[str] | dict[str, Any] | None
+
+
+class Studio:
+    """The studio over one home folder; cheap to make, safe to use from several threads."""
+
+    def __init__(self, home: str | Path | None = None) -> None:
+        self.home = Home.open(home)
+        self.records = Records(self.home)
+
+    @cached_property
+    def store(self) -> DatasetStore:
+        from core.data.store import DatasetStore
+
+        return DatasetStore(self.home.datasets)
+
+    # Methods and data sets
+
+    def methods(self) -> list[dict[str, Any]]:
+        """Every method with summary, source and options, as forms need them."""
+        from core import catalog
+
+        return catalog.methods()
+
+    def method(self, name: str) -> dict[str, Any]:
+        """One method; NotFoundError with the nearest name otherwise."""
+        from core import planning
+
+        return planning.method(name)
+
+    def upload(self, source: Sources, **options: Any) -> dict[str, Any]:
+        """Store files, a folder or a Hub data set; ``options`` are the fields of ``core.data.prepare.Options``."""
+        from core.data.upload import upload
+
+        return _dataset(upload(self.store, source, **options))
+
+    def preview(self, source: Sources, *, base: str = BUNDLED_BASE, **options: Any) -> Preview:
+        """What ``upload`` would store, and each prompt as the model sees it; also ``template`` and ``max_length``."""
+        from core.data.upload import preview
+
+        return preview(source, encoder=self.encoder(base), **options)
+
+    def preview_stored(self, dataset: str, *, base: str = BUNDLED_BASE, **options: Any) -> Preview:
+        """As ``preview``, for a data set that is stored."""
+        from core.data.upload import preview_stored
+
+        return preview_stored(self.store, dataset, encoder=self.encoder(base), **options)
+
+    def encoder(self, base: str = BUNDLED_BASE) -> TextEncoder:
+        """A base's tokenizer and chat template."""
+        from core.data.templates import TextEncoder
+        from core.models import resolve_base
+
+        return TextEncoder(resolve_base(ModelSpec(base=base)))
+
+    def datasets(self) -> list[dict[str, Any]]:
+        return [_dataset(info) for info in self.store.list()]
+
+    def dataset(self, name: str) -> dict[str, Any]:
+        return _dataset(self.store.find(name))
+
+    def rows(self, dataset: str, task: str, split: str, start: int = 0, limit: int = 50) -> list[dict[str, Any]]:
+        return self.store.rows(self.store.find(dataset).id, task, split, start, limit)
+
+    def delete_dataset(self, name: str) -> None:
+        """Refused while runs were trained or scored on it."""
+        from storage.queries import runs
+
+        info = self.store.find(name)
+        with self.records.read() as session:
+            users = runs.using_dataset(session, dataset=info.id)
+        if users:
+            raise ConfigurationError(f"{info.name} is used by {', '.join(users[:5])}.", "Delete those runs first.")
+        self.store.delete(info.id)
+
+    # Starting runs
+
+    def read_spec(self, source: str | Path, *, changes: Changes = None, seeds: str | None = None) -> list[RunSpec]:
+        """YAML text, or a file of it, with changes applied; one spec for each seed."""
+        from core import planning
+
+        return planning.read_spec(source, _changes(changes), seeds)
+
+    def check(self, spec: RunSpec) -> Plan:
+        """Validate a run as ``submit`` does and count its parameters; queues nothing."""
+        from core import planning
+
+        return planning.plan(spec, self.home, self.store, upload=lambda path: self.upload(path)["id"])
+
+    def submit(
+        self, spec: RunSpec | str, *, request_id: str | None = None, priority: int = 0, parent: str | None = None
+    ) -> str:
+        """Queue a run that was checked as a whole; returns its id. The same ``request_id`` never queues twice."""
+        from storage.queries import jobs, runs
+
+        plan = self.check(RunSpec.from_yaml(spec) if isinstance(spec, str) else spec)
+        resolved = plan.spec.model_dump(mode="json")
+        with self.records.write() as session:
+            run, new = runs.add(
+                session,
+                spec=resolved,
+                name=plan.spec.name,
+                datasets=plan.datasets,
+                parent=parent,
+                request_id=request_id,
+            )
+            if new:  # inside the transaction: a job is never visible before its spec file
+                write_json(self.home.run(run.id).create().spec, resolved)
+                runs.set_parameters(session, run_id=run.number, trainable=plan.trainable, total=None)
+                jobs.add(session, run=run.id, kind="train", device=plan.spec.device, priority=priority)
+        self.dispatcher("start")
+        return run.id
+
+    def train_here(self, spec: RunSpec, *, out: Path | None = None) -> Path:
+        """Train in this process, without dispatcher and database; returns the run folder."""
+        from core import headless
+
+        return headless.train(self.check(spec), self.home, out)
+
+    def cloned_spec(self, run: str, *, changes: Changes = None) -> RunSpec:
+        """What a run was asked to do, with changes; its name is made anew unless given."""
+        from core import overrides
+
+        row = self.records.find(run)
+        spec = RunSpec.parse(row.spec).model_copy(update={"name": ""})
+        return overrides.apply(spec, _changes(changes))
+
+    def clone(self, run: str, *, changes: Changes = None, priority: int = 0, request_id: str | None = None) -> str:
+        parent = self.records.find(run).id
+        spec = self.cloned_spec(parent, changes=changes)
+        return self.submit(spec, priority=priority, parent=parent, request_id=request_id)
+
+    def score(
+        self,
+        run: str,
+        *,
+        datasets: Sequence[str] | None = None,
+        split: str = "test",
+        base: bool = True,
+        priority: int = 0,
+        request_id: str | None = None,
+    ) -> str:
+        """Queue scoring of a finished run on its own tasks or on ``NAME[:TASK]``; returns the job's name."""
+        from core import planning
+        from storage.queries import jobs
+
+        row = self.records.find(run)
+        spec = RunSpec.parse(row.spec)
+        arguments = planning.scoring(row.id, spec, self.store, datasets, split, base)
+        with self.records.write() as session:
+            job = jobs.add(
+                session,
+                run=row.id,
+                kind="score",
+                arguments=arguments,
+                device=spec.device,
+                priority=priority,
+                request_id=request_id,
+            )
+        self.dispatcher("start")
+        return job.name
+
+    # Runs
+
+    def runs(
+        self,
+        *,
+        state: str | None = None,
+        search: str | None = None,
+        tag: str | None = None,
+        dataset: str | None = None,
+        limit: int = 50,
+        offset: int = 0,
+    ) -> list[dict[str, Any]]:
+        """Newest first."""
+        from storage.queries import runs
+
+        with self.records.read() as session:
+            page = runs.page(session, state=state, text=search, tag=tag, dataset=dataset, limit=limit, offset=offset)
+        return [_run(row) for row in page.rows]
+
+    def run(self, run: str) -> dict[str, Any]:
+        """One run with its spec and its jobs."""
+        from storage.queries import jobs
+
+        row = self.records.find(run)
+        with self.records.read() as session:
+            steps = jobs.of_run(session, run=row.id)
+        return _run(row) | {"spec": row.spec, "jobs": [_job(job) for job in steps]}
+
+    def job(self, run: str, name: str) -> dict[str, Any]:
+        for job in self.run(run)["jobs"]:
+            if job["name"] == name:
+                return job
+        raise NotFoundError(f"{run} has no job {name!r}.")
+
+    def annotate(
+        self, run: str, *, name: str | None = None, notes: str | None = None, tags: Sequence[str] | None = None
+    ) -> dict[str, Any]:
+        """Change what people wrote about a run."""
+        from storage.queries import runs
+
+        row = self.records.find(run)
+        with self.records.write() as session:
+            return _run(runs.update(session, run=row.id, name=name, notes=notes, tags=tags))
+
+    def cancel(self, run: str) -> dict[str, Any]:
+        """Cancel every job of a run that waits or works; one that has ended stays as it is."""
+        from storage.queries import jobs
+
+        row = self.records.find(run)
+        with self.records.write() as session:
+            jobs.cancel_run(session, run=row.id)
+        return self.run(row.id)
+
+    def resume(self, run: str) -> dict[str, Any]:
+        from storage.queries import jobs
+
+        row = self.records.find(run)
+        with self.records.write() as session:
+            jobs.resume_run(session, run=row.id)
+        self.dispatcher("start")
+        return self.run(row.id)
+
+    def delete(self, run: str) -> None:
+        """Remove a run from the database, then its folder; refused while it works."""
+        from core import transfer
+
+        transfer.delete_run(self.records.find(run).id, self.home, self.records)
+
+    # What runs say and found
+
+    def logs(self, run: str, *, tail: int = 40) -> dict[str, list[str]]:
+        """``events``: one line for each thing worth reading; ``output``: the end of what the newest worker printed."""
+        from core import follow
+
+        return follow.logs(self.home.run(self.records.find(run).id), tail)
+
+    def follow(self, run: str, *, job: str | None = None) -> Iterator[str]:
+        """Lines as the run says them, until it (or one of its jobs) ends."""
+        from core import follow
+
+        return follow.lines(self, self.records.find(run).id, job)
+
+    def curves(self, run: str, **chosen: Any) -> pd.DataFrame:
+        """Columns name, step, value; ``names``, ``after_step`` and ``max_points`` (thinned, spikes kept) narrow it."""
+        from core import results
+
+        return results.curves(self.records, self.records.find(run).id, **chosen)
+
+    def scores(self, run: str, *, primary: bool = True) -> pd.DataFrame:
+        from core import results
+
+        return results.scores(self.records, [self.records.find(run).id], primary)
+
+    def moments(self, run: str) -> list[dict[str, Any]]:
+        """When routing was recorded: moment, step, split."""
+        from core import results
+
+        return results.moments(self.records, self.records.find(run).id)
+
+    def routing(self, run: str, moment: str = "end") -> RoutingSnapshot:
+        from core import results
+
+        return results.routing(self.records, self.home, self.records.find(run).id, moment)
+
+    def routing_table(self, run: str, moment: str = "end", **chosen: Any) -> pd.DataFrame:
+        """One row for each task, layer and projection, one column for each expert."""
+        from core import results
+
+        return results.routing_table(self.routing(run, moment), **chosen) if self.moments(run) else results.no_routing()
+
+    def routing_files(self, run: str, moment: str = "end", **wanted: Any) -> list[Path]:
+        """Write the heatmap or the figures: ``html=``, ``png=``, ``csv=`` name files; returns those written."""
+        from core import results
+
+        wanted = {name: value for name, value in wanted.items() if value is not None}
+        if not {"html", "png", "csv"} & set(wanted):
+            return []
+        row = self.records.find(run)
+        return results.write_routing(self.routing(row.id, moment), row.name, **wanted)
+
+    def compare(self, runs: Sequence[str], *, baseline: str | None = None, group_seeds: bool = True) -> Comparison:
+        from core import results
+
+        rows = [self.records.find(run) for run in runs]
+        if baseline is not None and baseline != "base":
+            baseline = self.records.find(baseline).id
+        return results.compare(self.records, self.home, rows, baseline, group_seeds)
+
+    # Adapters
+
+    def chat(self, runs: Sequence[str], *, device: str = "auto") -> Conversation:
+        """One base in memory and up to four adapters on it, in a process of its own; ``base`` is the base alone."""
+        from core.chat import conversation
+
+        rows = {name: None if name == "base" else self.records.find(name) for name in runs}
+        return conversation.open_conversation(self.home, rows, device)
+
+    def export(self, run: str, target: str | Path) -> Path:
+        """A PEFT adapter folder with its own small loader, for use without the studio."""
+        from core import transfer
+
+        return transfer.export(self.home.run(self.records.find(run).id), Path(target))
+
+    def import_(
+        self, source: str | Path, *, base: str | None = None, name: str | None = None, revision: str | None = None
+    ) -> dict[str, Any]:
+        """A run folder, a PEFT adapter folder or the Hub id of an adapter, whichever ``source`` is."""
+        folder = Path(source).expanduser()
+        if (folder / "spec.json").is_file() or (folder / "events.jsonl").is_file():
+            return self.import_run(folder, name=name)
+        return self.import_adapter(str(source), base=base, name=name, revision=revision)
+
+    def import_run(self, source: str | Path, *, name: str | None = None) -> dict[str, Any]:
+        from core import transfer
+
+        return self.run(transfer.import_run(Path(source).expanduser(), self.home, self.records, self.store, name))
+
+    def import_adapter(self, source: str, **options: Any) -> dict[str, Any]:
+        from core import transfer
+
+        return self.run(transfer.import_adapter(source, self.home, self.records, **options))
+
+    # The studio itself
+
+    def demo(self, **options: Any) -> Demo:
+        """Train three methods on the studio's own tasks and compare them; options as ``core.demo.run_demo``."""
+        from core.demo import run_demo
+
+        return run_demo(self, **options)
+
+    def dispatcher(self, action: Literal["status", "start", "stop", "run"] = "status") -> dict[str, Any]:
+        from core import service
+
+        return service.dispatcher(self.home, self.records, action)
+
+    def web_presence(self) -> AbstractContextManager[None]:
+        """While entered, the dispatcher does not go away when idle."""
+        from core import service
+
+        return service.web_presence(self.home, self.records)
+
+    def health(self) -> dict[str, str]:
+        from core import service
+
+        return service.health(self.records)
+
+    def overview(self, *, recent: int = 12) -> dict[str, Any]:
+        """Counts, recent runs, and what to do next."""
+        from core import service
+
+        return service.overview(self, recent)
+
+    def doctor(self) -> list[Finding]:
+        from core import doctor, service
+
+        return doctor.examine(self.home, self.records.describe, lambda: service.describe(self.home, self.records))
+
+    def close(self) -> None:
+        self.records.close()
+
+
+def _changes(changes: Changes) -> dict[str, Any]:
+    from core import overrides
+
+    return dict(changes) if isinstance(changes, dict) else overrides.parse(changes or ())
+
+
+def _dataset(info: DatasetInfo) -> dict[str, Any]:
+    return info.model_dump(mode="json") | {"counts": info.counts}
+
+
+def _run(row: RunRow) -> dict[str, Any]:
+    from core.planning import progress
+
+    names = ("id", "name", "state", "method", "base", "tasks", "seed", "setting", "created", "started", "finished")
+    more = ("tags", "notes", "parent", "imported_from", "job")
+    return {name: getattr(row, name) for name in (*names, *more)} | {
+        "trainable": row.trainable_parameters,
+        "total": row.total_parameters,
+        "progress": progress(row.job),
+    }
+
+
+def _job(job: Any) -> dict[str, Any]:
+    hidden = ("run", "position", "lost_attempts")
+    return {name: getattr(job, name) for name in job.__dataclass_fields__ if name not in hidden}

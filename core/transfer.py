@@ -1,0 +1,246 @@
+"""Runs and adapters from elsewhere: into the home and the database. Only safetensors, never pickles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+from core import children, hub
+from core.data.store import DatasetStore
+from core.errors import ConfigurationError, DataError, NotFoundError
+from core.home import Home, RunFolder, read_json, write_json
+from core.records import Records
+from core.schema import MethodSpec, ModelSpec, RunSpec
+
+PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+ADAPTER_FILES = ("adapter_config.json", "*.safetensors", "README.md")
+
+
+def import_run(source: Path, home: Home, records: Records, store: DatasetStore, name: str | None = None) -> str:
+    """A run folder of another machine; the same folder again brings what has been added since. Returns the run's id.
+
+    Data sets are named by content hash and need not be here: scores and routing are shown without them.
+    """
+    from core.jobs.ingest import close_imported, ingest_events
+    from storage.queries import runs
+
+    folder = RunFolder(source)
+    spec = _read_spec(folder)
+    identity = _identity(folder)
+    known = {info.id for info in store.list()}
+    with records.write() as session:
+        row, _ = runs.add(
+            session,
+            spec=spec.model_dump(mode="json"),
+            name=name or spec.name,
+            datasets=[task.dataset for task in spec.tasks if task.dataset in known],
+            imported_from=str(source),
+            request_id=f"import-{identity}",
+        )
+    target = home.run(row.id)
+    if target.root.resolve() != source.resolve():
+        _copy(folder, target.create())
+    ingest_events(records.database, target)
+    close_imported(records.database, run=row.id)
+    return row.id
+
+
+def _read_spec(folder: RunFolder) -> RunSpec:
+    if not folder.spec.is_file() or not folder.events.is_file():
+        missing = folder.spec.name if not folder.spec.is_file() else folder.events.name
+        raise NotFoundError(
+            f"{folder.root} is not a run folder: it has no {missing}.",
+            "Give the folder that `train --here` wrote, or a PEFT adapter folder with adapter_config.json.",
+        )
+    try:
+        return RunSpec.parse(read_json(folder.spec))
+    except ValueError as error:
+        raise DataError(f"{folder.spec} is not valid JSON: {error}.", "Copy the run folder again.") from error
+
+
+def _identity(folder: RunFolder) -> str:
+    """What makes a run itself wherever its folder lies: its first event, which has its name and the time."""
+    with folder.events.open("rb") as file:
+        first = file.readline()
+    if not first.endswith(b"\n"):
+        raise DataError(f"{folder.events} holds no event.", "Import the run after it has started.")
+    return hashlib.sha256(first).hexdigest()[:24]
+
+
+def _copy(source: RunFolder, target: RunFolder) -> None:
+    """Files go first, events last: what the events name is there when they are read."""
+    if not target.spec.is_file():
+        shutil.copyfile(source.spec, target.spec)
+    parts = [source.adapter, source.routing, source.predictions, source.logs]
+    if not source.adapter.is_dir():
+        parts.append(source.checkpoints)  # a run that did not finish can be resumed here
+    for part in parts:
+        if part.is_dir():
+            shutil.copytree(
+                part,
+                target.root / part.name,
+                dirs_exist_ok=True,
+                ignore=None if part == source.checkpoints else _unwanted,
+            )
+    _append_events(source.events, target.events)
+
+
+def _append_events(source: Path, target: Path) -> None:
+    """Add the whole lines that ``target`` does not have; what was scored here since the first import stays."""
+    known = set(target.read_bytes().splitlines(keepends=True)) if target.is_file() else set()
+    lines = source.read_bytes().splitlines(keepends=True)
+    new = b"".join(line for line in lines if line.endswith(b"\n") and line not in known)
+    with target.open("ab") as file:
+        file.write(new)
+
+
+def _unwanted(_: str, names: list[str]) -> list[str]:
+    return [name for name in names if name.endswith(PICKLES)]
+
+
+def import_adapter(
+    source: str,
+    home: Home,
+    records: Records,
+    *,
+    base: str | None = None,
+    name: str | None = None,
+    revision: str | None = None,
+) -> str:
+    """A PEFT adapter folder or the Hub id of one as a run of its own; returns the run's id."""
+    from storage.queries import runs
+
+    folder = adapter_source(source, revision)
+    config = _config(folder)
+    spec = RunSpec(
+        name=name or Path(source).name,
+        origin=source if revision is None else f"{source}@{revision}",
+        model=ModelSpec(base=_base(config, base, source)),
+        method=_method(config),
+    )
+    with tempfile.TemporaryDirectory(dir=home.runs, prefix=".import-") as temporary:
+        staged = Path(temporary) / "adapter"
+        staged.mkdir()
+        for pattern in ADAPTER_FILES:
+            for path in folder.glob(pattern):
+                shutil.copyfile(path, staged / path.name)
+        identity = _digest(staged)
+        with records.write() as session:
+            row, new = runs.add(
+                session,
+                spec=spec.model_dump(mode="json"),
+                name=spec.name,
+                imported_from=spec.origin,
+                request_id=f"adapter-{identity}-{hashlib.sha256(spec.model.base.encode()).hexdigest()[:8]}",
+            )
+            if new:
+                runs.set_parameters(session, run_id=row.number, trainable=_parameters(staged), total=None)
+        target = home.run(row.id)
+        if not target.adapter.is_dir():
+            target.create()
+            write_json(target.spec, spec.model_dump(mode="json"))
+            staged.rename(target.adapter)
+    return row.id
+
+
+def export(folder: RunFolder, target: Path) -> Path:
+    """A PEFT adapter folder with its own loader, made in a child process since it needs torch."""
+    if not folder.adapter.is_dir():
+        raise NotFoundError(
+            f"{folder.root.name} has no adapter.", "Export a run that has finished training; the base alone has none."
+        )
+    if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
+        raise ConfigurationError(f"{target} exists and is not empty.", "Name a folder that does not exist yet.")
+    children.call("core.adapters.attach", "export", model=str(folder.adapter), target=str(target.resolve()))
+    return target.resolve()
+
+
+def delete_run(run: str, home: Home, records: Records) -> None:
+    """The database first: a folder without a row is only disk space, a row without a folder would break pages."""
+    from storage.queries import runs
+
+    with records.write() as session:
+        name = runs.remove(session, run=run)
+    folder = home.run(name).root
+    if not folder.is_dir():
+        return
+    gone = folder.with_name(f".gone-{folder.name}-{uuid.uuid4().hex[:6]}")
+    folder.rename(gone)
+    shutil.rmtree(gone, ignore_errors=True)
+
+
+def adapter_source(source: str, revision: str | None = None) -> Path:
+    """The local folder of an adapter; a Hub id is downloaded once."""
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        if not (folder / "adapter_config.json").is_file():
+            raise NotFoundError(
+                f"{folder} is neither a run folder (spec.json) nor a PEFT adapter (adapter_config.json).",
+                "Give the folder itself, not the one around it.",
+            )
+        return folder
+    if source.startswith(("/", ".", "~")) or source.count("/") > 1:
+        raise NotFoundError(f"The folder {source} does not exist.", "Check the path, or give a Hub id: owner/name.")
+    return hub.adapter_folder(source, revision)
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
+    except ValueError as error:
+        raise DataError(f"adapter_config.json in {folder} is not valid JSON: {error}.", "Save it again.") from error
+    if not any(folder.glob("*.safetensors")):
+        pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
+        found = f" Its weights are in {pickles[0]}; opening such a file can run any code." if pickles else ""
+        raise ConfigurationError(
+            f"{folder} has no safetensors.{found}", "Save the adapter with a current PEFT, which writes safetensors."
+        )
+    return config
+
+
+def _base(config: dict[str, Any], given: str | None, source: str) -> str:
+    base = given or config.get("base_model_name_or_path")
+    if not base:
+        raise ConfigurationError(f"{source} does not name its base model.", "Name it with --base.")
+    return str(base)
+
+
+def _method(config: dict[str, Any]) -> MethodSpec:
+    """What kind of adapter it is; PEFT types other than LoRA and the studio's own cannot share its base with others."""
+    kind = str(config.get("peft_type", "")).upper()
+    if kind == "LORA":
+        return MethodSpec(name="lora", options={"rank": config.get("r", 8), "alpha": config.get("lora_alpha", 8)})
+    if "cells" in config:
+        return MethodSpec(name="split", cells=config["cells"])
+    raise ConfigurationError(
+        f"The adapter is of the PEFT type {kind or 'unknown'}, which the studio cannot run.",
+        "LoRA adapters and mixtures that the studio trained can be imported.",
+    )
+
+
+def _parameters(folder: Path) -> int:
+    """Numbers in all tensors, from the headers of the safetensors files."""
+    total = 0
+    for path in folder.glob("*.safetensors"):
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+        for name, tensor in header.items():
+            if name != "__metadata__":
+                count = 1
+                for size in tensor["shape"]:
+                    count *= size
+                total += count
+    return total
+
+
+def _digest(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for path in sorted(folder.iterdir()):
+        if path.suffix != ".md":
+            digest.update(path.name.encode() + path.read_bytes())
+    return digest.hexdigest()[:24]
