@@ -53,6 +53,21 @@ class OpenAttempt:
     folder: str
 
 
+@dataclass(frozen=True)
+class LastWords:
+    """What an attempt and its job say when its process is gone; ``outcome`` is None without a last event."""
+
+    outcome: str | None
+    cancelling: bool
+    checkpoint_step: int | None
+    resumed_from: int | None
+    lost_attempts: int
+    failure: str | None
+    message: str | None
+    hint: str | None
+    tail: str | None
+
+
 def of_job(session: Session, *, job: int) -> list[AttemptRow]:
     """Oldest first."""
     fields = AttemptRow.__dataclass_fields__
@@ -105,6 +120,23 @@ def beat(session: Session, *, attempts: list[int]) -> None:
     session.execute(update(Attempt).where(Attempt.id.in_(attempts)).values(heartbeat=now()))
 
 
+def last_words(session: Session, *, attempt: int) -> LastWords:
+    found, job = session.execute(
+        select(Attempt, Job).join(Job, Job.id == Attempt.job_id).where(Attempt.id == attempt)
+    ).one()
+    return LastWords(
+        outcome=found.said,
+        cancelling=job.state == "cancelling",
+        checkpoint_step=found.checkpoint_step,
+        resumed_from=found.resumed_from,
+        lost_attempts=job.lost_attempts,
+        failure=job.failure,
+        message=job.message,
+        hint=job.hint,
+        tail=job.tail,
+    )
+
+
 def settle(session: Session, *, attempt: int, outcome: str, exit_code: int | None = None) -> None:
     """The process is gone: give the attempt its outcome and free its device."""
     found = session.get(Attempt, attempt)
@@ -119,7 +151,7 @@ def settle(session: Session, *, attempt: int, outcome: str, exit_code: int | Non
 
 def leased_shares(session: Session) -> dict[str, float]:
     """Device -> the sum of the shares that jobs hold on it."""
-    return dict(session.execute(select(Lease.device, func.sum(Lease.share)).group_by(Lease.device)).tuples())
+    return dict(session.execute(select(Lease.device, func.sum(Lease.share)).group_by(Lease.device)).tuples().all())
 
 
 def leases(session: Session) -> list[dict[str, Any]]:

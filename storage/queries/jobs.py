@@ -248,6 +248,11 @@ def busy(session: Session) -> int:
     )
 
 
+def waiting(session: Session) -> int:
+    """Number of queued jobs."""
+    return session.scalar(select(func.count()).select_from(Job).where(Job.state == "queued")) or 0
+
+
 def free_name(session: Session, *, run_id: int, kind: str) -> str:
     """``train``, then ``train-2``: unique among the run's jobs."""
     taken = set(session.scalars(select(Job.name).where(Job.run_id == run_id)))
@@ -278,10 +283,12 @@ def _last_position(session: Session) -> int:
 
 def _rows(session: Session, found: Sequence[Job]) -> list[JobRow]:
     ids = [job.id for job in found]
-    slugs = dict(session.execute(select(Run.id, Run.slug).where(Run.id.in_({job.run_id for job in found}))).tuples())
+    slugs = dict(
+        session.execute(select(Run.id, Run.slug).where(Run.id.in_({job.run_id for job in found}))).tuples().all()
+    )
     newest = select(Attempt.job_id, func.max(Attempt.number)).where(Attempt.job_id.in_(ids)).group_by(Attempt.job_id)
-    attempts = dict(session.execute(newest).tuples())
-    leases = dict(session.execute(select(Lease.job_id, Lease.device).where(Lease.job_id.in_(ids))).tuples())
+    attempts = dict(session.execute(newest).tuples().all())
+    leases = dict(session.execute(select(Lease.job_id, Lease.device).where(Lease.job_id.in_(ids))).tuples().all())
     ahead: dict[int, int] = {}
     if any(job.state == "queued" for job in found):
         waiting = session.scalars(select(Job.id).where(Job.state == "queued").order_by(*_order()))

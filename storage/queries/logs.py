@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -13,6 +14,16 @@ from storage.queries import runs as run_queries
 
 LINES_PER_JOB = 5_000
 MESSAGE_LENGTH = 4_000
+
+
+@dataclass(frozen=True)
+class NewLine:
+    attempt: int
+    at: datetime
+    level: str
+    message: str
+    name: str | None = None
+    step: int | None = None
 
 
 @dataclass(frozen=True)
@@ -29,25 +40,18 @@ class LogRow:
     message: str
 
 
-def add(
-    session: Session,
-    *,
-    run_id: int,
-    job_id: int,
-    attempt: int,
-    at: datetime,
-    level: str,
-    message: str,
-    name: str | None = None,
-    step: int | None = None,
-) -> None:
-    """Store a message; past ``LINES_PER_JOB`` only alarms are kept, the rest stands in the run's events file."""
-    stored = session.scalar(select(func.count()).select_from(LogLine).where(LogLine.job_id == job_id)) or 0
-    if stored >= LINES_PER_JOB and name is None:
+def extend(session: Session, *, run_id: int, job_id: int, lines: Sequence[NewLine]) -> None:
+    """Store messages; past ``LINES_PER_JOB`` only alarms are kept, the rest stands in the run's events file."""
+    if not lines:
         return
-    line = LogLine(run_id=run_id, job_id=job_id, attempt=attempt, at=at, level=level[:16], name=name, step=step)
-    line.message = message[:MESSAGE_LENGTH]
-    session.add(line)
+    stored = session.scalar(select(func.count()).select_from(LogLine).where(LogLine.job_id == job_id)) or 0
+    for line in lines:
+        if stored >= LINES_PER_JOB and line.name is None:
+            continue
+        stored += 1
+        row = LogLine(run_id=run_id, job_id=job_id, attempt=line.attempt, at=line.at, level=line.level[:16])
+        row.name, row.step, row.message = line.name, line.step, line.message[:MESSAGE_LENGTH]
+        session.add(row)
 
 
 def of_run(session: Session, *, run: str, level: str | None = None, after: int = 0, limit: int = 500) -> list[LogRow]:

@@ -247,9 +247,9 @@ def _rows(session: Session, found: Sequence[Run], with_spec: bool = False) -> li
     ):
         tags.setdefault(run_id, []).append(tag)
     parents = dict(
-        session.execute(
-            select(Run.id, Run.slug).where(Run.id.in_({r.parent_id for r in found if r.parent_id}))
-        ).tuples()
+        session.execute(select(Run.id, Run.slug).where(Run.id.in_({r.parent_id for r in found if r.parent_id})))
+        .tuples()
+        .all()
     )
     current = _current_jobs(session, ids)
     return [

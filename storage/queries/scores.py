@@ -97,7 +97,9 @@ def of_run(session: Session, *, run: str, **filters: Any) -> list[ScoreRow]:
 def of_setting(session: Session, *, setting: str, **filters: Any) -> dict[int, list[ScoreRow]]:
     """Seed -> scores of the finished runs of one setting, for mean and standard deviation over seeds."""
     found = dict(
-        session.execute(select(Run.slug, Run.seed).where(Run.setting_hash == setting, Run.state == "done")).tuples()
+        session.execute(select(Run.slug, Run.seed).where(Run.setting_hash == setting, Run.state == "done"))
+        .tuples()
+        .all()
     )
     by_seed: dict[int, list[ScoreRow]] = {}
     for score in of_runs(session, runs=list(found), **filters):

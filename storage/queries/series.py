@@ -106,7 +106,7 @@ def read_many(
     session: Session, *, runs: Sequence[str], names: Sequence[str], max_points: int | None = None
 ) -> dict[str, dict[str, Curve]]:
     """Run -> name -> curve, for comparisons; a run without the curve is left out of its inner mapping."""
-    ids = dict(session.execute(select(Run.id, Run.slug).where(Run.slug.in_(list(runs)))).tuples())
+    ids = dict(session.execute(select(Run.id, Run.slug).where(Run.slug.in_(list(runs)))).tuples().all())
     result: dict[str, dict[str, Curve]] = {run: {} for run in runs}
     for (run_id, name), curve in _read(session, list(ids), names, None, max_points).items():
         result[ids[run_id]][name] = curve

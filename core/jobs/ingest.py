@@ -1,0 +1,380 @@
+"""Brings a run's ``events.jsonl`` into the database: as often as one likes, each event counts once.
+
+Whole new lines are read from the stored offset on. (attempt, seq) decides whether an event is known; the offset only
+saves reading. A half-written line waits for its end, a broken one is skipped. ``started`` voids what earlier attempts
+said past its step; what a superseded attempt still says is ignored.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import func, select
+from sqlalchemy.exc import OperationalError, StatementError
+from sqlalchemy.orm import Session
+
+from core.home import RunFolder
+from core.jobs.routing_files import read_arrays
+from storage import Database
+from storage.models import Attempt, Job
+from storage.queries import jobs, logs, routing, runs, scores, series
+
+PASS_BYTES = 1 << 20
+LONGEST_LINE = 64 << 20
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """``applied`` events, ``skipped`` lines that could not be used, and whether the file's end was reached."""
+
+    applied: int
+    skipped: int
+    caught_up: bool
+
+
+def ingest_events(
+    database: Database, folder: RunFolder, *, run: str | None = None, max_bytes: int | None = None
+) -> Ingested:
+    """Apply the new events of a run; ``run`` is its id (default: the folder's name), ``max_bytes`` bounds the work."""
+    slug = run or folder.root.name
+    applied = skipped = done = 0
+    while True:
+        with database.session() as session:
+            offset = runs.row(session, run=slug).events_offset
+        lines, end = _whole_lines(folder.events, offset)
+        if end == offset:
+            return Ingested(applied, skipped, True)
+        with database.write() as session:
+            owner = runs.row(session, run=slug)
+            if owner.events_offset != offset:
+                continue  # another reader was faster
+            new, useless = _apply_lines(session, owner.id, folder, lines)
+            owner.events_offset = end
+        applied, skipped, done = applied + new, skipped + useless, done + abs(end - offset)
+        if max_bytes is not None and done >= max_bytes:
+            return Ingested(applied, skipped, False)
+
+
+def close_imported(database: Database, *, run: str) -> None:
+    """Jobs that came with an imported run and never said how they ended are lost: nothing works on them here."""
+    with database.write() as session:
+        owner = runs.row(session, run=run)
+        for job in session.scalars(select(Job).where(Job.run_id == owner.id, Job.state == "running")).all():
+            if not session.scalar(select(Attempt.id).where(Attempt.job_id == job.id, Attempt.token != "")):
+                message = "The imported events end before the job did."
+                jobs.end(session, job=job.id, state="lost", failure="internal", message=message, hint="Resume it here.")
+
+
+def _apply_lines(session: Session, run_id: int, folder: RunFolder, lines: list[bytes]) -> tuple[int, int]:
+    """Applied and skipped; when one event upsets the database, the others are applied without it."""
+    try:
+        with session.begin_nested():
+            return _apply_together(session, run_id, folder, lines)
+    except OperationalError:
+        raise  # a lock or a full disk, not an event
+    except StatementError:
+        if len(lines) == 1:
+            return 0, 1
+    half = len(lines) // 2
+    first = _apply_lines(session, run_id, folder, lines[:half])
+    second = _apply_lines(session, run_id, folder, lines[half:])
+    return first[0] + second[0], first[1] + second[1]
+
+
+def _apply_together(session: Session, run_id: int, folder: RunFolder, lines: list[bytes]) -> tuple[int, int]:
+    batch = _Batch(session, run_id, folder)
+    for line in lines:
+        batch.take(line)
+    batch.flush()
+    session.flush()
+    return batch.applied, batch.skipped
+
+
+def _whole_lines(path: Path, offset: int) -> tuple[list[bytes], int]:
+    """New lines and the offset behind them; a file shorter than the offset is read again from its start."""
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        return [], offset
+    start = 0 if size < offset else offset
+    if size == start:
+        return [], start
+    with path.open("rb") as file:
+        file.seek(start)
+        block = file.read(PASS_BYTES)
+        while (end := block.rfind(b"\n") + 1) == 0:
+            more = file.read(PASS_BYTES)
+            if not more:
+                return [], start  # the writer is not done with this line
+            block += more
+            if len(block) > LONGEST_LINE:
+                return [block], start + len(block)  # no event is that long: skip it
+    return block[:end].split(b"\n")[:-1], start + end
+
+
+@dataclass
+class _Known:
+    """A job as the batch sees it, with points and log lines that are not stored yet."""
+
+    job: Job
+    newest: int
+    attempts: dict[int, Attempt]
+    points: dict[str, tuple[list[int], list[float]]] = field(default_factory=dict)
+    lines: list[logs.NewLine] = field(default_factory=list)
+
+
+class _Batch:
+    """Events of one pass, applied in one transaction."""
+
+    def __init__(self, session: Session, run_id: int, folder: RunFolder) -> None:
+        self.session, self.run_id, self.folder = session, run_id, folder
+        self.applied = self.skipped = 0
+        self._jobs: dict[str, _Known] = {}
+
+    def take(self, line: bytes) -> None:
+        for event in _parse(line):
+            try:
+                self.applied += self._apply(event)
+            except (KeyError, TypeError, ValueError, OverflowError):
+                self.skipped += 1
+            return
+        self.skipped += bool(line.strip())
+
+    def flush(self) -> None:
+        for known in self._jobs.values():
+            self._store_points(known)
+            logs.extend(self.session, run_id=self.run_id, job_id=known.job.id, lines=known.lines)
+            known.lines = []
+
+    def _apply(self, event: dict[str, Any]) -> bool:
+        number, seq, kind = int(event["attempt"]), int(event["seq"]), event["kind"]
+        known = self._known(str(event["job"]))
+        attempt = known.attempts.get(number) or self._add_attempt(known, number)
+        if seq <= attempt.last_seq or number < known.newest:
+            return False
+        handler = _HANDLERS.get(kind)
+        if handler is not None:
+            handler(self, known, attempt, event)
+        attempt.last_seq = seq
+        return True
+
+    def _known(self, name: str) -> _Known:
+        if name not in self._jobs:
+            query = select(Job).where(Job.run_id == self.run_id, Job.name == name[:64])
+            job = self.session.scalar(query) or self._add_job(name[:64])
+            found = self.session.scalars(select(Attempt).where(Attempt.job_id == job.id)).all()
+            newest = max((attempt.number for attempt in found if attempt.started), default=0)
+            self._jobs[name] = _Known(job, newest, {attempt.number: attempt for attempt in found})
+        return self._jobs[name]
+
+    def _add_job(self, name: str) -> Job:
+        """A job that this database did not queue: the run comes from another machine."""
+        kind = name.rpartition("-")[0] if name.rpartition("-")[2].isdigit() else name
+        last = self.session.scalar(select(func.max(Job.position))) or 0
+        job = Job(run_id=self.run_id, name=name, kind=kind[:32], state="running", position=last + 1)
+        self.session.add(job)
+        self.session.flush()
+        return job
+
+    def _add_attempt(self, known: _Known, number: int) -> Attempt:
+        attempt = Attempt(job_id=known.job.id, number=number, token="")
+        self.session.add(attempt)
+        self.session.flush()
+        known.attempts[number] = attempt
+        return attempt
+
+    def _store_points(self, known: _Known) -> None:
+        for name, (steps, values) in known.points.items():
+            series.append(self.session, run_id=self.run_id, job_id=known.job.id, name=name, steps=steps, values=values)
+        known.points = {}
+
+    def started(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
+        step, at = _step({"step": 0, **event}), _time(event)
+        self._store_points(known)
+        series.truncate(self.session, job_id=known.job.id, step=step)
+        routing.void_after(self.session, job_id=known.job.id, step=step)
+        attempt.started, attempt.resumed_from = at, step
+        attempt.versions = event["versions"] if isinstance(event.get("versions"), dict) else None
+        attempt.device = attempt.device or _text(event.get("device"), 64)
+        known.newest = attempt.number
+        known.job.started = known.job.started or at
+        known.job.step = step
+        if known.job.state == "starting" or not attempt.token and known.job.state != "cancelling":
+            known.job.state = "running"
+            runs.refresh_state(self.session, run_id=self.run_id)
+        trainable, total = _whole(event.get("trainable")), _whole(event.get("total"))
+        runs.set_parameters(self.session, run_id=self.run_id, trainable=trainable, total=total)
+
+    def progress(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
+        job = known.job
+        job.step, job.total = _step(event), _whole(event.get("total"))
+        job.phase = _text(event.get("phase"), 64)
+        job.seconds_left = _finite(event.get("seconds_left"))
+
+    def metrics(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
+        step = _step(event)
+        for name, value in event["values"].items():
+            steps, values = known.points.setdefault(_text(name, 200), ([], []))
+            number = float("nan") if value is None else float(value)
+            steps.append(step)
+            values.append(number)
+
+    def routing(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
+        name, step = str(event["file"]), _step(event)
+        try:
+            axes, arrays = read_arrays(self.folder.routing, name)
+        except ValueError as error:
+            self._say(known, attempt, event, level="warning", message=str(error))
+            return
+        routing.add(
+            self.session,
+            run_id=self.run_id,
+            job_id=known.job.id,
+            moment=_text(event.get("moment") or f"step-{step}", 64),
+            step=step,
+            split=_text(event.get("split"), 32),
+            file=_text(name, 300),
+            axes=axes,
+            arrays=arrays,
+        )
+
+    def score(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
+        named = {"task", "dataset", "split", "model", "metric", "value", "stderr", "rows", "primary", "chance"}
+        head = {"run", "job", "attempt", "seq", "at", "kind", "key", "predictions"}
+        predictions = event.get("predictions")
+        scores.put(
+            self.session,
+            run_id=self.run_id,
+            job_id=known.job.id,
+            task=_text(event["task"], 200),
+            dataset=_text(event.get("dataset"), 64),
+            split=_text(event["split"], 32),
+            model=_text(event["model"], 32),
+            metric=_text(event["metric"], 64),
+            value=_finite(event.get("value")),
+            stderr=_finite(event.get("stderr")),
+            rows=_whole(event.get("rows")) or 0,
+            primary=bool(event.get("primary")),
+            chance=_finite(event.get("chance")),
+            key=_text(event.get("key"), 64),
+            predictions=_text(predictions, 300) if predictions else None,
+            extras={name: value for name, value in event.items() if name not in named | head},
+        )
+
+    def checkpoint(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
+        attempt.checkpoint_step = _step(event)
+
+    def log(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
+        self._say(known, attempt, event, level=_text(event.get("level") or "info", 16), message=_text(event["message"]))
+
+    def alarm(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
+        name = _text(event.get("name") or "alarm", 100)
+        self._say(known, attempt, event, level="warning", message=_text(event.get("message") or name), name=name)
+
+    def finished(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
+        known.job.step = _whole(event.get("step")) or known.job.step
+        self._last_word(known, attempt, event, "done")
+
+    def cancelled(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
+        known.job.step = _whole(event.get("step")) or known.job.step
+        self._last_word(known, attempt, event, "cancelled")
+
+    def failed(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
+        job = known.job
+        job.failure = _text(event.get("failure") or "internal", 32)
+        job.message, job.hint = _text(event.get("message")), _text(event.get("hint"))
+        tail = event.get("tail") or ""
+        job.tail = _text("\n".join(map(str, tail)) if isinstance(tail, list) else tail)
+        self._last_word(known, attempt, event, "failed")
+
+    def _last_word(self, known: _Known, attempt: Attempt, event: dict[str, Any], outcome: str) -> None:
+        """The dispatcher gives its own jobs their final state once the process is gone; others end here."""
+        attempt.said = outcome
+        if attempt.token:
+            return
+        job, at = known.job, _time(event)
+        attempt.outcome, attempt.ended = outcome, at
+        failed = outcome == "failed"
+        said = {"failure": job.failure, "message": job.message, "hint": job.hint, "tail": job.tail} if failed else {}
+        jobs.end(self.session, job=job.id, state=outcome, **said)
+        job.finished = at
+        runs.refresh_state(self.session, run_id=self.run_id)
+
+    def _say(
+        self,
+        known: _Known,
+        attempt: Attempt,
+        event: dict[str, Any],
+        *,
+        level: str,
+        message: str,
+        name: str | None = None,
+    ) -> None:
+        step = _whole(event.get("step"))
+        known.lines.append(logs.NewLine(attempt.number, _time(event), level, message, name, step))
+
+
+_Handler = Callable[[_Batch, _Known, Attempt, dict[str, Any]], None]
+_HANDLERS: dict[str, _Handler] = {
+    "started": _Batch.started,
+    "progress": _Batch.progress,
+    "metrics": _Batch.metrics,
+    "routing": _Batch.routing,
+    "score": _Batch.score,
+    "checkpoint": _Batch.checkpoint,
+    "log": _Batch.log,
+    "alarm": _Batch.alarm,
+    "finished": _Batch.finished,
+    "cancelled": _Batch.cancelled,
+    "failed": _Batch.failed,
+}
+
+
+def _parse(line: bytes) -> Iterator[dict[str, Any]]:
+    """The event of a line, if there is one; behind half a line (a full disk, a kill) a whole one may follow."""
+    for text in (line, line[line.rfind(b'{"run"') :] if line.rfind(b'{"run"') > 0 else b""):
+        try:
+            event = json.loads(text)
+        except (ValueError, RecursionError):
+            continue
+        if isinstance(event, dict):
+            yield event
+        return
+
+
+def _time(event: dict[str, Any]) -> datetime:
+    try:
+        at = datetime.fromisoformat(event["at"])
+    except (KeyError, TypeError, ValueError):
+        return datetime.now(UTC)
+    return at if at.tzinfo else at.replace(tzinfo=UTC)
+
+
+def _finite(value: Any) -> float | None:
+    number = None if value is None else float(value)
+    return number if number is not None and math.isfinite(number) else None
+
+
+def _whole(value: Any) -> int | None:
+    if not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 2**53:
+        return None
+    return int(value)
+
+
+def _step(event: dict[str, Any]) -> int:
+    step = int(event["step"])
+    if not 0 <= step < 2**31:
+        raise ValueError("a step is a 31-bit number")
+    return step
+
+
+def _text(value: Any, longest: int = 20_000) -> str:
+    """Text that every database takes: no lone surrogates, no null characters."""
+    text = "" if value is None else str(value)
+    return text[:longest].encode("utf-8", "replace").decode().replace("\0", " ")

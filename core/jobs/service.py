@@ -1,0 +1,152 @@
+"""One dispatcher for each home: its lock, its pid file, starting and stopping it, and who still needs it."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from core.home import PROJECT, Home, read_json, write_json
+from core.jobs.processes import Process, alive, this_process
+
+LOG_BYTES = 5 << 20
+
+
+@dataclass(frozen=True)
+class DispatcherStatus:
+    """``pid`` is None when no dispatcher lives."""
+
+    alive: bool
+    pid: int | None
+    log: str
+
+
+class Lock:
+    """An operating-system lock on a file: gone with its process, however that ends."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._handle: int | None = None
+
+    def acquire(self, seconds: float = 0.0) -> bool:
+        deadline = time.monotonic() + seconds
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        while True:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    os.close(handle)
+                    return False
+                time.sleep(0.05)
+            else:
+                self._handle = handle
+                return True
+
+    def release(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+
+def dispatcher_status(home: Home) -> DispatcherStatus:
+    process = _living(home.dispatcher / "pid")
+    return DispatcherStatus(process is not None, process.pid if process else None, str(log_file(home)))
+
+
+def ensure_dispatcher(home: Home) -> DispatcherStatus:
+    """Start a dispatcher of its own session if none lives; returns at once. Call it after every change to the queue."""
+    status = dispatcher_status(home)
+    if status.alive:
+        return status
+    home.dispatcher.mkdir(parents=True, exist_ok=True)
+    _shorten(log_file(home))
+    with log_file(home).open("ab") as out:
+        child = subprocess.Popen(
+            [sys.executable, "-m", "core.jobs.dispatcher", str(home.root)],
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            cwd=PROJECT,
+            start_new_session=True,
+        )
+    threading.Thread(target=child.wait, name="reap-dispatcher", daemon=True).start()  # leaves no zombie behind
+    return DispatcherStatus(True, child.pid, str(log_file(home)))
+
+
+def stop_dispatcher(home: Home, *, seconds: float = 15.0) -> bool:
+    """End the dispatcher; workers go on, and the next dispatcher finds them. True if one was stopped."""
+    process = _living(home.dispatcher / "pid")
+    if process is None:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(process.pid, signal.SIGTERM)
+    deadline = time.monotonic() + seconds
+    while alive(process):
+        if time.monotonic() > deadline:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGKILL)
+        time.sleep(0.05)
+    return True
+
+
+@contextmanager
+def register_web(home: Home) -> Iterator[None]:
+    """While this is held, the dispatcher does not end for want of work."""
+    path = home.dispatcher / f"web-{os.getpid()}.json"
+    write_json(path, asdict(this_process()))
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def web_lives(home: Home) -> bool:
+    """Whether any registered web process lives; files of dead ones are removed."""
+    lives = False
+    for path in home.dispatcher.glob("web-*.json"):
+        if _living(path) is not None:
+            lives = True
+        else:
+            path.unlink(missing_ok=True)
+    return lives
+
+
+def log_file(home: Home) -> Path:
+    return home.dispatcher / "log"
+
+
+@contextmanager
+def announced(home: Home) -> Iterator[None]:
+    """This process is the dispatcher, for all to see."""
+    path = home.dispatcher / "pid"
+    write_json(path, asdict(this_process()))
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _living(path: Path) -> Process | None:
+    try:
+        process = Process(**read_json(path))
+    except (OSError, ValueError, TypeError):
+        return None
+    return process if alive(process) else None
+
+
+def _shorten(path: Path) -> None:
+    """Keep one older log, so that years of use do not fill the disk."""
+    with contextlib.suppress(FileNotFoundError):
+        if path.stat().st_size > LOG_BYTES:
+            os.replace(path, path.with_suffix(".old"))

@@ -1,0 +1,81 @@
+"""What an ended worker means for its job."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from storage.queries.attempts import LastWords
+
+TAIL_LINES = 50
+TAIL_BYTES = 16 << 10
+EXIT_CANCELLED = 3
+
+
+@dataclass(frozen=True)
+class Ending:
+    """``outcome`` of the attempt, ``state`` of its job, and whether the job is queued again instead."""
+
+    outcome: str
+    state: str
+    lost_attempts: int = 0
+    resume: bool = False
+    failure: str | None = None
+    message: str | None = None
+    hint: str | None = None
+    tail: str | None = None
+
+
+def judge(said: LastWords, exit_code: int | None, tail: str, *, limit: int, blameless: bool) -> Ending:
+    """What the worker said itself counts first, then what was asked of it, then its exit code; else it was lost.
+
+    ``exit_code`` is None for workers of an earlier dispatcher, negative for a signal. ``limit`` is how many attempts
+    in a row may be lost without a new checkpoint (0: a lost job waits for a person). ``blameless`` losses, a restart
+    of the machine or a dispatcher that died while starting the worker, do not count.
+    """
+    if said.outcome == "failed":
+        return Ending("failed", "failed", 0, False, said.failure, said.message, said.hint, said.tail or tail)
+    if said.outcome is not None:
+        return Ending(said.outcome, said.outcome)
+    if said.cancelling or exit_code == EXIT_CANCELLED:
+        return Ending("cancelled", "cancelled")
+    if exit_code is not None and exit_code >= 0:
+        message, hint = _explain(exit_code, tail)
+        return Ending("failed", "failed", 0, False, "internal", message, hint, tail)
+    return _lost(said, exit_code, tail, limit, blameless)
+
+
+def read_tail(path: Path) -> str:
+    """The last lines of a log, however long it is."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
+            text = file.read().decode("utf-8", "replace").replace("\0", " ")
+    except OSError:
+        return ""
+    return "\n".join(text.splitlines()[-TAIL_LINES:])
+
+
+def _lost(said: LastWords, exit_code: int | None, tail: str, limit: int, blameless: bool) -> Ending:
+    moved_on = said.checkpoint_step is not None and said.checkpoint_step > (said.resumed_from or 0)
+    lost = 0 if moved_on else said.lost_attempts + (not blameless)
+    how = f"killed by signal {-exit_code}" if exit_code is not None else "gone without a word"
+    if limit == 0:
+        return Ending("lost", "lost", lost, False, "internal", f"The worker was {how}.", "Resume the job.", tail)
+    if lost < limit:
+        return Ending("lost", "queued", lost, True)
+    message = f"The worker was lost {lost} times without a new checkpoint; the last time it was {how}."
+    hint = (
+        "The system kills processes that use up the machine's memory: try a smaller batch or base, or more frequent "
+        "checkpoints, then resume the job."
+    )
+    return Ending("lost", "failed", lost, False, "internal", message, hint, tail)
+
+
+def _explain(exit_code: int, tail: str) -> tuple[str, str]:
+    if "No space left on device" in tail or "Disk quota exceeded" in tail:
+        return "The disk is full.", "Make room, then resume the job."
+    if exit_code == 0:
+        return "The worker ended before its job was done.", "Read the end of its log, then resume the job."
+    return f"The worker ended with exit code {exit_code} and gave no reason.", "The end of its log says more."
