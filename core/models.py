@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from core.errors import ConfigurationError, NotFoundError, OutOfMemoryError, StudioError
+from core import hub
+from core.errors import ConfigurationError, NotFoundError, OutOfMemoryError
 from core.home import BUNDLED_BASE_FOLDER
 from core.schema import BUNDLED_BASE, ModelSpec
 
@@ -110,80 +110,31 @@ def _pickles_only(base: str, example: str) -> ConfigurationError:
 
 def _snapshot(spec: ModelSpec, cache: Path | None, offline: bool) -> Path:
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
 
-    name = spec.base if spec.revision is None else f"{spec.base} at {spec.revision}"
-    common: dict[str, Any] = {"revision": spec.revision, "endpoint": os.environ.get("HF_ENDPOINT")}
     wanted = [*WANTED, "*.py"] if spec.trust_remote_code else list(WANTED)
     try:
         folder = Path(
-            snapshot_download(spec.base, cache_dir=cache, local_files_only=offline, allow_patterns=wanted, **common)
+            snapshot_download(
+                spec.base,
+                revision=spec.revision,
+                endpoint=hub.endpoint(),
+                cache_dir=cache,
+                local_files_only=offline,
+                allow_patterns=wanted,
+            )
         )
-    except HFValidationError as error:
-        raise NotFoundError(
-            f"{spec.base} is neither a local folder nor a Hub id.", "Hub ids look like owner/name."
-        ) from error
-    except GatedRepoError as error:
-        raise _gated(spec.base) from error
-    except RevisionNotFoundError as error:
-        raise NotFoundError(
-            f"{spec.base} has no revision {spec.revision}.", "Give a branch, tag or commit that the Hub page lists."
-        ) from error
-    except RepositoryNotFoundError as error:
-        raise NotFoundError(
-            f"The Hub knows no model {spec.base}.",
-            "Check the spelling on huggingface.co; for a private model set HF_TOKEN.",
-        ) from error
-    except LocalEntryNotFoundError as error:
-        raise _unreachable(name, error) from error
-    except HfHubHTTPError as error:
-        status = getattr(error.response, "status_code", None)
-        if status in (401, 403):
-            raise _gated(spec.base) from error
-        raise NotFoundError(f"The Hub answered {status} for {name}.", "Try again later.") from error
-    except OSError as error:
-        raise NotFoundError(
-            f"{name} could not be downloaded: {error}.", "Check the connection and the free disk space."
-        ) from error
-    if not any(folder.glob("*.safetensors")) and not offline and (example := _pickle_on_hub(spec.base, common)):
+    except Exception as error:
+        raise hub.refusal(error, spec.base, spec.revision) from error
+    if not any(folder.glob("*.safetensors")) and not offline and (example := _pickle_on_hub(spec)):
         raise _pickles_only(spec.base, example)
     return folder
 
 
-def _gated(base: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"Access to {base} is restricted.",
-        "Accept its licence on its Hub page, then set HF_TOKEN to a token of that account.",
-    )
-
-
-def _unreachable(name: str, error: Exception) -> StudioError:
-    cause = error.__cause__
-    status = getattr(getattr(cause, "response", None), "status_code", None)
-    if status in (401, 403):
-        return _gated(name)
-    if status is not None:
-        return NotFoundError(
-            f"The Hub answered {status} for {name}, and it is not in the local cache.", "Try again later."
-        )
-    return NotFoundError(
-        f"{name} is not in the local cache and the Hub cannot be reached.",
-        "Go online (and unset HF_HUB_OFFLINE), or copy the model here and give its folder.",
-    )
-
-
-def _pickle_on_hub(base: str, common: dict[str, Any]) -> str | None:
+def _pickle_on_hub(spec: ModelSpec) -> str | None:
     from huggingface_hub import HfApi
 
     try:
-        files = HfApi(endpoint=common["endpoint"]).list_repo_files(base, revision=common["revision"])
+        files = HfApi(endpoint=hub.endpoint()).list_repo_files(spec.base, revision=spec.revision)
     except Exception:  # the download succeeded; only the wording of the refusal depends on this listing
         return None
     return next((name for name in files if name.endswith(PICKLES)), None)
