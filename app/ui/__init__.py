@@ -1,0 +1,1 @@
+"""What all pages share: the look, the custom components, small pieces of HTML."""
