@@ -14,12 +14,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..errors import ConfigurationError, DataError
-from . import registry  # noqa: F401 - registers the tuner
 from .config import MixtureConfig
 from .folders import PREFIX, WEIGHTS, read_config
 from .layer import MixtureLayer
 from .model import MixtureModel
 from .peft_lora import cells_of_lora, renamed_from_lora
+from .registry import register
 from .tape import BASE, RoutingTape
 
 if TYPE_CHECKING:
@@ -51,6 +51,7 @@ def attach(
 def add(model: nn.Module | PeftModel, config: MixtureConfig, name: str) -> PeftModel:
     """Add an adapter with a given config; the first one of a model becomes active."""
     _check_name(model, name)
+    register()
     if isinstance(model, PeftModel):
         tape_of(model)
         model.add_adapter(name, config)

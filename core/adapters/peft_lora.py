@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..errors import ConfigurationError, DataError
 from .cells import Cell
-from .folders import PREFIX, read_config, tensor_shapes
+from .folders import PREFIX, WEIGHTS, read_config, tensor_shapes
 
 if TYPE_CHECKING:
+    from peft import PeftModel
     from torch import Tensor
 
 DOWN, UP = ".lora_A.weight", ".lora_B.weight"
@@ -84,3 +85,59 @@ def _refuse_more_than_lora(config: dict[str, Any], folder: Path) -> None:
                 f"{folder} {reason}; only plain LoRA can be loaded.",
                 "Convert it to a plain LoRA with PEFT, or merge it into its base and load that as the base.",
             )
+
+
+def export_peft_lora(model: PeftModel, folder: str | Path, name: str = "default") -> Path:
+    """Write an adapter of single experts without gates as a LoRA folder that PEFT loads with equal logits.
+
+    Raises:
+        ConfigurationError: the adapter weighs several experts, which no LoRA can do.
+    """
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    from .attach import mixture_layers
+
+    sites, tensors = {}, {}
+    for path, layer in mixture_layers(model):
+        if name not in layer.scaling:
+            continue
+        site = layer.sites[name]
+        if site.experts > 1 or name in layer.slots:
+            raise ConfigurationError(
+                f"Adapter {name!r} is a mixture ({site.experts} experts at {path}), which PEFT's LoRA cannot express.",
+                "Use core.adapters.export.export, which puts its own loader beside the weights.",
+            )
+        sites[path] = site
+        tensors[f"{PREFIX}{path}{DOWN}"] = layer.tessera_down[name].experts()[0].detach().cpu().contiguous()
+        tensors[f"{PREFIX}{path}{UP}"] = layer.tessera_up[name].experts()[0].detach().cpu().contiguous()
+    if not sites:
+        raise ConfigurationError(f"The model has no adapter {name!r}.", f"It has {', '.join(model.peft_config)}.")
+    first = next(iter(sites.values()))
+    others = {path: site for path, site in sites.items() if (site.rank, site.scaling) != (first.rank, first.scaling)}
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=first.rank,
+        lora_alpha=first.scaling * first.rank,
+        lora_dropout=getattr(first.down, "dropout", 0.0) if getattr(first.down, "dropout_on", "") == "input" else 0.0,
+        target_modules=_shortest_names(model, list(sites)),
+        rank_pattern={re.escape(path): site.rank for path, site in others.items()},
+        alpha_pattern={re.escape(path): site.scaling * site.rank for path, site in others.items()},
+        fan_in_fan_out=any(layer.transposed for _, layer in mixture_layers(model)),
+        inference_mode=True,
+    )
+    config.base_model_name_or_path = model.peft_config[name].base_model_name_or_path
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    config.save_pretrained(str(folder))
+    return folder
+
+
+def _shortest_names(model: PeftModel, paths: list[str]) -> list[str]:
+    """Projection names where they mean exactly ``paths``, else the whole paths."""
+    from .model import linears_of
+
+    names = {path.rpartition(".")[2] for path in paths}
+    meant = {line.name for line in linears_of(model.base_model.model) if line.projection in names}
+    return sorted(names) if meant == set(paths) else paths

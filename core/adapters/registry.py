@@ -10,6 +10,12 @@ from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING, PEFT_TYPE_TO_PREFIX_MAPPIN
 from .config import MixtureConfig, TesseraType
 from .model import MixtureModel
 
-PEFT_TYPE_TO_CONFIG_MAPPING[TesseraType.TESSERA] = MixtureConfig
-PEFT_TYPE_TO_TUNER_MAPPING[TesseraType.TESSERA] = MixtureModel
-PEFT_TYPE_TO_PREFIX_MAPPING[TesseraType.TESSERA] = MixtureModel.prefix
+
+def register() -> None:
+    """Make this copy of the tuner the one that PEFT finds; an exported adapter brings a copy of its own."""
+    PEFT_TYPE_TO_CONFIG_MAPPING[TesseraType.TESSERA] = MixtureConfig
+    PEFT_TYPE_TO_TUNER_MAPPING[TesseraType.TESSERA] = MixtureModel
+    PEFT_TYPE_TO_PREFIX_MAPPING[TesseraType.TESSERA] = MixtureModel.prefix
+
+
+register()
