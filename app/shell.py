@@ -1,0 +1,37 @@
+"""All pages in one application: each is built inside its own context by one function of its own file."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import ModuleType
+from typing import NamedTuple
+
+import gradio as gr
+
+from app.pages import overview
+from core.studio import Studio
+
+
+class Page(NamedTuple):
+    """A page's name in the navigation, its path, and the module whose ``build(studio, page)`` fills it."""
+
+    name: str
+    path: str
+    module: ModuleType
+
+
+HOME = Page("Home", "/", overview)
+PAGES: tuple[Page, ...] = ()
+
+
+def blocks(studio: Studio, home: Page = HOME, pages: Sequence[Page] = PAGES) -> gr.Blocks:
+    """The pages of one studio. Components of different pages cannot be wired: what they share is in the database."""
+    with gr.Blocks(title="Tessera", fill_width=True, analytics_enabled=False) as demo:
+        gr.Navbar(main_page_name=home.name)
+        home.module.build(studio, demo)
+    for page in pages:
+        with demo.route(page.name, page.path) as block:
+            gr.Navbar(main_page_name=home.name)
+            page.module.build(studio, block)
+    demo.queue(default_concurrency_limit=20)
+    return demo
