@@ -38,6 +38,7 @@ class Plan:
         lines = [
             f"{self.spec.name}: {self.spec.method.name} on {self.spec.model.base}",
             f"trainable parameters: {size}",
+            f"memory: {self.memory or 'unknown'}",
         ]
         lines += [f"{task}: {rows:,} training rows" for task, rows in self.rows.items()]
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])

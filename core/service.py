@@ -111,9 +111,7 @@ def _next(sets: int, newest: list[dict[str, Any]], states: dict[str, int]) -> li
     if len(done) > 1:
         steps.append(("Put runs side by side:", f"python app.py compare {' '.join(done[:3])}"))
     if done:
-        steps.append(
-            ("See which expert speaks for which task:", f"python app.py routing {done[0]} --html routing.html")
-        )
+        steps.append(("See which expert speaks for which task:", f"python app.py routing {done[0]} --png routing.png"))
         steps.append(("Talk to a trained model beside its base:", f"python app.py chat {done[0]} base"))
     elif states and not failed:
         newest_id = newest[0]["id"]

@@ -70,9 +70,19 @@ def _after_submit(mine: Session, ids: list[str], detach: bool) -> None:
         return
     for run in ids:
         follow(mine, run)
-    mine.answer({"runs": [mine.studio.run(run) for run in ids]}, "")
-    if any(mine.studio.run(run)["state"] != "done" for run in ids):
+    ended = [mine.studio.run(run) for run in ids]
+    mine.answer({"runs": ended}, lambda: "\n\n".join(_outcome(mine, run) for run in ended))
+    if any(run["state"] != "done" for run in ended):
         raise typer.Exit(1)
+
+
+def _outcome(mine: Session, run: dict[str, Any]) -> str:
+    """The scores of a run that ended, and where to look next."""
+    if run["state"] != "done":
+        return f"{run['id']} is {run['state']}. See why: python app.py logs {run['id']}"
+    found = mine.studio.scores(run["id"]).to_dict(orient="records")
+    columns = {name: name for name in ("task", "split", "model", "metric", "value", "stderr", "chance", "rows")}
+    return f"{table(found, columns, 'No scores.')}\n{run['id']} is done: python app.py routing {run['id']}"
 
 
 def follow(mine: Session, run: str) -> None:
