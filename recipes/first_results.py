@@ -54,16 +54,20 @@ class Setting:
     task: dict[str, Any]
     seeds: Sequence[int] = SEEDS
     tasks: int | None = None  # only the first so many
+    label: str = ""
 
 
 SETTINGS = {
     "full": Setting({}, {}),
-    "small": Setting({"steps": 300, "batch_size": 16, "epochs": 1}, {"train_rows": 2000, "test_rows": 300}, seeds=(0,)),
+    "small": Setting(
+        {"steps": 300, "batch_size": 16, "epochs": 1}, {"train_rows": 2000, "test_rows": 300}, seeds=(0,), label="small"
+    ),
     "smoke": Setting(
         {"steps": 5, "batch_size": 4, "evaluate_every": 5, "validation_rows": 4, "log_every": 1, "max_length": 96},
         {"train_rows": 32, "test_rows": 8, "max_new_tokens": 4},
         seeds=(0,),
         tasks=2,
+        label="smoke",
     ),
 }
 
@@ -100,6 +104,11 @@ def _changed(spec: RunSpec, changes: dict[str, Any], setting: Setting) -> RunSpe
     changes |= {f"train.{name}": value for name, value in setting.train.items()}
     for index in range(len(spec.tasks)):
         changes |= {f"tasks.{index}.{name}": value for name, value in setting.task.items()}
+    if setting.label:
+        changes |= {
+            "name": f"{changes['name']} ({setting.label})",
+            "tags": [*changes.get("tags", spec.tags), setting.label],
+        }
     return apply(spec, changes)
 
 

@@ -17,9 +17,10 @@ from core.figures import routing_heatmap_static, scores_static, similarity
 from core.home import Home, RunFolder, read_json, write_text
 from core.routing.snapshot import RoutingSnapshot
 from core.schema import RunSpec
-from recipes.first_results import METHODS, events, finished
+from recipes.first_results import METHODS, SETTINGS, events, finished
 
 SHOWN = "mosld"
+LABELS = {name for name in SETTINGS if name != "full"}
 
 
 @dataclass(frozen=True)
@@ -103,22 +104,31 @@ def alone(result: Result) -> Alone:
 def write_page(home: Home, docs: Path) -> Path:
     """Write the page and its figures below ``docs``; returns the page."""
     found = results(home)
-    unseen = [alone(result) for result in found if "alone" in result.spec.tags]
-    seen = [alone(result) for result in found if "seen" in result.spec.tags]
-    together = {
-        method: [r for r in found if "together" in r.spec.tags and r.spec.method.name == method] for method in METHODS
-    }
-    together = {method: sorted(runs, key=lambda r: r.spec.seed) for method, runs in together.items() if runs}
-    parts = [_head(found)]
+    full = [r for r in found if not LABELS & set(r.spec.tags)] or found
+    small = [r for r in found if r not in full]
+    unseen = [r for r in full if "alone" in r.spec.tags]
+    seen = [r for r in full if "seen" in r.spec.tags]
+    parts = [_head(full)]
     if unseen:
-        parts.append(_alone_section(unseen, [r for r in found if "alone" in r.spec.tags]))
+        parts.append(_alone_section([alone(r) for r in unseen], unseen))
     if seen:
-        parts.append(_seen_section(seen))
-    if together:
-        parts.append(_together_section(together, docs))
+        parts.append(_seen_section([alone(r) for r in seen]))
+    if together := by_method(full):
+        parts.append(_together_section(together))
+        parts.append(_figures(together, docs))
+    if together := by_method(small):
+        parts.append(_small_section(together, [r for r in small if "together" in r.spec.tags]))
     path = docs / "first-results.md"
     write_text(path, "\n\n".join(parts) + "\n")
+    path.chmod(0o644)
     return path
+
+
+def by_method(found: Sequence[Result]) -> dict[str, list[Result]]:
+    """The runs on several tasks, ordered by seed."""
+    runs = [r for r in found if "together" in r.spec.tags]
+    grouped = {method: [r for r in runs if r.spec.method.name == method] for method in METHODS}
+    return {method: sorted(own, key=lambda r: r.spec.seed) for method, own in grouped.items() if own}
 
 
 def _head(found: Sequence[Result]) -> str:
@@ -132,15 +142,19 @@ def _head(found: Sequence[Result]) -> str:
         [
             "# First results",
             _filled(
-                f"What the studio's own base model (`assets/base`, {size:,} parameters) learns of tasks that it has never"
-                f" seen, alone and together. {len(found)} runs of {day} on {' and '.join(devices)} ({tools}). This page is"
-                " written from their folders by `python -m recipes.first_results page`; no number is typed. Scores are"
-                " on held-out test rows, ± is the standard error over rows."
+                f"""
+                What the studio's own base model (`assets/base`, {size:,} parameters) learns of tasks that it has never
+                seen, alone and together. {len(found)} runs of {day} on {" and ".join(devices)} ({tools}). This page is
+                written from their folders by `python -m recipes.first_results page`; no number is typed. Scores are on
+                held-out test rows, ± is the standard error over rows.
+                """
             ),
             _filled(
-                "To repeat it: `python -m recipes.first_results train --data DIR --home H --jobs 8`. The settings are"
-                " `recipes/alone.yaml` and `recipes/together.yaml`, set once for all tasks and methods alike."
-                + _reduced(found)
+                f"""
+                To repeat it: `python -m recipes.first_results train --data DIR --home H --jobs 8`. The settings are
+                `recipes/alone.yaml` and `recipes/together.yaml`, set once for all tasks and methods alike.
+                {_reduced(found)}
+                """
             ),
         ]
     )
@@ -148,12 +162,13 @@ def _head(found: Sequence[Result]) -> str:
 
 def _reduced(found: Sequence[Result]) -> str:
     """Says so when the runs were smaller than the recipes."""
-    steps = sorted({r.spec.train.steps for r in found if r.spec.train.steps})
-    if not steps:
+    first = min(found, key=lambda r: r.spec.train.steps or 10**9).spec
+    if not first.train.steps:
         return ""
-    rows = found[0].spec.tasks[0]
+    rows, plan = first.tasks[0], first.train
     return (
-        f" These runs are smaller: {steps[0]} steps, {rows.train_rows} training and {rows.test_rows} test rows a task."
+        f"These runs are smaller: {plan.steps} steps of {plan.batch_size}, {rows.train_rows} training and"
+        f" {rows.test_rows} test rows a task."
     )
 
 
@@ -167,15 +182,19 @@ def _alone_section(found: Sequence[Alone], runs: Sequence[Result]) -> str:
         [
             "## Each unseen task alone, plain LoRA",
             _filled(
-                f"{len(above)} of {len(found)} tasks are more than two standard errors above the best answer that learns"
-                " nothing: uniform chance, the trivial baseline of the data (the commonest answer, a fixed position, the"
-                f" longest or shortest choice), the input copied out, and the untouched base.{rest} Rank {rank},"
-                f" {trainable:,} trainable parameters."
+                f"""
+                {len(above)} of {len(found)} tasks are more than two standard errors above the best answer that learns
+                nothing: uniform chance, the trivial baseline of the data (the commonest answer, a fixed position, the
+                longest or shortest choice), the input copied out, and the untouched base.{rest} Rank {rank},
+                {trainable:,} trainable parameters.
+                """
             ),
             _table(head, map(_alone_row, found)),
             _filled(
-                "● more than two standard errors above; the best of the four is in bold. The error of the last column is"
-                " that of the paired difference where the base is the best of them, else the score's own."
+                """
+                ● more than two standard errors above; the best of the four is in bold. The error of the last column is
+                that of the paired difference where the base is the best of them, else the score's own.
+                """
             ),
         ]
     )
@@ -202,7 +221,7 @@ def _seen_section(found: Sequence[Alone]) -> str:
     )
 
 
-def _together_section(together: dict[str, list[Result]], docs: Path) -> str:
+def _together_section(together: dict[str, list[Result]]) -> str:
     first = together[next(iter(together))][0]
     tasks = [name for name, model in first.scores if model == "adapter"]
     seeds = ", ".join(f"{method} {len(runs)}" for method, runs in together.items())
@@ -212,16 +231,29 @@ def _together_section(together: dict[str, list[Result]], docs: Path) -> str:
         [
             f"## {len(tasks)} unseen tasks together: {', '.join(together)}",
             _filled(
-                f"One adapter for all of them. The runs share every setting ({length}, batch {plan.batch_size}, learning"
-                f" rate {plan.learning_rate:g}, rank {rank} on all linear layers) and differ in method and seed alone. What"
-                " `together.yaml` does not name is the method's published default, among it 2-4-6-8 experts from lower to"
-                f" upper layers, two for each token. Seeds: {seeds}. A score is the mean over seeds, its error that over"
-                " rows; for the mean of the tasks ± is the standard deviation over seeds."
+                f"""
+                One adapter for all of them. The runs share every setting ({length}, batch {plan.batch_size}, learning
+                rate {plan.learning_rate:g}, rank {rank} on all linear layers) and differ in method and seed alone. What
+                `together.yaml` does not name is the method's published default, among it 2-4-6-8 experts from lower to
+                upper layers, two for each token. Seeds: {seeds}. A score is the mean over seeds, its error that over
+                rows; for the mean of the tasks ± is the standard deviation over seeds.
+                """
             ),
             _table(["", *together, "base"], _together_rows(together, tasks)),
             "Differences on the same rows, seeds averaged first, with paired standard errors; ● beyond two of them:",
             _table(["", *_contrasts(together)], _difference_rows(together, tasks)),
-            _figures(together, docs),
+        ]
+    )
+
+
+def _small_section(together: dict[str, list[Result]], runs: Sequence[Result]) -> str:
+    first = runs[0]
+    tasks = [name for name, model in first.scores if model == "adapter"]
+    return "\n\n".join(
+        [
+            f"## The same in a small setting, on {first.started['device'].partition(':')[0]}",
+            _filled(f"`--setting small --only seed`. {_reduced(runs)}"),
+            _table(["", *together, "base"], _together_rows(together, tasks)),
         ]
     )
 
@@ -311,7 +343,7 @@ def _shown(score: dict[str, Any]) -> str:
 
 
 def _filled(text: str) -> str:
-    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False)
+    return textwrap.fill(" ".join(text.split()), 120, break_long_words=False, break_on_hyphens=False)
 
 
 def _table(head: Iterable[str], rows: Iterable[Sequence[str]]) -> str:
