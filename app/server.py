@@ -14,10 +14,11 @@ from fastapi import FastAPI, Response
 
 from app.middleware import LocalOnly, require_loopback
 from app.pages import overview
-from app.theme import HEAD, asset, tessera_theme
+from app.ui import theme
 from core.errors import ConfigurationError
 from core.studio import Studio
 
+STATIC = Path(__file__).resolve().parent / "static"
 UPLOAD_LIMIT = "2gb"
 PORTS_TRIED = 20
 
@@ -43,9 +44,9 @@ def build(studio: Studio) -> FastAPI:
         app,
         pages(studio),
         path="/",
-        theme=tessera_theme(),
-        css=asset("tessera.css"),
-        head=HEAD,
+        theme=theme.theme(),
+        css=theme.css() + (STATIC / "overview.css").read_text("utf-8"),
+        head=theme.head(),
         footer_links=[],
         run_history=False,
         ssr_mode=False,

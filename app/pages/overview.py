@@ -16,7 +16,7 @@ RECENT = 12
 
 def build(studio: Studio, page: gr.Blocks) -> None:
     """Fill ``page``: drawn when opened, redrawn only when something changed."""
-    view = gr.HTML(elem_id="overview", padding=False)
+    view = gr.HTML(elem_id="overview", padding=False, elem_classes=["tessera"])
     drawn = gr.State("")
     timer = gr.Timer(2.0)
 
