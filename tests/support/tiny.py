@@ -15,6 +15,8 @@ TEXTS = (
 )
 SPECIAL = ("<|pad|>", "<|begin|>", "<|end|>", "<|system|>", "<|user|>", "<|assistant|>")
 
+SPREAD = 0.1  # of the weights: large enough that prompts lead to different answers
+
 
 def tiny_base(
     folder: Path, *, layers: int = 2, hidden: int = 32, heads: int = 4, vocabulary: int = 320, seed: int = 0
@@ -36,14 +38,17 @@ def tiny_base(
         num_key_value_heads=heads // 2,
         max_position_embeddings=512,
         tie_word_embeddings=True,
-        initializer_range=0.1,  # large enough that prompts lead to different answers
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
         model = LlamaForCausalLM(config)
+    chance = torch.Generator().manual_seed(seed)  # our own draw: the same weights under every transformers version
+    with torch.no_grad():
+        for name, weight in sorted(model.named_parameters()):
+            if "norm" not in name:
+                weight.normal_(0.0, SPREAD, generator=chance)
     model.save_pretrained(folder)
     return folder
 
