@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -137,7 +138,7 @@ def chance_level(kind: TaskKind, tables: Tables, labels: Sequence[str]) -> float
     if kind not in OPTION_KINDS:
         return 0.0
     sizes = [len(row) or len(labels) for row in scored(tables)["choices"].to_pylist()]
-    return sum(1 / size for size in sizes if size) / max(len(sizes), 1)
+    return math.fsum(1 / size for size in sizes if size) / max(len(sizes), 1)
 
 
 def trivial_score(kind: TaskKind, tables: Tables, metric: str) -> float | None:

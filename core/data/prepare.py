@@ -23,7 +23,7 @@ from core.data.mapping import detect
 from core.data.metadata import TaskMetadata
 from core.data.names import task_name
 from core.data.sources import Plan, PlannedFile, plan
-from core.data.store import DatasetInfo
+from core.data.store import SPLITS, DatasetInfo
 from core.errors import DataError
 
 _BLOCK = 4096
@@ -104,6 +104,7 @@ def prepare(paths: str | Path | Sequence[str | Path], options: Options) -> Prepa
             own, groups, task=task, validation=options.validation, test=options.test, seed=options.seed
         )
         notes += said
+        own = {split: own[split] for split in SPLITS if split in own}
         own, said = _overlap(task, own, options.drop_overlap)
         notes += said
         info = _describe(task, own, entry, hoisted, options, task in labelled)

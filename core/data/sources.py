@@ -77,7 +77,9 @@ def _folder(folder: Path) -> Plan:
         return result
     listed = (folder / FILE).is_file()
     left_out = []
-    for child in sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "_"))):
+    order = {name: place for place, name in enumerate(result.metadata)}
+    children = sorted(p for p in folder.iterdir() if p.is_dir() and not p.name.startswith((".", "_")))
+    for child in sorted(children, key=lambda p: order.get(p.name, len(order))):
         if listed and child.name not in result.metadata and child.name != "data":
             left_out.append(child.name)
             continue
