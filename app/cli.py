@@ -38,8 +38,16 @@ def session(
 
 def command_names() -> list[str]:
     """Every command, as it is typed."""
-    groups = [group.name for group in app.registered_groups]
-    return [command.name or command.callback.__name__ for command in app.registered_commands] + groups
+    return list(command_parameters())
+
+
+def command_parameters() -> dict[str, list[str]]:
+    """Command -> its options as they are typed, longest form of each."""
+    commands = typer.main.get_group(app).commands
+    return {
+        name: [max(parameter.opts, key=len) for parameter in command.params if parameter.param_type_name == "option"]
+        for name, command in commands.items()
+    }
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

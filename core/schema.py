@@ -117,18 +117,18 @@ class EvaluationSpec(Spec):
 
 class RunSpec(Spec):
     name: str = Field("", max_length=120, description="For people; empty: made from method and tasks.")
-    model: ModelSpec = ModelSpec()
+    model: ModelSpec = Field(ModelSpec(), description="The base model.")
     origin: str = Field("", description="Where an imported adapter came from; empty for what the studio trained.")
     tasks: list[TaskSpec] = Field(
         default_factory=list, validate_default=True, description="What is trained on and scored."
     )
-    method: MethodSpec = MethodSpec()
-    train: TrainSpec = TrainSpec()
-    evaluation: EvaluationSpec = EvaluationSpec()
-    seed: int = Field(0, ge=0, lt=2**31)
+    method: MethodSpec = Field(MethodSpec(), description="How the adapter is made.")
+    train: TrainSpec = Field(TrainSpec(), description="How it is trained.")
+    evaluation: EvaluationSpec = Field(EvaluationSpec(), description="How it is scored.")
+    seed: int = Field(0, ge=0, lt=2**31, description="Draws everything that is random: start, order, rows.")
     device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a free GPU, else the CPU.")
-    tags: list[str] = Field(default_factory=list)
-    notes: str = Field("", max_length=20_000)
+    tags: list[str] = Field(default_factory=list, description="For finding runs again.")
+    notes: str = Field("", max_length=20_000, description="For people.")
 
     @field_validator("tasks")
     @classmethod

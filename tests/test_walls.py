@@ -11,6 +11,10 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
+
+from core.data.templates import PromptTemplate
+from core.schema import EvaluationSpec, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
 ROOT = Path(__file__).resolve().parent.parent
 SKIPPED = {".venv", ".git", "out", "__pycache__", "tessera-home", "build", "node_modules"}
@@ -169,15 +173,36 @@ def test_commands_in_the_documents_exist():
     assert wrong == []
 
 
-def test_the_command_page_mentions_every_command_and_setting():
-    from app.cli import command_names
-    from core.schema import EvaluationSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
+def setting_lines(spec: type[BaseModel]) -> list[str]:
+    """The lines of ``docs/cli.md`` about one part of a run, from its schema."""
+    lines = []
+    for name, field in spec.model_fields.items():
+        nested = isinstance(field.default, BaseModel) or field.default_factory is not None
+        default = "" if nested or field.is_required() or field.default in (None, "") else f"`{field.default}`"
+        meaning = (field.description or "").replace("|", "\\|").replace("\n", "\\n")
+        lines.append(f"| `{name}` | {default} | {meaning} |".replace("|  |", "| |"))
+    return lines
+
+
+def test_the_command_page_mentions_every_command_and_option():
+    from app.cli import command_parameters
 
     text = (ROOT / "docs" / "cli.md").read_text("utf-8")
-    missing = [name for name in command_names() if f"app.py {name}" not in text]
-    for spec in (RunSpec, ModelSpec, TaskSpec, TrainSpec, EvaluationSpec):
-        missing += [f"{spec.__name__}.{name}" for name in spec.model_fields if f"`{name}`" not in text]
+    missing = [name for name in command_parameters() if f"app.py {name}" not in text]
+    missing += [
+        f"{name} {option}"
+        for name, options in command_parameters().items()
+        for option in options
+        if option not in ("--home", "--json", "--help") and f"`{option}" not in text
+    ]
     assert missing == []
+
+
+def test_the_command_page_describes_every_setting_as_the_schema_does():
+    text = (ROOT / "docs" / "cli.md").read_text("utf-8")
+    specs = (RunSpec, ModelSpec, TaskSpec, PromptTemplate, MethodSpec, TrainSpec, EvaluationSpec)
+    missing = [line for spec in specs for line in setting_lines(spec) if line not in text]
+    assert missing == [], "\n".join(["docs/cli.md lacks these lines:", *missing])
 
 
 def test_make_targets_in_the_documents_exist():
