@@ -171,7 +171,9 @@ def write_tokens(
     tokenizer.chat_template = chat_template.read_text("utf-8")
     tokenizer.save_pretrained(out / "tokenizer")
     encoder = TextEncoder(out / "tokenizer")
-    special = {name: encoder.tokenizer.token_to_id(text) for name, text in (("pad", PAD), ("begin", BEGIN), ("end", END))}
+    special = {
+        name: encoder.tokenizer.token_to_id(text) for name, text in (("pad", PAD), ("begin", BEGIN), ("end", END))
+    }
     counts: dict[str, Any] = {"vocabulary": encoder.tokenizer.get_vocab_size(), "length": length, "seed": seed}
     counts["special"] = special
     for name, pattern in (("corpus", "train-*.jsonl.xz"), ("valid", "valid.jsonl.xz")):
