@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -12,12 +13,20 @@ from core.evaluation.view import Batch, ModelView, can_select, left_padded, sele
 class Decoding:
     """The state of several growing answers. ``logits`` (samples, vocabulary) are those of the next token, float32.
 
-    Call within ``view.active()``. ``rows`` names the original samples that are still in the batch.
+    Call within ``view.active()``. ``rows`` names the original samples that are still in the batch; ``names`` gives
+    each sample an adapter of its own.
     """
 
-    def __init__(self, view: ModelView, prompts: Sequence[Sequence[int]], task_index: Sequence[int]) -> None:
+    def __init__(
+        self,
+        view: ModelView,
+        prompts: Sequence[Sequence[int]],
+        task_index: Sequence[int],
+        names: Sequence[str] | None = None,
+    ) -> None:
         self.view = view
-        self._batch = left_padded(prompts, task_index, view.encoder.pad_id, view.device)
+        batch = left_padded(prompts, task_index, view.encoder.pad_id, view.device)
+        self._batch = batch if names is None else replace(batch, names=list(names))
         self.rows = list(range(len(prompts)))
         self._forward(None)
 
@@ -28,8 +37,11 @@ class Decoding:
         self._forward(self._cache)
 
     def keep(self, places: Sequence[int]) -> bool:
-        """Go on with the samples at these places of the batch alone; False where the cache cannot be divided."""
-        if not can_select(self._cache):
+        """Go on with the samples at these places of the batch alone; False where the cache cannot be divided.
+
+        Mixed batches stay whole: their gates' decisions are kept by adapter, not by row.
+        """
+        if self._batch.names is not None or not can_select(self._cache):
             return False
         chosen = torch.tensor(places, device=self.view.device)
         batch = self._batch

@@ -75,6 +75,8 @@ class ModelView:
         extra: dict[str, Any] = {}
         if self.adapted:
             extra = {"task_index": batch.task_index, "token_role": batch.roles}
+            if batch.names is not None:
+                extra["adapter_names"] = batch.names
         return self.model(
             input_ids=batch.ids,
             attention_mask=batch.mask,
@@ -88,13 +90,17 @@ class ModelView:
 
 @dataclass(frozen=True)
 class Batch:
-    """``ids``, ``positions`` and ``roles`` are (samples, tokens); ``mask`` also covers what lies in the cache."""
+    """``ids``, ``positions`` and ``roles`` are (samples, tokens); ``mask`` also covers what lies in the cache.
+
+    ``names``: the adapter of each sample where they differ, ``__base__`` for none.
+    """
 
     ids: Tensor
     mask: Tensor
     positions: Tensor
     roles: Tensor
     task_index: Tensor
+    names: list[str] | None = None
 
     def follow(self, owners: Tensor, tokens: Sequence[Sequence[int]], pad_id: int) -> Batch:
         """The batch of ``tokens`` that continue the samples ``owners`` after a cached pass over this one."""
@@ -106,6 +112,7 @@ class Batch:
             lengths[:, None] + torch.arange(ids.shape[1], device=ids.device),
             torch.where(present.bool(), ANSWER, PAD).to(torch.int8),
             self.task_index[owners],
+            None if self.names is None else [self.names[owner] for owner in owners.tolist()],
         )
 
 
