@@ -61,7 +61,7 @@ MATRIX = PRESETS + SPLITS
 def tiny(seed: int = 0, **changes: Any) -> LlamaForCausalLM:
     """Three layers: a count that no default of a published method assumes."""
     torch.manual_seed(seed)
-    return LlamaForCausalLM(LlamaConfig(**SIZES, **HEADS, **SPECIAL, **changes))
+    return LlamaForCausalLM(LlamaConfig(**{**SIZES, **HEADS, **SPECIAL, **changes}))
 
 
 def tiny_qwen(seed: int = 0) -> Qwen2ForCausalLM:

@@ -215,8 +215,8 @@ def test_layer_by_layer_compilation_makes_a_graph_per_shape(row: Row):
         graphs.append(module)
         return module.forward
 
-    data, expected = batch(), None
-    model = made(row, tiny(num_hidden_layers=12), warm=True).train()
+    data = {**batch(), "use_cache": False}
+    model = made(row, tiny(num_hidden_layers=9), warm=True).train()  # PyTorch gives up after eight graphs
     for layer in layers_of(model):  # dropout draws differ under compilation
         for module in layer.modules():
             for name in ("weight_dropout", "input_dropout", "dropout"):
