@@ -207,9 +207,14 @@ class Dispatcher:
         tail = read_tail(folder.logs / f"{attempt.job}-{attempt.number}.log")
         with self.database.write() as session:
             said = attempts.last_words(session, attempt=attempt.id)
-            never_lived = process is None
-            rebooted = process is not None and process.boot != boot_id()
-            ending = judge(said, exit_code, tail, limit=self.limits.lost_attempts, blameless=never_lived or rebooted)
+            ending = judge(
+                said,
+                exit_code,
+                tail,
+                limit=self.limits.lost_attempts,
+                rebooted=process is not None and process.boot != boot_id(),
+                never_lived=process is None,
+            )
             attempts.settle(session, attempt=attempt.id, outcome=ending.outcome, exit_code=exit_code)
             self._conclude(session, attempt, ending)
         self._flag(attempt).unlink(missing_ok=True)

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import OperationalError, StatementError
+from sqlalchemy.exc import InvalidRequestError, OperationalError, StatementError
 from sqlalchemy.orm import Session
 
 from core.home import RunFolder
@@ -78,7 +78,7 @@ def _apply_lines(session: Session, run_id: int, folder: RunFolder, lines: list[b
             return _apply_together(session, run_id, folder, lines)
     except OperationalError:
         raise  # a lock or a full disk, not an event
-    except StatementError:
+    except (StatementError, InvalidRequestError, ValueError, OverflowError):
         if len(lines) == 1:
             return 0, 1
     half = len(lines) // 2
@@ -142,6 +142,8 @@ class _Batch:
             try:
                 self.applied += self._apply(event)
             except (KeyError, TypeError, ValueError, OverflowError):
+                if not self.session.is_active:
+                    raise  # it reached the database: the whole batch has to be taken back
                 self.skipped += 1
             return
         self.skipped += bool(line.strip())
@@ -153,7 +155,7 @@ class _Batch:
             known.lines = []
 
     def _apply(self, event: dict[str, Any]) -> bool:
-        number, seq, kind = int(event["attempt"]), int(event["seq"]), event["kind"]
+        number, seq, kind = _count(event["attempt"], 31), _count(event["seq"], 62), event["kind"]
         known = self._known(str(event["job"]))
         attempt = known.attempts.get(number) or self._add_attempt(known, number)
         if seq <= attempt.last_seq or number < known.newest:
@@ -368,10 +370,14 @@ def _whole(value: Any) -> int | None:
 
 
 def _step(event: dict[str, Any]) -> int:
-    step = int(event["step"])
-    if not 0 <= step < 2**31:
-        raise ValueError("a step is a 31-bit number")
-    return step
+    return _count(event["step"], 31)
+
+
+def _count(value: Any, bits: int) -> int:
+    number = int(value)
+    if not 0 <= number < 2**bits:
+        raise ValueError(f"not a count of {bits} bits")
+    return number
 
 
 def _text(value: Any, longest: int = 20_000) -> str:

@@ -27,23 +27,30 @@ class Ending:
     tail: str | None = None
 
 
-def judge(said: LastWords, exit_code: int | None, tail: str, *, limit: int, blameless: bool) -> Ending:
+def judge(
+    said: LastWords, exit_code: int | None, tail: str, *, limit: int, rebooted: bool = False, never_lived: bool = False
+) -> Ending:
     """What the worker said itself counts first, then what was asked of it, then its exit code; else it was lost.
 
     ``exit_code`` is None for workers of an earlier dispatcher, negative for a signal. ``limit`` is how many attempts
-    in a row may be lost without a new checkpoint (0: a lost job waits for a person). ``blameless`` losses, a restart
-    of the machine or a dispatcher that died while starting the worker, do not count.
+    in a row may be lost without a new checkpoint (0: a lost job waits for a person). A machine that was started anew
+    and a dispatcher that died while starting the worker are not the job's fault and do not count.
     """
     if said.outcome == "failed":
         return Ending("failed", "failed", 0, False, said.failure, said.message, said.hint, said.tail or tail)
-    if said.outcome is not None:
-        return Ending(said.outcome, said.outcome)
-    if said.cancelling or exit_code == EXIT_CANCELLED:
+    if said.outcome == "done":
+        return Ending("done", "done")
+    if said.cancelling:
         return Ending("cancelled", "cancelled")
+    if said.outcome == "cancelled" and rebooted:  # a shutdown asks every process to end
+        return _lost(said, exit_code, tail, limit, blameless=True)
+    if said.outcome == "cancelled" or exit_code == EXIT_CANCELLED:
+        message = "The worker was asked to end by something other than the studio."
+        return Ending("cancelled", "cancelled", message=message, hint="Resume the job to go on from its checkpoint.")
     if exit_code is not None and exit_code >= 0:
         message, hint = _explain(exit_code, tail)
         return Ending("failed", "failed", 0, False, "internal", message, hint, tail)
-    return _lost(said, exit_code, tail, limit, blameless)
+    return _lost(said, exit_code, tail, limit, blameless=rebooted or never_lived)
 
 
 def read_tail(path: Path) -> str:
@@ -57,7 +64,7 @@ def read_tail(path: Path) -> str:
     return "\n".join(text.splitlines()[-TAIL_LINES:])
 
 
-def _lost(said: LastWords, exit_code: int | None, tail: str, limit: int, blameless: bool) -> Ending:
+def _lost(said: LastWords, exit_code: int | None, tail: str, limit: int, *, blameless: bool) -> Ending:
     moved_on = said.checkpoint_step is not None and said.checkpoint_step > (said.resumed_from or 0)
     lost = 0 if moved_on else said.lost_attempts + (not blameless)
     how = f"killed by signal {-exit_code}" if exit_code is not None else "gone without a word"

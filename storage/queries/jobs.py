@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import func, or_, select, update
+from sqlalchemy import and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from storage.errors import ConflictError, MissingError
@@ -281,6 +281,28 @@ def _last_position(session: Session) -> int:
     return session.scalar(select(func.max(Job.position))) or 0
 
 
+def _ahead(session: Session, found: Sequence[Job]) -> dict[int, int]:
+    """Queued job -> how many others start before it."""
+    queued = [job for job in found if job.state == "queued"]
+    if len(queued) > 1:
+        waiting = session.scalars(select(Job.id).where(Job.state == "queued").order_by(*_order()))
+        return {job: place for place, job in enumerate(waiting)}
+    earlier = select(func.count()).select_from(Job).where(Job.state == "queued")
+    return {
+        job.id: session.scalar(
+            earlier.where(
+                or_(
+                    Job.priority > job.priority,
+                    and_(Job.priority == job.priority, Job.position < job.position),
+                    and_(Job.priority == job.priority, Job.position == job.position, Job.id < job.id),
+                )
+            )
+        )
+        or 0
+        for job in queued
+    }
+
+
 def _rows(session: Session, found: Sequence[Job]) -> list[JobRow]:
     ids = [job.id for job in found]
     slugs = dict(
@@ -289,10 +311,7 @@ def _rows(session: Session, found: Sequence[Job]) -> list[JobRow]:
     newest = select(Attempt.job_id, func.max(Attempt.number)).where(Attempt.job_id.in_(ids)).group_by(Attempt.job_id)
     attempts = dict(session.execute(newest).tuples().all())
     leases = dict(session.execute(select(Lease.job_id, Lease.device).where(Lease.job_id.in_(ids))).tuples().all())
-    ahead: dict[int, int] = {}
-    if any(job.state == "queued" for job in found):
-        waiting = session.scalars(select(Job.id).where(Job.state == "queued").order_by(*_order()))
-        ahead = {job: place for place, job in enumerate(waiting)}
+    ahead = _ahead(session, found)
     kept = [field for field in JobRow.__dataclass_fields__ if field not in ("run", "attempt", "leased", "ahead")]
     return [
         JobRow(

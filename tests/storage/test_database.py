@@ -1,3 +1,4 @@
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -13,8 +14,9 @@ from alembic.runtime.migration import MigrationContext
 from sqlalchemy import text
 
 from storage import Database, StorageError
+from storage import database as module
 from storage.models import Base, Dataset
-from storage.queries import datasets, settings
+from storage.queries import datasets, settings, studies
 
 
 def test_migrations_from_empty_make_exactly_the_models(database: Database) -> None:
@@ -38,20 +40,53 @@ def test_a_newer_schema_is_refused_with_a_reason(database: Database) -> None:
         Database(str(database.url))
 
 
-def test_the_file_is_copied_before_a_migration(database: Database, tmp_path: Path) -> None:
-    with database.write() as session:
-        settings.put(session, key="kept", value=True)
-    database.close()
-    with closing(sqlite3.connect(database.path)) as connection, connection:
-        # As if the last revision were still to come: a marker revision that the scripts know comes before it.
-        connection.execute("DELETE FROM alembic_version")
-        connection.execute("DROP TABLE study_runs")
-    from storage import database as module
+NEXT = """
+from alembic import op
+import sqlalchemy as sa
+revision = "0002"
+down_revision = "0001"
+branch_labels = None
+depends_on = None
 
-    copy = module._copy(database.path, "0001")
-    assert copy.parent == tmp_path
+
+def upgrade() -> None:
+    op.add_column("studies", sa.Column("colour", sa.Text(), server_default="grey"))
+    {then}
+"""
+
+
+def _with_next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str = "") -> None:
+    scripts = tmp_path / "migrations"
+    shutil.copytree(module.MIGRATIONS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
+    (scripts / "versions" / "0002_next.py").write_text(NEXT.format(then=then))
+    monkeypatch.setattr(module, "MIGRATIONS", scripts)
+
+
+def test_an_upgrade_keeps_the_data_and_a_copy_of_the_file_before_it(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with database.write() as session:
+        studies.create(session, name="kept")
+    _with_next_revision(tmp_path, monkeypatch)
+    with Database(str(database.url)) as upgraded, upgraded.session() as session:
+        assert session.execute(text("SELECT name, colour FROM studies")).all() == [("kept", "grey")]
+    (copy,) = tmp_path.glob("tessera.db.0001-*.bak")
     with closing(sqlite3.connect(copy)) as connection:
-        assert connection.execute("SELECT key FROM settings").fetchall() == [("kept",)]
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0001",)]
+        assert connection.execute("SELECT name FROM studies").fetchall() == [("kept",)]
+
+
+def test_an_upgrade_that_fails_half_way_changes_nothing(
+    database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with database.write() as session:
+        studies.create(session, name="kept")
+    with monkeypatch.context() as patch:
+        _with_next_revision(tmp_path, patch, then="raise RuntimeError('half way')")
+        with pytest.raises(RuntimeError, match="half way"):
+            Database(str(database.url))
+    with Database(str(database.url)) as again, again.session() as session:
+        assert studies.get(session, name="kept").notes == ""
 
 
 def test_a_failed_migration_leaves_the_file_as_it_was(tmp_path: Path) -> None:
@@ -146,6 +181,9 @@ def test_times_keep_their_moment_and_naive_ones_are_refused(database: Database) 
 
 
 def test_storage_imports_neither_torch_nor_the_engine() -> None:
-    code = "import sys, storage, storage.queries; print([m for m in sys.modules if m.split('.')[0] in ('torch','core','app')])"
+    code = (
+        "import sys, storage, storage.queries; "
+        "print([m for m in sys.modules if m.split('.')[0] in ('torch', 'core', 'app')])"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
