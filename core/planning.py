@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from core import catalog, hub, overrides
+from core.adapters.methods import resolve
 from core.data.store import DatasetStore
 from core.data.tasks import Task, load_tasks
 from core.errors import ConfigurationError, DataError, NotFoundError
@@ -49,6 +50,8 @@ def plan(spec: RunSpec, home: Home, store: DatasetStore, upload: Callable[[Path]
 
     Raises the StudioError that the worker would only find minutes later.
     """
+    if spec.method.name != "base":
+        resolve(spec.method)  # cheap, so before files are stored and a child looks at the base
     spec = spec.model_copy(update={"tasks": [_stored(task, store, upload) for task in spec.tasks]})
     tasks = load_tasks(store, spec.tasks, spec.seed)
     _rows_exist(spec, tasks)

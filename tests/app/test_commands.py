@@ -1,0 +1,151 @@
+"""The command line in this process: what is printed, where, and the exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from app.cli import main
+from core.home import PROJECT
+from core.studio import Studio
+
+Home = list[str]
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Home:
+    return ["--home", str(tmp_path / "home")]
+
+
+def as_json(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int = 0):
+    assert main([*arguments, "--json"]) == code
+    return json.loads(capsys.readouterr().out)
+
+
+def test_a_file_is_previewed_then_uploaded_then_listed_then_deleted(capsys, home: Home, colours: Path):
+    seen = as_json(capsys, [*home, "upload", str(colours), "--preview"])
+    assert seen["tasks"]["colours"]["info"]["kind"] == "classification"
+    assert as_json(capsys, [*home, "datasets"]) == []
+    stored = as_json(capsys, [*home, "upload", str(colours), "--name", "hues", "--test", "0.5"])
+    assert (stored["name"], stored["counts"]["test"]) == ("hues", 45)
+    assert [one["id"] for one in as_json(capsys, [*home, "datasets"])] == [stored["id"]]
+    assert main([*home, "datasets", "hues"]) == 0
+    assert "classification" in capsys.readouterr().out
+    assert as_json(capsys, [*home, "datasets", "hues", "--delete", "--yes"]) == {"deleted": "hues"}
+    assert as_json(capsys, [*home, "datasets"]) == []
+
+
+def test_a_wrong_column_is_mended_by_naming_it(capsys, home: Home, tmp_path: Path):
+    path = tmp_path / "odd.csv"
+    path.write_text("a,b,c\n" + "".join(f"what is {i}?,note,answer {i}\n" for i in range(20)), "utf-8")
+    stored = as_json(capsys, [*home, "upload", str(path), "--map", "input=a", "--map", "output=c", "--map", "label="])
+    rows = Studio(home[1]).rows(stored["id"], next(iter(stored["tasks"])), "train")
+    assert all(row["output"] == row["input"].replace("what is", "answer").rstrip("?") for row in rows)
+    assert main([*home, "upload", str(path), "--map", "nonsense=a"]) == 1
+    assert "not a role" in capsys.readouterr().err
+
+
+def test_methods_come_with_their_options(capsys, home: Home):
+    found = as_json(capsys, [*home, "methods"])
+    assert {"lora", "mosld", "molora", "hydralora", "split"} <= {one["name"] for one in found}
+    mosld = as_json(capsys, [*home, "methods", "mosld"])
+    assert {"rank", "experts", "top_k"} <= {option["name"] for option in mosld["options"]}
+    assert main([*home, "methods", "mosl"]) == 1
+    assert "Did you mean mosld?" in capsys.readouterr().err
+
+
+def test_check_counts_parameters_and_starts_nothing(capsys, home: Home, recipe: Path):
+    plans = as_json(capsys, [*home, "train", str(recipe), "--check", "--seeds", "0,1"])
+    assert [plan["spec"]["seed"] for plan in plans] == [0, 1]
+    assert plans[0]["trainable"] > 0 and plans[0]["tasks"] == ["colours"]
+    assert as_json(capsys, [*home, "runs"]) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("train.stepz=3", "Did you mean steps?"),
+        ("tasks.0.dataset=nowhere", "no data set 'nowhere'"),
+        ("tasks.0.task=nowhere", "has no task 'nowhere'"),
+        ("method.name=mosl", "Did you mean mosld?"),
+        ("method.options.rnk=3", "rnk"),
+        ("method.options.modules=[qq_proj]", "qq_proj"),
+        ("model.base=/no/such/folder", "/no/such/folder"),
+        ("tasks.0.metric=rouge_l", "rouge_l"),
+        ("device=tpu", "device"),
+    ],
+)
+def test_a_run_that_cannot_work_is_refused_before_it_is_queued(
+    capsys, home: Home, recipe: Path, change: str, says: str
+):
+    assert main([*home, "train", str(recipe), "--detach", "--set", change]) == 1
+    told = capsys.readouterr()
+    assert says in told.err and "Traceback" not in told.err
+    assert as_json(capsys, [*home, "runs"]) == []
+
+
+def test_errors_are_json_on_request(capsys, home: Home):
+    told = as_json(capsys, [*home, "scores", "run-9"], code=1)
+    assert told["error"]["message"] == "There is no run 'run-9'." and told["error"]["kind"] == "configuration"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["nonsense"], ["train"], ["train", "x.yaml", "--nonsense"], ["dispatcher", "dance"], ["runs", "--limit", "x"]],
+)
+def test_wrong_usage_is_two(capsys, home: Home, arguments: list[str]):
+    assert main([*home, *arguments]) == 2
+    assert capsys.readouterr().out == ""
+
+
+def test_out_belongs_to_here(capsys, home: Home, recipe: Path, tmp_path: Path):
+    assert main([*home, "train", str(recipe), "--out", str(tmp_path / "x")]) == 2
+
+
+def test_deleting_asks_and_off_a_terminal_wants_yes(capsys, home: Home, colours: Path, monkeypatch):
+    main([*home, "upload", str(colours)])
+    capsys.readouterr()
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    assert main([*home, "datasets", "colours", "--delete"]) == 2
+    assert "--yes" in capsys.readouterr().err
+    assert len(as_json(capsys, [*home, "datasets"])) == 1
+
+
+def test_broken_yaml_names_its_line(capsys, home: Home, tmp_path: Path):
+    path = tmp_path / "run.yaml"
+    path.write_text("name: x\ntasks: [\n", "utf-8")
+    assert main([*home, "train", str(path), "--check"]) == 1
+    assert "line 3" in capsys.readouterr().err
+    assert main([*home, "train", str(tmp_path / "none.yaml"), "--check"]) == 1
+    assert "no file" in capsys.readouterr().err
+
+
+def test_exit_codes_reach_the_shell(tmp_path: Path):
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(PROJECT / "app.py"), "--home", str(tmp_path / "home"), *arguments]
+        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=120)
+
+    done, failed, usage = run("runs"), run("scores", "run-9"), run("nonsense")
+    assert (done.returncode, failed.returncode, usage.returncode) == (0, 1, 2)
+    assert "No runs yet" in done.stdout and failed.stdout == ""
+    assert "Traceback" not in failed.stderr + usage.stderr
+
+
+def test_home_is_taken_from_the_environment_too(tmp_path: Path, monkeypatch, capsys, colours: Path):
+    monkeypatch.setenv("TESSERA_HOME", str(tmp_path / "by-variable"))
+    assert main(["upload", str(colours)]) == 0
+    assert list((tmp_path / "by-variable" / "datasets").glob("*/meta.json"))
+
+
+def test_another_database_is_chosen_by_its_address(tmp_path: Path, monkeypatch, capsys, home: Home):
+    monkeypatch.setenv("TESSERA_DATABASE_URL", f"sqlite:///{tmp_path / 'other.db'}")
+    assert as_json(capsys, [*home, "runs"]) == []
+    assert (tmp_path / "other.db").is_file() and not (tmp_path / "home" / "tessera.db").exists()
+    monkeypatch.setenv("TESSERA_DATABASE_URL", "nonsense")
+    assert main([*home, "runs"]) == 1
+    assert "not an SQLAlchemy URL" in capsys.readouterr().err

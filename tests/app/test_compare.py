@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+
+import pytest
+
+from core.compare import BASE, Column, build
+from core.errors import ConfigurationError, NotFoundError
+from core.evaluation.predictions import Answer, Predictions
+from storage.queries.scores import ScoreRow
+from storage.types import now
+
+RIGHT = {  # run -> which of eight rows are answered rightly
+    "run-1": (1, 1, 1, 1, 0, 0, 1, 1),
+    "run-2": (1, 1, 0, 0, 0, 0, 0, 1),
+    "run-3": (1, 1, 1, 0, 0, 0, 0, 1),
+    BASE: (0, 0, 0, 0, 0, 0, 0, 1),
+}
+
+
+def score(run: str, model: str = "adapter", key: str = "k", task: str = "colours") -> ScoreRow:
+    right = RIGHT[BASE if model == BASE else run]
+    return ScoreRow(
+        id=hash((run, model, key, task)),
+        run=run,
+        job="train",
+        task=task,
+        dataset="d",
+        split="test",
+        model=model,
+        metric="accuracy",
+        value=sum(right) / len(right),
+        stderr=0.1,
+        rows=len(right),
+        primary=True,
+        chance=1 / 3,
+        key=key,
+        predictions=f"{run}-{model}.jsonl",
+        extras={},
+        created=now(),
+    )
+
+
+def read(one: ScoreRow) -> Predictions:
+    right = RIGHT[BASE if one.model == BASE else one.run]
+    answers = [Answer("red" if hit else "blue", ("red",)) for hit in right]
+    return Predictions(one.key, list(range(len(right))), answers, {"accuracy": [float(hit) for hit in right]})
+
+
+def comparison(**options):
+    columns = [Column("mosld", ["run-1"], "mosld", 4096), Column("lora", ["run-2", "run-3"], "lora", 1024)]
+    scores = {run: [score(run), score(run, BASE)] for run in ("run-1", "run-2", "run-3")}
+    return build(columns, scores, read, **options)
+
+
+def test_seeds_become_mean_and_standard_deviation():
+    lora = comparison().rows[0].cells[1]
+    assert lora.value == pytest.approx(statistics.mean([3 / 8, 4 / 8]))
+    assert lora.spread == pytest.approx(statistics.stdev([3 / 8, 4 / 8]))
+    assert (lora.seeds, lora.stderr) == (2, None)
+
+
+def test_the_base_is_a_column_of_its_own_and_the_best_is_marked():
+    found = comparison()
+    assert [column.label for column in found.columns] == ["mosld", "lora", BASE]
+    assert [cell.best for cell in found.rows[0].cells] == [True, False, False]
+
+
+def test_differences_are_paired_on_the_same_rows():
+    mosld, lora, base = comparison(baseline=BASE).rows[0].cells
+    assert mosld.difference.value == pytest.approx(5 / 8)
+    assert (mosld.difference.wins, mosld.difference.losses, mosld.difference.test) == (5, 0, "mcnemar")
+    assert lora.difference.value == pytest.approx(7 / 16 - 1 / 8)
+    assert base.difference is None
+
+
+def test_scores_of_other_rows_are_shown_but_not_paired():
+    columns = [Column("one", ["run-1"]), Column("two", ["run-2"])]
+    found = build(columns, {"run-1": [score("run-1")], "run-2": [score("run-2", key="x")]}, read, baseline="one")
+    assert found.rows[0].cells[1].value == 3 / 8 and found.rows[0].cells[1].difference is None
+
+
+def test_scores_without_predictions_are_shown_but_not_paired():
+    def gone(_: ScoreRow) -> Predictions:
+        raise NotFoundError("no file")
+
+    columns = [Column("one", ["run-1"]), Column("two", ["run-2"])]
+    found = build(columns, {"run-1": [score("run-1")], "run-2": [score("run-2")]}, gone, baseline="one")
+    assert found.rows[0].cells[1].difference is None
+
+
+def test_a_task_that_one_run_lacks_leaves_its_cell_empty():
+    scores = {"run-1": [score("run-1"), score("run-1", task="shapes")], "run-2": [score("run-2")]}
+    found = build([Column("one", ["run-1"]), Column("two", ["run-2"])], scores, read)
+    assert {row.task: row.cells[1] is None for row in found.rows} == {"colours": False, "shapes": True}
+    assert "-" in found.render().splitlines()[2]
+
+
+def test_an_unknown_baseline_is_refused():
+    with pytest.raises(ConfigurationError, match="not one of the compared columns"):
+        comparison(baseline="run-9")
+
+
+def test_csv_keeps_every_digit_and_one_line_for_each_cell():
+    lines = list(csv.DictReader(io.StringIO(comparison(baseline=BASE).render("csv"))))
+    assert [line["column"] for line in lines] == ["mosld", "lora", BASE]
+    assert float(lines[0]["difference"]) == 0.625 and lines[1]["runs"] == "run-2 run-3"
+
+
+def test_markdown_and_latex_are_tables_of_equal_width():
+    found = comparison(settings={"train.steps": [10, 20]})
+    pipes = [line.count("|") for line in found.render("markdown").splitlines() if line.startswith("| task")]
+    assert pipes == [7] and "| train.steps | 10 | 20 |" in found.render("markdown")
+    latex = found.render("latex").splitlines()
+    assert latex[0] == r"\begin{tabular}{llrrrr}" and all(line.count("&") == 5 for line in latex if "&" in line)
+
+
+def test_an_unknown_format_is_refused():
+    with pytest.raises(ConfigurationError, match="is not a format"):
+        comparison().render("xlsx")
