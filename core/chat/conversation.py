@@ -1,0 +1,130 @@
+"""A conversation with trained runs, side by side on one base. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from core.chat.client import ChatProcess
+from core.chat.settings import Sampling
+from core.errors import ConfigurationError
+from core.home import Home
+from core.schema import BUNDLED_BASE, ModelSpec, RunSpec
+
+if TYPE_CHECKING:
+    from storage.queries.runs import RunRow
+
+BASE = "base"
+MOST = 4
+
+
+@dataclass(frozen=True)
+class Reply:
+    """A whole answer. ``ended``: end (by itself), length or stopped."""
+
+    model: str
+    text: str
+    tokens: int
+    prompt_tokens: int
+    seconds: float
+    ended: str
+
+    def figures(self) -> str:
+        why = {"end": "", "length": ", cut at the longest answer", "stopped": ", stopped"}[self.ended]
+        return f"{self.tokens} tokens in {self.seconds:.1f} s{why}"
+
+
+class Conversation:
+    """The turns so far and the models that answer them. Each model sees its own earlier answers, not the others'."""
+
+    def __init__(self, process: ChatProcess, models: list[str], adapters: dict[str, str | None]) -> None:
+        self.models, self._process, self._adapters = models, process, adapters
+        self._turns: dict[str, list[dict[str, str]]] = {model: [] for model in models}
+
+    def ask(self, prompt: str, *, system: str = "", **settings: Any) -> list[Reply]:
+        """Every model's answer to ``prompt``; ``settings`` are those of ``Sampling``."""
+        last = {}
+        texts = dict.fromkeys(self.models, "")
+        for model, piece in self.stream(prompt, system=system, **settings):
+            texts[model] += piece["text"]
+            last[model] = piece
+        figures = ("tokens", "prompt_tokens", "seconds", "ended")
+        return [Reply(model, texts[model], *(last[model][name] for name in figures)) for model in self.models]
+
+    def stream(self, prompt: str, *, system: str = "", **settings: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(model, piece) as the answers grow: all at once for the first question, then model by model."""
+        sampling = Sampling.parse(settings)
+        question = {"role": "user", "content": prompt}
+        start = [{"role": "system", "content": system}] if system else []
+        texts = dict.fromkeys(self.models, "")
+        for group in self._groups():
+            messages = [*start, *self._turns[group[0]], question]
+            for piece in self._process.chat([self._adapters[model] for model in group], messages, sampling):
+                model = next(model for model in group if self._adapters[model] == piece["name"])
+                texts[model] += piece["text"]
+                yield model, piece
+        for model, turns in self._turns.items():
+            turns += [question, {"role": "assistant", "content": texts[model]}]
+
+    def _groups(self) -> list[list[str]]:
+        """Models with the same history, who can answer in one batch."""
+        groups: list[list[str]] = []
+        for model in self.models:
+            same = next((group for group in groups if self._turns[group[0]] == self._turns[model]), None)
+            groups.append([model]) if same is None else same.append(model)
+        return groups
+
+    def close(self) -> None:
+        self._process.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_conversation(home: Home, runs: Mapping[str, RunRow | None], device: str = "auto") -> Conversation:
+    """Start the chat process for runs by the name they are to have; None (``base``) is the untouched base.
+
+    Raises ConfigurationError where the runs have different bases or no adapter yet.
+    """
+    if not 1 <= len(runs) <= MOST:
+        raise ConfigurationError(f"{len(runs)} models cannot talk at once.", f"Name one to {MOST}.")
+    model, adapters = _base_of(runs), {}
+    for name, row in runs.items():
+        if row is not None and _spec(row).method.name != BASE:
+            if not home.run(row.id).adapter.is_dir():
+                raise ConfigurationError(f"{name} has no trained adapter.", "Wait until its training is finished.")
+            adapters[name] = row.id
+        else:
+            adapters[name] = None
+    if list(adapters.values()).count(None) > 1 or len(set(adapters.values())) < len(adapters):
+        raise ConfigurationError("The same model is named twice.", "Name every run, and the base, once.")
+    process = ChatProcess(model, device)
+    try:
+        for adapter in filter(None, adapters.values()):
+            process.load(adapter, home.run(adapter).adapter)
+    except BaseException:
+        process.close()
+        raise
+    return Conversation(process, list(runs), adapters)
+
+
+def _base_of(runs: Mapping[str, RunRow | None]) -> ModelSpec:
+    bases = {name: _spec(row).model for name, row in runs.items() if row is not None}
+    if not bases:
+        return ModelSpec(base=BUNDLED_BASE)
+    first = next(iter(bases))
+    for name, base in bases.items():
+        if base != bases[first]:
+            raise ConfigurationError(
+                f"{first} is on the base {bases[first].base}, {name} on {base.base} or on other settings of it.",
+                "Talk to runs of one base at a time.",
+            )
+    return bases[first]
+
+
+def _spec(row: RunRow) -> RunSpec:
+    return RunSpec.parse(row.spec)
