@@ -156,15 +156,32 @@ SENTENCE_TYPE: dict[str, dict[str, tuple[str, ...]]] = {
 
 FIND_WORD: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {
-        "person": _words("Anna Peter Mary John Emma Paul Lucy Henry Sarah David Alice George"),
-        "thing": _words("lamp book apple letter chair hat ball cup shirt clock basket coin"),
-        "place": _words("garden kitchen school market church forest station office hotel village"),
+        "person": _words(
+            "Anna Peter Mary John Emma Paul Lucy Henry Sarah David Alice George William Laura Martin Susan Charles "
+            "Julia Richard Nancy Edward Maria Daniel Ellen Philip Margaret Andrew Elizabeth Michael Martha James Lily "
+            "Ben Tom Sam Tim Max Mia Joseph Ruth"
+        ),
+        "thing": _words(
+            "lamp book apple letter chair hat ball cup shirt clock basket coin plate spoon table paper candle shoe "
+            "toy bell rope hammer axe sword wheel nut egg cake pie orange banana leaf feather button needle drum pipe "
+            "bowl brush chain carpet blanket pillow coat glove belt box card gun phone camera doll kite boat brick"
+        ),
+        "place": _words(
+            "garden kitchen school market church forest station office hotel village city town field farm lake beach "
+            "mountain valley cave island desert palace tower temple theatre college prison factory mill barn stable "
+            "cellar bedroom hall yard cottage harbour camp restaurant"
+        ),
         "templates": (
             "{person} found the {thing} in the {place}.",
             "In the {place}, {person} saw a {thing}.",
             "The {thing} was left in the {place} by {person}.",
             "{person} went to the {place} with a {thing}.",
             "There was a {thing} in the {place}, and {person} took it.",
+            "{person} hid a {thing} behind the {place}.",
+            "Near the {place} stood {person} with this {thing}.",
+            "A {thing} was sent to the {place} for {person}.",
+            "When {person} left the {place}, the {thing} was gone.",
+            "This {thing} belongs to {person} from the {place}.",
         ),
     },
     "test": {
@@ -188,7 +205,7 @@ FUNCTION_WORDS = frozenset(
     _words(
         "a an the this that these it he she they we i you me my her his our their its is are was were be been has have "
         "had do does did not and or but of in on at to for with from by as so such what which who whom where when why "
-        "how very really more then there here all one any please can could will would"
+        "how very really more near then there here all one any please can could will would"
     )
 )
 

@@ -151,8 +151,7 @@ def _by_name(columns: Sequence[str], rows: Sequence[RawRow], given: Given[str, A
     take("references", [name] if (name := first("references")) else [])
     pair = next((p for p in USUAL_PAIRS if all(plain_name(n) in plain for n in p)), None)
     take("input", [plain[plain_name(name)] for name in pair] if pair else [n for n in [first("input")] if n])
-    named = {"output", "label"} & set(given)
-    if not named:
+    if not (given.get("output") or given.get("label")):
         take("output", first("output"))
         output = roles.get("output")
         if not output or (roles.get("choices") or given.get("choices")) and _indexes(output, rows):

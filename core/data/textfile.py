@@ -148,20 +148,31 @@ def _encoding(source: SourceFile) -> str:
     best = from_bytes(head[:65536] if failure < 65536 else near).best()
     name = best.encoding if best is not None else "cp1252"
     # Short western texts look alike in many code pages; cp1252 is what spreadsheets write.
-    if name.startswith(("cp125", "iso8859", "latin", "cp775", "cp85", "cp43", "mac")) and _decodes(near, "cp1252"):
-        western = re.compile(r"[\u00a0-\u00ff\u2013-\u201e\u2026\u20ac\u0152\u0153\u2122]")
-        text = near.decode("cp1252")
-        foreign = [c for c in text if ord(c) > 127 and not western.match(c)]
-        name = name if foreign else "cp1252"
-    return name
+    return "cp1252" if _looks_western(near) and not name.startswith(("utf", "big5", "gb", "shift", "euc")) else name
+
+
+def _looks_western(content: bytes) -> bool:
+    """Whether cp1252 gives mostly plain letters with a few accents and typographic signs among them."""
+    try:
+        text = content.decode("cp1252")
+    except UnicodeDecodeError:
+        return False
+    high = [c for c in text if ord(c) > 127]
+    letters = sum(c.isalpha() for c in text)
+    usual = re.compile(r"[\u00a0-\u00ff\u2013-\u201e\u2020-\u2026\u20ac\u0152\u0153\u0160\u0161\u017d\u017e\u2122]")
+    return len(high) < 0.3 * max(letters, 1) and all(usual.match(c) for c in high)
 
 
 def _wide(head: bytes) -> str:
-    """UTF-16 without a mark: every other byte of mostly Latin text is zero."""
-    sample = head[:4096]
-    if sample.count(0) < len(sample) // 4:
+    """UTF-16 without a mark: every other byte of mostly Latin text is zero, and no other."""
+    sample = head[: 4096 if len(head) >= 4096 else len(head) // 2 * 2]
+    even, odd = sample[::2], sample[1::2]
+    if len(even) < 8:
         return ""
-    return "utf-16-le" if sample[1::2].count(0) > sample[::2].count(0) else "utf-16-be"
+    for zeros, others, name in ((odd, even, "utf-16-le"), (even, odd, "utf-16-be")):
+        if zeros.count(0) > 0.6 * len(zeros) and others.count(0) == 0:
+            return name
+    return ""
 
 
 def _not_utf8(source: SourceFile) -> int | None:
@@ -185,11 +196,3 @@ def _not_utf8(source: SourceFile) -> int | None:
     except UnicodeDecodeError:
         return max(0, offset - 4)
     return None
-
-
-def _decodes(content: bytes, encoding: str) -> bool:
-    try:
-        content.decode(encoding)
-    except UnicodeDecodeError:
-        return False
-    return True
