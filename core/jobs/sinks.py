@@ -14,6 +14,7 @@ routing        ``step``, ``moment`` (``step-100`` ..., ``end``), ``split``, ``fi
 score          ``task``, ``dataset`` (content hash), ``split``, ``model`` (``adapter`` or ``base``), ``metric``,
                ``value``, ``stderr``, ``rows``, ``primary`` (bool), ``chance``, ``predictions``: name under
                ``predictions/``, ``key``: hash of rows, template and scoring options: equal keys can be paired
+               (with the same metric); ``trivial`` and ``copy``: baselines to beat, or null
 checkpoint     ``step``, ``path`` relative to the run folder
 log            ``level`` (info, warning, error), ``message``
 alarm          ``name``, ``step``, ``message``
