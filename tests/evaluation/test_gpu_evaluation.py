@@ -1,7 +1,6 @@
 """Scoring, generation and chat on CUDA: as on the CPU in float32, and near it in bfloat16."""
 
 import pytest
-import torch
 
 from core.adapters.attach import attach
 from core.chat.engine import ChatEngine
