@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Protocol, Self
 
 from core.chat.client import ChatProcess
 from core.chat.settings import Sampling
@@ -12,11 +12,15 @@ from core.errors import ConfigurationError
 from core.home import Home
 from core.schema import BUNDLED_BASE, ModelSpec, RunSpec
 
-if TYPE_CHECKING:
-    from storage.queries.runs import RunRow
-
 BASE = "base"
 MOST = 4
+
+
+class Run(Protocol):
+    """What is asked of a run: its id and its settings as plain data."""
+
+    id: str
+    spec: dict[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -85,7 +89,7 @@ class Conversation:
         self.close()
 
 
-def open_conversation(home: Home, runs: Mapping[str, RunRow | None], device: str = "auto") -> Conversation:
+def open_conversation(home: Home, runs: Mapping[str, Run | None], device: str = "auto") -> Conversation:
     """Start the chat process for runs by the name they are to have; None (``base``) is the untouched base.
 
     Raises ConfigurationError where the runs have different bases or no adapter yet.
@@ -112,7 +116,7 @@ def open_conversation(home: Home, runs: Mapping[str, RunRow | None], device: str
     return Conversation(process, list(runs), adapters)
 
 
-def _base_of(runs: Mapping[str, RunRow | None]) -> ModelSpec:
+def _base_of(runs: Mapping[str, Run | None]) -> ModelSpec:
     bases = {name: _spec(row).model for name, row in runs.items() if row is not None}
     if not bases:
         return ModelSpec(base=BUNDLED_BASE)
@@ -126,5 +130,5 @@ def _base_of(runs: Mapping[str, RunRow | None]) -> ModelSpec:
     return bases[first]
 
 
-def _spec(row: RunRow) -> RunSpec:
+def _spec(row: Run) -> RunSpec:
     return RunSpec.parse(row.spec)
