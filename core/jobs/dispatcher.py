@@ -59,6 +59,7 @@ class Limits:
     nameless_grace: float = 3.0
     beat: float = 5.0
     device_refresh: float = 60.0
+    device_retry: float = 10.0
     idle: float | None = 300.0
     lost_attempts: int = 3
     pass_bytes: int = 8 << 20
@@ -102,7 +103,7 @@ class Dispatcher:
             try:
                 with announced(self.home):
                     log.info("dispatcher %s at work on %s", os.getpid(), self.home.root)
-                    self._loop()
+                    self._loop(lock)
             finally:
                 lock.release()
             # A job queued while this process was ending saw a living dispatcher and started none: look once more.
@@ -119,7 +120,10 @@ class Dispatcher:
             busy = jobs.busy(session)
             watched = attempts.open_ones(session)
         for attempt in watched:
-            self._watch(attempt)
+            try:
+                self._watch(attempt)
+            except OSError:  # one run's folder must not hold up the others
+                log.exception("%s/%s cannot be looked after; the next pass tries again", attempt.run, attempt.job)
         if busy:
             self._refresh_devices()
             self._refuse_impossible()
@@ -127,9 +131,13 @@ class Dispatcher:
         self._beat(watched)
         return busy + len(watched)
 
-    def _loop(self) -> None:
+    def _loop(self, lock: Lock) -> None:
         idle_since = time.monotonic()
         while not self._stop:
+            if not lock.held():
+                log.warning("the data folder was removed or replaced: ending")
+                self._stop = True
+                return
             try:
                 busy = self.step()
             except StorageError as error:
@@ -249,6 +257,7 @@ class Dispatcher:
             self._devices_at = time.monotonic()
         except (OSError, subprocess.SubprocessError) as error:
             log.warning("the devices cannot be listed: %s", error)  # those known before stay in use
+            self._devices_at = time.monotonic() - self.limits.device_refresh + self.limits.device_retry
 
     def _refuse_impossible(self) -> None:
         requests = all_requests(self._devices)

@@ -53,6 +53,13 @@ class Lock:
                 self._handle = handle
                 return True
 
+    def held(self) -> bool:
+        """Whether the lock still means anything: its file may have been removed or replaced."""
+        try:
+            return self._handle is not None and os.path.samestat(os.stat(self._path), os.fstat(self._handle))
+        except FileNotFoundError:
+            return False
+
     def release(self) -> None:
         if self._handle is not None:
             os.close(self._handle)

@@ -83,6 +83,10 @@ class House:
     def until_step(self, job: JobRow, step: int) -> None:
         self.wait(lambda: (self.job(job).step or 0) >= step)
 
+    def let_go(self, job: JobRow) -> None:
+        """Workers told to ``hold`` (attempt -> step) go on."""
+        (self.home.run(job.run).root / "go").touch()
+
     def worker(self, job: JobRow) -> int:
         """The pid of the job's newest worker, once it is known."""
         return self.wait(lambda: (found := self.attempts(job)) and not found[-1].ended and found[-1].pid)

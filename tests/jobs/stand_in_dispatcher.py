@@ -1,4 +1,4 @@
-"""A dispatcher with the stand-in worker and short limits: HOME, then limits as JSON."""
+"""A dispatcher with short limits and the stand-in worker (or the real one): HOME, then wishes as JSON."""
 
 import json
 import logging
@@ -18,10 +18,10 @@ SHORT = {"poll": 0.05, "cancel_grace": 0.6, "term_grace": 0.4, "finish_grace": 1
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     wish = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
-    slots = wish.pop("slots", 1)
+    slots, real = wish.pop("slots", 1), wish.pop("real", False)
     dispatcher = Dispatcher(
         Home.open(sys.argv[1]),
-        executor=LocalExecutor(WORKER),
+        executor=LocalExecutor() if real else LocalExecutor(WORKER),
         limits=Limits(**{**SHORT, "idle": None, **wish}),
         devices=lambda: [Device("cpu", "CPU", visible="", slots=slots)],
     )

@@ -46,6 +46,10 @@ def main() -> int:
         sink.emit("metrics", step=step, values={"loss": loss(step), "attempt": job["attempt"]})
         sink.emit("progress", step=step, total=total, phase="training", seconds_left=float(total - step))
         misbehave(wish, step, job["attempt"], sink)
+        while step == (wish.get("hold") or {}).get(str(job["attempt"])) and not (folder.root / "go").exists():
+            if sink.cancelled():
+                break
+            time.sleep(0.02)
         if step % wish.get("checkpoint_every", 5) == 0:
             np.savez(folder.routing / f"step-{step}.npz", mean_gate=np.full((2, 3), step, np.float32), tasks=["a", "b"])
             sink.emit("routing", step=step, moment=f"step-{step}", split="validation", file=f"step-{step}.npz")

@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import pytest
 from core.home import PROJECT
 from core.jobs.processes import identify
 from core.jobs.service import dispatcher_status, ensure_dispatcher, register_web, stop_dispatcher
+from storage import Database
 from storage.models import Attempt
 from storage.queries import attempts, jobs, runs
 
@@ -22,7 +24,7 @@ def kill(process: subprocess.Popen[bytes]) -> None:
 
 
 def test_a_killed_worker_is_lost_and_resumed(house, expected_curve) -> None:
-    job = house.submit(steps=40, pause=0.02, children=1)
+    job = house.submit(steps=40, children=1, hold={"1": 12})
     house.dispatcher()
     house.until_step(job, 12)
     os.kill(house.worker(job), signal.SIGKILL)
@@ -37,7 +39,7 @@ def test_a_killed_worker_is_lost_and_resumed(house, expected_curve) -> None:
 
 
 def test_a_killed_dispatcher_takes_no_worker_with_it(house, expected_curve) -> None:
-    job = house.submit(steps=60, pause=0.03)
+    job = house.submit(steps=60, hold={"1": 5})
     first = house.dispatcher()
     house.until_step(job, 5)
     pid = house.worker(job)
@@ -45,6 +47,8 @@ def test_a_killed_dispatcher_takes_no_worker_with_it(house, expected_curve) -> N
     time.sleep(0.4)
     assert identify(pid) is not None
     house.dispatcher()
+    house.wait(lambda: dispatcher_status(house.home).alive)
+    house.let_go(job)
     house.until(job, "done")
     assert house.curve(job) == expected_curve(60)
     (attempt,) = house.attempts(job)
@@ -52,11 +56,12 @@ def test_a_killed_dispatcher_takes_no_worker_with_it(house, expected_curve) -> N
 
 
 def test_a_worker_that_finished_while_no_dispatcher_lived_is_done(house, expected_curve) -> None:
-    job = house.submit(steps=30, pause=0.02)
+    job = house.submit(steps=30, hold={"1": 3})
     first = house.dispatcher()
     house.until_step(job, 3)
     pid = house.worker(job)
     kill(first)
+    house.let_go(job)
     house.wait(lambda: identify(pid) is None)
     assert house.job(job).state == "running"
     house.dispatcher()
@@ -65,7 +70,7 @@ def test_a_worker_that_finished_while_no_dispatcher_lived_is_done(house, expecte
 
 
 def test_both_killed(house, expected_curve) -> None:
-    job = house.submit(steps=50, pause=0.02)
+    job = house.submit(steps=50, hold={"1": 12})
     first = house.dispatcher()
     house.until_step(job, 12)
     pid = house.worker(job)
@@ -78,7 +83,7 @@ def test_both_killed(house, expected_curve) -> None:
 
 
 def test_a_worker_whose_pid_was_never_noted_is_found_by_its_token(house, expected_curve) -> None:
-    job = house.submit(steps=80, pause=0.03)
+    job = house.submit(steps=80, hold={"1": 2})
     first = house.dispatcher()
     house.until_step(job, 2)
     pid = house.worker(job)
@@ -88,6 +93,7 @@ def test_a_worker_whose_pid_was_never_noted_is_found_by_its_token(house, expecte
         attempt.pid = attempt.process_start = attempt.boot = None
     house.dispatcher()
     house.wait(lambda: house.attempts(job)[0].pid == pid)
+    house.let_go(job)
     house.until(job, "done")
     assert len(house.attempts(job)) == 1 and house.curve(job) == expected_curve(80)
 
@@ -133,9 +139,10 @@ def test_a_job_that_always_dies_ends_with_a_hint(house) -> None:
 
 
 def test_deaths_with_progress_between_them_do_not_add_up(house, expected_curve) -> None:
-    job = house.submit(steps=40, pause=0.02)
+    job = house.submit(steps=40, hold={"1": 7, "2": 16, "3": 27})
     house.dispatcher(lost_attempts=2)
-    for step in (7, 16, 27):
+    for attempt, step in enumerate((7, 16, 27), start=1):
+        house.wait(lambda number=attempt: house.job(job).attempt == number)
         house.until_step(job, step)
         os.kill(house.worker(job), signal.SIGKILL)
     house.until(job, "done")
@@ -172,6 +179,17 @@ def test_an_idle_dispatcher_leaves_unless_a_web_process_lives(house) -> None:
     assert not dispatcher_status(house.home).alive
 
 
+def test_a_dispatcher_whose_home_is_removed_ends(house) -> None:
+    with register_web(house.home):
+        process = house.dispatcher()
+        house.wait(lambda: dispatcher_status(house.home).alive)
+        shutil.rmtree(house.home.root)
+        assert process.wait(20) == 0
+        house.home.dispatcher.mkdir(parents=True)
+    house.database.close()
+    house.database = Database(house.home.database_url)
+
+
 def test_a_dead_web_process_keeps_no_dispatcher(house) -> None:
     code = (
         "import os, sys; from core.home import Home; from core.jobs.service import register_web; "
@@ -195,12 +213,14 @@ def test_ensure_starts_one_and_stop_ends_it(house) -> None:
 
 
 def test_a_stopped_dispatcher_leaves_its_workers_to_the_next(house, expected_curve) -> None:
-    job = house.submit(steps=60, pause=0.02)
+    job = house.submit(steps=60, hold={"1": 3})
     first = house.dispatcher()
     house.until_step(job, 3)
     assert stop_dispatcher(house.home)
     assert first.wait(10) == 0
+    assert house.job(job).state == "running"
     house.dispatcher()
+    house.let_go(job)
     house.until(job, "done")
     assert len(house.attempts(job)) == 1 and house.curve(job) == expected_curve(60)
 

@@ -40,7 +40,7 @@ def test_priorities_first_then_the_order_of_submission(house) -> None:
 
 
 def test_one_job_for_each_device(house) -> None:
-    both = [house.submit(steps=400, pause=0.01) for _ in range(2)]
+    both = [house.submit(steps=400, hold={"1": 2}) for _ in range(2)]
     third = house.submit(steps=2)
     house.dispatcher(slots=2)
     for job in both:
@@ -171,7 +171,7 @@ def test_a_waiting_job_is_cancelled_at_once_and_never_starts(house) -> None:
 def test_a_cancelled_job_resumes_where_it_stopped(house, expected_curve) -> None:
     from storage.queries import jobs
 
-    job = house.submit(steps=60, pause=0.02)
+    job = house.submit(steps=60, hold={"1": 7})
     house.dispatcher()
     house.until_step(job, 7)
     with house.database.write() as session:
