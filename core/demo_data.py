@@ -43,9 +43,13 @@ OPINION: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {
         "thing": _words("film hotel book soup garden teacher room game present coffee"),
         "good": _words(
-            "great wonderful lovely nice delicious beautiful clever perfect brilliant funny friendly excellent"
+            "great wonderful lovely nice delicious beautiful clever perfect brilliant funny friendly excellent happy "
+            "fine interesting elegant attractive"
         ),
-        "bad": _words("terrible awful horrible boring ugly dirty rude poor stupid dull nasty broken"),
+        "bad": _words(
+            "terrible awful horrible boring ugly dirty rude poor stupid dull nasty broken sad wrong dangerous cheap "
+            "dreary"
+        ),
         "templates": (
             "The {thing} was really {word}.",
             "I think the {thing} is {word}.",
@@ -105,27 +109,57 @@ SUBJECT: dict[str, dict[str, tuple[str, ...]]] = {
 
 SENTENCE_TYPE: dict[str, dict[str, tuple[str, ...]]] = {
     "train": {
-        "person": _words("mother children farmer teacher king neighbour girl driver"),
-        "thing": _words("door letter table horse water paper basket window cup shoe"),
-        "verb": _words("open carry bring clean find wash push paint"),
-        "past": _words("opened carried brought cleaned found washed pushed painted"),
+        "person": _words(
+            "mother children farmer teacher king neighbour girl driver artist captain guard nurse writer lawyer sailor "
+            "painter cook judge student hunter servant prince woman visitor"
+        ),
+        "thing": _words(
+            "door letter table horse water paper basket window cup shoe lamp apple shirt clock coin plate spoon candle "
+            "toy bell rope wheel egg cake leaf drum carpet blanket pillow gun boat wall"
+        ),
+        "verb": _words(
+            "open carry bring clean find wash push paint cut pull drop touch keep use draw send buy fix watch count "
+            "remember follow fill turn"
+        ),
+        "past": _words(
+            "opened carried brought cleaned found washed pushed painted cut pulled dropped touched kept used drew sent "
+            "bought fixed watched counted remembered followed filled turned"
+        ),
         "question": (
             "what did the {person} {verb}",
             "where does the {person} {verb} the {thing}",
             "how can the {person} {verb} a {thing}",
             "is the {person} near the {thing}",
+            "can you {verb} the {thing}",
+            "which {thing} did the {person} {verb}",
+            "do you {verb} the {thing}",
+            "was the {thing} with the {person}",
+            "would you {verb} a {thing} for me",
+            "what is this {thing}",
         ),
         "command": (
             "{verb} the {thing} now",
             "please {verb} this {thing}",
             "{verb} the {thing} for the {person}",
             "do not {verb} the {thing}",
+            "{verb} a {thing}",
+            "{verb} the {thing} and {verb_b} the {thing_b}",
+            "first {verb} the {thing} please",
+            "always {verb} the {thing} with the {person}",
+            "{verb} me a {thing}",
+            "let the {person} {verb} this {thing}",
         ),
         "statement": (
             "the {person} {past} the {thing}",
             "a {thing} is near the {person}",
-            "the {person} always {past} this {thing}",
+            "we {past} the {thing} and the {thing_b}",
             "this is the {thing} of the {person}",
+            "you {past} the {thing} for the {person}",
+            "i will {verb} the {thing}",
+            "the {thing} was there",
+            "there is a {thing} in the room",
+            "the {person} and the {person_b} {past} this {thing}",
+            "she can {verb} the {thing}",
         ),
     },
     "test": {
@@ -210,24 +244,25 @@ FUNCTION_WORDS = frozenset(
 )
 
 
-def opinion(words: Words, chance: random.Random) -> Row:
-    label = chance.choice(LABELS["opinion"])
+def opinion(words: Words, chance: random.Random, turn: int) -> Row:
+    label = LABELS["opinion"][turn % len(LABELS["opinion"])]
     text = chance.choice(words["templates"]).format(
         thing=chance.choice(words["thing"]), word=chance.choice(words[label])
     )
     return {"input": _article(text), "output": label, "choices": LABELS["opinion"]}
 
 
-def subject(words: Words, chance: random.Random) -> Row:
-    label = chance.choice(LABELS["subject"])
+def subject(words: Words, chance: random.Random, turn: int) -> Row:
+    label = LABELS["subject"][turn % len(LABELS["subject"])]
     a, b = chance.sample(words[label], 2)
     text = chance.choice(words["templates"]).format(a=a, b=b)
     return {"input": text[0].upper() + text[1:], "output": label, "choices": LABELS["subject"]}
 
 
-def sentence_type(words: Words, chance: random.Random) -> Row:
-    label = chance.choice(LABELS["sentence_type"])
+def sentence_type(words: Words, chance: random.Random, turn: int) -> Row:
+    label = LABELS["sentence_type"][turn % len(LABELS["sentence_type"])]
     slots = {name: chance.choice(words[name]) for name in ("person", "thing", "verb", "past")}
+    slots |= {f"{name}_b": chance.choice(words[name]) for name in ("person", "thing", "verb")}
     return {
         "input": _article(chance.choice(words[label]).format(**slots)),
         "output": label,
@@ -235,14 +270,14 @@ def sentence_type(words: Words, chance: random.Random) -> Row:
     }
 
 
-def find_word(words: Words, chance: random.Random) -> Row:
+def find_word(words: Words, chance: random.Random, turn: int) -> Row:
     slots = {name: chance.choice(words[name]) for name in QUESTIONS}
-    asked = chance.choice(list(QUESTIONS))
+    asked = list(QUESTIONS)[turn % len(QUESTIONS)]
     text = _article(chance.choice(words["templates"]).format(**slots))
     return {"input": f"{text}\n{QUESTIONS[asked]}", "output": slots[asked]}
 
 
-MAKERS: dict[str, Callable[[Words, random.Random], Row]] = {
+MAKERS: dict[str, Callable[[Words, random.Random, int], Row]] = {
     "opinion": opinion,
     "subject": subject,
     "sentence_type": sentence_type,
@@ -262,10 +297,11 @@ def _splits(task: str) -> Iterator[tuple[str, list[Row]]]:
         words = LEXICONS[task]["test" if split == "test" else "train"]
         rows: list[Row] = []
         while len(rows) < count:
-            row = MAKERS[task](words, chance)
+            row = MAKERS[task](words, chance, len(rows))  # labels take turns, so that they are balanced
             if row["input"] not in seen:
                 seen.add(str(row["input"]))
                 rows.append({"task": task, **row})
+        chance.shuffle(rows)
         yield split, rows
 
 

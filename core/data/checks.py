@@ -14,6 +14,7 @@ from core.data.canonical import Row, iterate
 from core.data.kinds import Tables
 
 EXAMPLES = 5
+_NEITHER = re.compile(r"[\W_]+")  # neither letters nor digits
 _BATCH = ("instruction", "input", "output", "choices", "history")
 
 
@@ -38,16 +39,16 @@ def input_key(row: Row) -> bytes:
 
     Includes the row's own instruction and the history; order of the choices does not count.
     """
-    said = [part["content"] for part in row.get("history") or ()]
-    texts = [row.get("instruction") or "", *said, row.get("input") or ""]
-    plain = "|".join(_plain(text) for text in texts)
-    if row.get("choices"):
-        plain += "||" + "|".join(sorted(_plain(choice) for choice in row["choices"]))
+    said = [_plain(part["content"]) for part in row["history"]]
+    instruction = _plain(row["instruction"]) if row["instruction"] else ""
+    plain = "|".join([instruction, *said, _plain(row["input"])])
+    if row["choices"]:
+        plain += "||" + "|".join(sorted(map(_plain, row["choices"])))
     return blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=12).digest()
 
 
 def _plain(text: str) -> str:
-    bare = re.sub(r"[\W_]+", "", text.lower())
+    bare = _NEITHER.sub("", text.lower())
     return bare or text.strip()  # an input of signs alone stays itself
 
 
@@ -70,9 +71,9 @@ def duplicates(table: pa.Table) -> Duplicates:
     return found
 
 
-def overlap(train: pa.Table, other: pa.Table) -> Overlap:
-    """Rows of ``other`` whose input stands in ``train``."""
-    known = set(keys_of(train))
+def overlap(train: pa.Table, other: pa.Table, known: set[bytes] | None = None) -> Overlap:
+    """Rows of ``other`` whose input stands in ``train``; ``known``: the keys of ``train``, if they are at hand."""
+    known = set(keys_of(train)) if known is None else known
     hits = [row for row in iterate(other.select(_BATCH)) if input_key(row) in known]
     return Overlap(
         rows=len(hits), share=len(hits) / max(len(other), 1), examples=[_shown(row) for row in hits[:EXAMPLES]]

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from core.data import hub_sets, splits
 from core.data.apply import Mapped, RowReader
 from core.data.canonical import SCHEMA, to_table, with_column
-from core.data.checks import overlap, without_overlap
+from core.data.checks import keys_of, overlap, without_overlap
 from core.data.describe import describe, fill_choices
 from core.data.formats import RawFile, read_file
 from core.data.kinds import OPTION_KINDS, TaskInfo, detect_kind
@@ -100,12 +100,13 @@ def prepare(paths: str | Path | Sequence[str | Path], options: Options) -> Prepa
         groups = parts["train"].groups if "train" in parts else []
         entry = found.metadata.get(task, TaskMetadata(name=task))
         own, hoisted = _hoist(own)
+        given = [split for split in own if split != "train"]
         own, said = splits.draw(
             own, groups, task=task, validation=options.validation, test=options.test, seed=options.seed
         )
         notes += said
         own = {split: own[split] for split in SPLITS if split in own}
-        own, said = _overlap(task, own, options.drop_overlap)
+        own, said = _overlap(task, own, given, options.drop_overlap)
         notes += said
         info = _describe(task, own, entry, hoisted, options, task in labelled)
         own = {split: fill_choices(info, table) for split, table in own.items()}
@@ -208,11 +209,15 @@ def _hoist(own: dict[str, pa.Table]) -> tuple[dict[str, pa.Table], str]:
     return {split: with_column(table, "instruction", "") for split, table in own.items()}, texts.pop()
 
 
-def _overlap(task: str, own: dict[str, pa.Table], drop: bool) -> tuple[dict[str, pa.Table], list[str]]:
+def _overlap(
+    task: str, own: dict[str, pa.Table], given: list[str], drop: bool
+) -> tuple[dict[str, pa.Table], list[str]]:
+    """Notes on rows of the given splits that are also trained on, or those training rows removed."""
     notes = []
-    if "train" not in own:
-        return own, notes
-    found = {split: overlap(own["train"], own[split]) for split in ("validation", "test") if split in own}
+    if "train" not in own or not given:
+        return own, notes  # drawn splits never overlap
+    known = set(keys_of(own["train"]))
+    found = {split: overlap(own["train"], own[split], known) for split in given}
     found = {split: report for split, report in found.items() if report.rows}
     if drop and found:
         own, gone = without_overlap(own)

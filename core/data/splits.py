@@ -32,6 +32,7 @@ def draw(
         if not 0 <= share < 1:
             raise DataError(f"The {name} share {share} is not between 0 and 1.", "Use for example 0.1.")
     tables, notes = dict(tables), []
+    keys: list[bytes] | None = None
     chance = np.random.default_rng([seed, *task.encode()])
     for split, share, most in (("test", test, None), ("validation", validation, MOST_VALIDATION)):
         train = tables.get("train")
@@ -39,7 +40,8 @@ def draw(
             continue
         if split == "validation" and "test" not in tables and test:
             continue  # too few rows for a test split: too few for this one
-        members = _clusters(groups, keys_of(train))
+        keys = keys_of(train) if keys is None else keys
+        members = _clusters(groups, keys)
         wanted = max(1, round(share * len(train)))
         wanted = min(wanted, most) if most else wanted
         chosen = _choose(members, wanted, chance)
@@ -52,6 +54,7 @@ def draw(
         tables[split] = train.filter(pa.array(chosen))
         tables["train"] = train.filter(pa.array(~chosen))
         groups = [group for group, taken in zip(groups, chosen, strict=True) if not taken]
+        keys = [key for key, taken in zip(keys, chosen, strict=True) if not taken]
         notes.append(f"{task}: {len(tables[split])} {split} rows were drawn from train with seed {seed}.")
     return tables, notes
 
