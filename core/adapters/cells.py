@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, field_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
 from ..errors import ConfigurationError
 from .words import Down, Gate, Up, parse_word
@@ -39,6 +39,47 @@ class Linear:
         return self.name.rpartition(".")[2]
 
 
+def layer_numbers(layers: Iterable[int | str] | None) -> frozenset[int]:
+    """``[0, "4-6"]`` to ``{0, 4, 5, 6}``."""
+    numbers: set[int] = set()
+    for item in layers or ():
+        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", str(item))
+        if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
+            raise ValueError(f"{item!r} is neither a layer nor a range of layers such as '0-3'")
+        numbers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+    return frozenset(numbers)
+
+
+def _check_modules(value: list[str] | str) -> list[str] | str:
+    if not value or (isinstance(value, list) and not all(value)):
+        raise ValueError("name at least one projection, or write all-linear")
+    if isinstance(value, str) and value != ALL_LINEAR:
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"not a regular expression: {error}") from None
+    return value
+
+
+def _check_layers(value: list[int | str] | None) -> list[int | str] | None:
+    if value is not None and not layer_numbers(value):
+        raise ValueError("name at least one layer, or leave it empty for all")
+    return value
+
+
+def _check_experts(value: int | list[int]) -> int | list[int]:
+    counts = value if isinstance(value, list) else [value]
+    if not counts or min(counts) < 1 or max(counts) > 256:
+        raise ValueError("every number of experts lies in 1..256")
+    return value
+
+
+# Types of the fields that presets take over as options: checked wherever they are written.
+Modules = Annotated[list[str] | str, AfterValidator(_check_modules)]
+Layers = Annotated[list[int | str] | None, AfterValidator(_check_layers)]
+Experts = Annotated[int | list[int], AfterValidator(_check_experts)]
+
+
 def _word(part: str) -> BeforeValidator:
     return BeforeValidator(lambda value: parse_word(part, value))
 
@@ -53,44 +94,22 @@ class Cell(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    modules: list[str] | str = Field(
+    modules: Modules = Field(
         ALL_LINEAR, description="Names of projections, a regular expression for whole paths, or all-linear."
     )
-    layers: list[int | str] | None = Field(
-        None, description='Layers of the base as numbers or ranges such as "0-3"; empty: all.'
-    )
-    experts: int | list[int] = Field(1, description="Experts per projection: a number, or one per block of layers.")
+    layers: Layers = Field(None, description='Layers of the base as numbers or ranges such as "0-3"; empty: all.')
+    experts: Experts = Field(1, description="Experts per projection: a number, or one per block of layers.")
     rank: int = Field(8, ge=1, le=1024, description="Rank of each expert.")
     alpha: float = Field(16.0, gt=0, description="The update is scaled by alpha / rank.")
-    down: Annotated[SerializeAsAny[Down], _word("down")] = Field("unique", validate_default=True)
-    gate: Annotated[SerializeAsAny[Gate], _word("gate")] = Field("none", validate_default=True)
-    up: Annotated[SerializeAsAny[Up], _word("up")] = Field("unique", validate_default=True)
-
-    @field_validator("modules")
-    @classmethod
-    def _modules_are_named(cls, value: list[str] | str) -> list[str] | str:
-        if not value or (isinstance(value, list) and not all(value)):
-            raise ValueError("name at least one projection, or write all-linear")
-        if isinstance(value, str) and value != ALL_LINEAR:
-            try:
-                re.compile(value)
-            except re.error as error:
-                raise ValueError(f"not a regular expression: {error}") from None
-        return value
-
-    @field_validator("layers")
-    @classmethod
-    def _layers_are_numbers(cls, value: list[int | str] | None) -> list[int | str] | None:
-        layer_numbers(value)
-        return value
-
-    @field_validator("experts")
-    @classmethod
-    def _experts_are_positive(cls, value: int | list[int]) -> int | list[int]:
-        counts = value if isinstance(value, list) else [value]
-        if not counts or min(counts) < 1 or max(counts) > 256:
-            raise ValueError("every number of experts lies in 1..256")
-        return value
+    down: Annotated[SerializeAsAny[Down], _word("down")] = Field(
+        "unique", validate_default=True, description="Down word: the matrices from the input to the rank."
+    )
+    gate: Annotated[SerializeAsAny[Gate], _word("gate")] = Field(
+        "none", validate_default=True, description="Gate word: who decides how much each expert contributes."
+    )
+    up: Annotated[SerializeAsAny[Up], _word("up")] = Field(
+        "unique", validate_default=True, description="Up word: the matrices from the rank to the output."
+    )
 
     @property
     def scaling(self) -> float:
@@ -147,17 +166,6 @@ class Site:
     @property
     def selected(self) -> int:
         return self.gate.selected(self.experts)
-
-
-def layer_numbers(layers: Iterable[int | str] | None) -> frozenset[int]:
-    """``[0, "4-6"]`` to ``{0, 4, 5, 6}``."""
-    numbers: set[int] = set()
-    for item in layers or ():
-        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", str(item))
-        if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
-            raise ValueError(f"{item!r} is neither a layer nor a range of layers such as '0-3'")
-        numbers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
-    return frozenset(numbers)
 
 
 def plan(cells: Sequence[Cell], linears: Sequence[Linear], tasks: int = 0) -> list[Site]:

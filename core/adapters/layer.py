@@ -49,11 +49,15 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         if gate is not None:
             self.tessera_gate[adapter] = gate
             self.slots[adapter] = self.tape.add(adapter, site)
-        for container in self.adapter_layer_names:
-            if adapter in (modules := getattr(self, container)):
-                modules[adapter].train(self.training)
+        for module in self.modules_of(adapter):
+            module.train(self.training)
         self._move_adapter_to_device_of_base_layer(adapter)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def modules_of(self, adapter: str) -> list[nn.Module]:
+        """The adapter's down, gate and up, as far as it has them here."""
+        containers = [getattr(self, name) for name in self.adapter_layer_names]
+        return [container[adapter] for container in containers if adapter in container]
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters and self.merged:

@@ -64,6 +64,16 @@ class MixtureModel(BaseTuner):
             layer.requires_grad_(False)
         self._replace_module(parent, target_name, layer, target)
 
+    def _cast_adapter_dtype(self, adapter_name: str, autocast_adapter_dtype: bool = True) -> None:
+        """PEFT raises parameters to float32 over a bfloat16 base; the buffers of words go with them."""
+        super()._cast_adapter_dtype(adapter_name, autocast_adapter_dtype)
+        for layer in self.model.modules() if autocast_adapter_dtype else ():
+            if isinstance(layer, MixtureLayer):
+                for buffer_owner in layer.modules_of(adapter_name):
+                    for name, buffer in buffer_owner.named_buffers(recurse=False):
+                        if buffer.dtype in (torch.bfloat16, torch.float16):
+                            setattr(buffer_owner, name, buffer.float())
+
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
         self.tape.drop(adapter_name)
@@ -133,8 +143,25 @@ class MixtureModel(BaseTuner):
         addressing = given.address(batch, kwargs.get("attention_mask"), kwargs.get("labels"), past > 0)
         if self._names is not None:
             addressing = addressing.split(_repeat(self._names, batch.shape[0], "adapter_names"), batch.device)
+        self._check_tasks(addressing)
         self.tape.begin(addressing, getattr(cache, "tessera_decisions", None) if past else None)
         return cache
+
+    def _check_tasks(self, addressing: Addressing) -> None:
+        """Name a task that an adapter does not have; on a GPU that would mean waiting for it, so there it is not."""
+        parts = addressing.parts
+        for adapter in self.active_adapters if parts is None else parts:
+            index = (addressing if parts is None else parts[adapter]).task_index
+            gated = any(slot.adapter == adapter and slot.site.gate.word == "task" for slot in self.tape.slots)
+            if not gated or index is None or index.device.type != "cpu":
+                continue
+            tasks = self.peft_config[adapter].tasks
+            if int(index.min()) < 0 or int(index.max()) >= len(tasks):
+                raise ConfigurationError(
+                    f"Adapter {adapter!r} has {len(tasks)} tasks, counted from 0 ({', '.join(tasks)}), but the batch "
+                    f"names task {int(index.max())}.",
+                    "Number the tasks in the order in which the adapter was trained.",
+                )
 
     def _end(self, cache: Any) -> None:
         decisions = self.tape.end()

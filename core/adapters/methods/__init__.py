@@ -7,6 +7,8 @@ import importlib
 import pkgutil
 from typing import TYPE_CHECKING, Any
 
+from pydantic import ValidationError
+
 from ...errors import ConfigurationError
 from ..cells import Cell
 from .base import LowRankOptions, MixtureOptions, Preset
@@ -49,7 +51,15 @@ def resolve(method: MethodSpec) -> list[Cell]:
     data: dict[str, Any] = dict(method.options)
     if method.cells:
         data["cells"] = method.cells
-    return preset.cells(preset.options.parse(data))
+    options = preset.options.parse(data)
+    try:
+        return preset.cells(options)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise ConfigurationError(
+            f"The options of {method.name} do not go together: {'.'.join(map(str, first['loc']))}: {first['msg']}.",
+            "Change one of them.",
+        ) from error
 
 
 for _module in pkgutil.iter_modules(__path__):

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from ...schema import Spec
-from ..cells import Cell
+from ..cells import Cell, Experts, Layers, Modules
 
 
 @dataclass(frozen=True)
@@ -28,10 +28,10 @@ class Preset:
 class LowRankOptions(Spec):
     """What every preset lets its user choose."""
 
-    modules: list[str] | str = Field(
+    modules: Modules = Field(
         ["q_proj", "v_proj"], description="Projections that are adapted: names, a regular expression, or all-linear."
     )
-    layers: list[int | str] | None = Field(None, description='Layers, as numbers or ranges such as "0-3"; empty: all.')
+    layers: Layers = Field(None, description='Layers, as numbers or ranges such as "0-3"; empty: all.')
     rank: int = Field(8, ge=1, le=1024, description="Rank of each expert.")
     alpha: float = Field(16.0, gt=0, description="The update is scaled by alpha / rank.")
 
@@ -41,6 +41,6 @@ class LowRankOptions(Spec):
 
 
 class MixtureOptions(LowRankOptions):
-    experts: int | list[int] = Field(
+    experts: Experts = Field(
         [2, 4, 6, 8], description="Experts per projection: a number, or one for each equal block of layers from below."
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from ..cells import Cell
+from ..cells import Cell, Experts
 from .base import MixtureOptions, Preset
 
 
 class HydraloraOptions(MixtureOptions):
-    experts: int | list[int] = Field(
+    experts: Experts = Field(
         3, description="Up matrices per projection: a number, or one for each equal block of layers from below."
     )
     dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on what enters the down matrix.")

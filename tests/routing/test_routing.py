@@ -1,0 +1,161 @@
+"""Routing figures against values worked out by hand; snapshots on disk; statistics."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from core.adapters.cells import Cell, Linear, plan
+from core.adapters.tape import Addressing, RoutingTape
+from core.errors import ConfigurationError, DataError, NotFoundError
+from core.routing.recorder import RoutingRecorder
+from core.routing.snapshot import RoutingSnapshot, SiteInfo
+from core.routing.statistics import by_layer, over_roles, specialisation, task_similarity
+
+TASKS = ["a", "b"]
+
+
+def tape_with(gate: dict, *experts: int) -> RoutingTape:
+    tape = RoutingTape()
+    for layer, count in enumerate(experts):
+        cell = Cell(experts=count, down="shared", gate=gate)
+        tape.add("default", plan([cell], [Linear(f"layers.{layer}.q_proj", 8, 8)], tasks=2)[0])
+    return tape
+
+
+def write(tape: RoutingTape, probs: list[torch.Tensor], weights: list[torch.Tensor], **addressing) -> None:
+    tape.begin(Addressing(**addressing))
+    for slot, p, w in zip(tape.slots, probs, weights, strict=True):
+        slot.probs, slot.weights = p, w
+    tape.end()
+
+
+def hand_made() -> RoutingSnapshot:
+    """Two rows, tasks b and a; three tokens each: the last of row 0 is an answer, the last of row 1 padding."""
+    tape = tape_with({"word": "token", "top_k": 1}, 2)
+    probs = torch.tensor([[[0.5, 0.5], [0.75, 0.25], [1.0, 0.0]], [[0.25, 0.75], [0.5, 0.5], [0.9, 0.1]]])
+    weights = torch.tensor([[[1.0, 0], [1, 0], [1, 0]], [[0, 1], [1, 0], [1, 0]]])
+    recorder = RoutingRecorder(tape, TASKS)
+    role = torch.tensor([[1, 1, 2], [1, 1, 0]], dtype=torch.int8)
+    write(tape, [probs], [weights], task_index=torch.tensor([1, 0]), token_role=role)
+    recorder.update()
+    return recorder.snapshot()
+
+
+def test_figures_are_those_of_the_definitions():
+    shot = hand_made()
+    prompt, answer, a, b = 0, 1, 0, 1
+    assert shot.count[:, :, 0].tolist() == [[2, 2], [0, 1]]
+    assert shot.mean_gate[prompt, a, 0].tolist() == [0.5, 0.5]
+    assert shot.mean_gate[prompt, b, 0].tolist() == [1.0, 0.0]
+    assert shot.selection_share[prompt, a, 0].tolist() == [0.5, 0.5]
+    assert shot.top1_share[prompt, a, 0].tolist() == [0.5, 0.5]
+    quarter = -(0.25 * math.log2(0.25) + 0.75 * math.log2(0.75))
+    assert shot.entropy[prompt, :, 0] == pytest.approx([(quarter + 1) / 2, (quarter + 1) / 2])
+    assert shot.entropy[answer, b, 0] == pytest.approx(0)
+    assert shot.load_cv[prompt, :, 0] == pytest.approx([0, 1])
+    assert np.isnan(shot.mean_gate[answer, a, 0]).all() and np.isnan(shot.entropy[answer, a, 0])
+
+
+def test_updates_add_up_and_a_snapshot_starts_anew():
+    tape = tape_with({"word": "token"}, 3, 2)
+    recorder = RoutingRecorder(tape, TASKS)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(3):
+        probs = [torch.rand(4, 5, e, generator=generator).softmax(-1) for e in (3, 2)]
+        write(tape, probs, probs, task_index=torch.tensor([0, 1, 1, 1]))
+        recorder.update()
+    kept, shot = recorder.snapshot(reset=False), recorder.snapshot()
+    assert np.array_equal(kept.mean_gate, shot.mean_gate, equal_nan=True)
+    assert shot.count[0, :, 0].tolist() == [15, 45]
+    assert np.isnan(shot.mean_gate[..., 1, 2]).all() and np.isfinite(shot.mean_gate[0, :, 0]).all()
+    assert recorder.snapshot().count.sum() == 0
+
+
+def test_sample_gates_count_samples_under_both_roles():
+    tape = tape_with({"word": "task"}, 2)
+    recorder = RoutingRecorder(tape, TASKS)
+    probs = torch.tensor([[[0.2, 0.8]], [[0.6, 0.4]], [[0.4, 0.6]]])
+    role = torch.ones(3, 7, dtype=torch.int8)
+    write(tape, [probs], [probs], task_index=torch.tensor([0, 1, 1]), token_role=role)
+    recorder.update()
+    shot = recorder.snapshot()
+    assert shot.sites[0].unit == "sample" and shot.sites[0].gate == "task"
+    assert shot.count[:, :, 0].tolist() == [[1, 2], [1, 2]]
+    assert shot.mean_gate[1, 1, 0] == pytest.approx([0.5, 0.5])
+    assert over_roles(shot, "count")[:, 0].tolist() == [1, 2]
+
+
+def test_a_batch_without_tasks_is_refused_where_there_are_several():
+    tape = tape_with({"word": "token"}, 2)
+    recorder = RoutingRecorder(tape, TASKS)
+    write(tape, [torch.rand(2, 3, 2)], [torch.rand(2, 3, 2)])
+    with pytest.raises(ConfigurationError, match="task_index"):
+        recorder.update()
+    single = RoutingRecorder(tape, [])
+    single.update()
+    assert single.snapshot().tasks == ["all"]
+
+
+def test_several_adapters_must_be_told_apart():
+    tape = tape_with({"word": "token"}, 2)
+    tape.add("other", tape.slots[0].site)
+    with pytest.raises(ConfigurationError, match="default, other"):
+        RoutingRecorder(tape, TASKS)
+
+
+def test_a_method_without_gates_has_an_empty_snapshot(tmp_path):
+    shot = RoutingRecorder(RoutingTape(), TASKS).snapshot()
+    assert shot.sites == [] and shot.mean_gate.shape == (2, 2, 0, 0)
+    assert RoutingSnapshot.load(shot.save(tmp_path / "empty.npz")).to_frame().empty
+
+
+def test_snapshots_come_back_from_disk(tmp_path):
+    shot = hand_made()
+    path = shot.save(tmp_path / "deep" / "end.npz")
+    again = RoutingSnapshot.load(path)
+    assert again.tasks == shot.tasks and again.sites == shot.sites and again.roles == ("prompt", "answer")
+    for name in ("mean_gate", "selection_share", "top1_share", "entropy", "load_cv", "count"):
+        assert np.array_equal(getattr(again, name), getattr(shot, name), equal_nan=True)
+    assert [item.name for item in path.parent.iterdir()] == ["end.npz"]
+    with pytest.raises(NotFoundError):
+        RoutingSnapshot.load(tmp_path / "none.npz")
+    (tmp_path / "bad.npz").write_bytes(b"nonsense")
+    with pytest.raises(DataError, match="no routing snapshot"):
+        RoutingSnapshot.load(tmp_path / "bad.npz")
+
+
+def test_the_frame_has_a_row_for_each_role_task_site_and_expert():
+    frame = hand_made().to_frame()
+    assert len(frame) == 2 * 2 * 2
+    row = frame.query("role == 'prompt' and task == 'b' and expert == 0").iloc[0]
+    assert (row["layer"], row["projection"], row["mean_gate"], row["count"]) == (0, "q_proj", 1.0, 2)
+
+
+def snapshot_of(gates: list[list[float]]) -> RoutingSnapshot:
+    """One site, prompt tokens only, a row of mean gates per task."""
+    experts = len(gates[0])
+    site = SiteInfo("layers.1.q_proj", 1, "q_proj", experts, experts, "token", "token")
+    sums = np.zeros((2, len(gates), 3 * experts + 2))
+    sums[0, :, :experts] = gates
+    sums[0, :, -1] = 1
+    return RoutingSnapshot.from_sums([str(t) for t in range(len(gates))], [site], [sums])
+
+
+def test_similarity_and_specialisation_at_their_ends():
+    apart, alike = snapshot_of([[1, 0], [0, 1]]), snapshot_of([[0.3, 0.7], [0.3, 0.7]])
+    for measure in ("cosine", "js"):
+        assert task_similarity(apart, measure) == pytest.approx(np.eye(2))
+        assert task_similarity(alike, measure) == pytest.approx(np.ones((2, 2)), abs=1e-6)
+    assert specialisation(apart) == pytest.approx([1])
+    assert specialisation(alike) == pytest.approx([0], abs=1e-6)
+    halves = task_similarity(snapshot_of([[1, 0], [0.5, 0.5]]), "js")[0, 1]
+    assert halves == pytest.approx(1 - (0.811278 - 0.5), abs=1e-5)
+
+
+def test_layers_without_gates_stay_empty():
+    layers = by_layer(snapshot_of([[0.5, 0.5]]), "load_cv")
+    assert layers.shape == (1, 2) and np.isnan(layers[0, 0]) and layers[0, 1] == 0
