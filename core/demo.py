@@ -22,6 +22,7 @@ METHODS = ("lora", "molora", "mosld")
 SHOWN = "mosld"  # whose routing is drawn
 RECIPE = PROJECT / "recipes" / "demo.yaml"
 OUT = PROJECT / "out" / "demo"
+PROGRESS_SECONDS = 5.0
 ALIVE = ("queued", "starting", "running")
 
 
@@ -140,7 +141,12 @@ def _earlier(studio: Studio, spec: RunSpec) -> dict[str, Any] | None:
 
 def _wait(studio: Studio, method: str, run: str, say: Callable[[str], None]) -> None:
     if studio.run(run)["state"] in ALIVE:
+        quiet = 0.0
         for line in studio.follow(run):
+            if line.startswith(("training ", "scoring ")):
+                if time.monotonic() < quiet:
+                    continue
+                quiet = time.monotonic() + PROGRESS_SECONDS
             say(f"{method}: {line}")
     state = studio.run(run)["state"]
     if state != "done":
