@@ -40,7 +40,7 @@ class Demo:
     def text(self) -> str:
         if self.comparison is None:
             return "\n".join(
-                f"{run}: {method}. Follow it: python app.py logs {run} -f" for method, run in self._named()
+                f"{run}: {method}. Follow it: python app.py logs {run} -f" for method, run in self.runs.items()
             )
         parts = [self.comparison.render(), self._summary()]
         parts.append("\n".join(f"Routing of {SHOWN}: {path}" for path in self.files))
@@ -58,7 +58,7 @@ class Demo:
                 made,
                 f"Smallest gain over the untouched base: {self.gains[worst]:+.3f} ({worst}).",
                 f"Again: python app.py compare {ids} --baseline {self.runs[METHODS[0]]}",
-                f"Token routing: python app.py routing {self.runs[SHOWN]} --task TASK",
+                f"Its routing as a table: python app.py routing {self.runs[SHOWN]}",
                 f"Talk to them: python app.py chat {ids} base",
                 "The studio: python app.py serve, then http://127.0.0.1:7860",
             ]
