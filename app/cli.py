@@ -60,6 +60,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except StudioError as error:
         _tell(error, as_json="--json" in given)
         return 1
+    except ModuleNotFoundError as error:
+        _tell(_missing(error), as_json="--json" in given)
+        return 1
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)
         return 1
@@ -67,6 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop_quietly()
         return 0
     return 0
+
+
+def _missing(error: ModuleNotFoundError) -> StudioError:
+    """A machine that only trains needs neither the database's nor the pages' packages; anything else is a fault."""
+    if (error.name or "").split(".")[0] in ("app", "core", "storage", ""):
+        raise error
+    return StudioError(
+        f"This command needs {error.name}, which is not installed.",
+        "Install requirements.txt; without database and pages, only train RUN.yaml --here works.",
+    )
 
 
 def _tell(error: StudioError, as_json: bool) -> None:

@@ -6,6 +6,7 @@ import os
 import urllib.error
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from core.errors import ConfigurationError, NotFoundError, StudioError
 
@@ -37,7 +38,7 @@ def reachable(timeout: float = 3.0) -> bool:
 def require_model(name: str, revision: str | None = None, timeout: float = 10.0) -> bool:
     """True when the Hub has this model, False when the Hub cannot be asked; raises for wrong and gated ids."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
+    from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
     if offline():
         return False
@@ -49,6 +50,11 @@ def require_model(name: str, revision: str | None = None, timeout: float = 10.0)
         )
     except (ConnectionError, TimeoutError, OfflineModeIsEnabled):
         return False
+    except EntryNotFoundError as error:
+        raise ConfigurationError(
+            f"{name} on the Hub has no config.json, so it is not a model in the transformers format.",
+            "Name a whole model; an adapter alone is brought in with: python app.py import ID",
+        ) from error
     except (HfHubHTTPError, HFValidationError) as error:
         raise refusal(error, name, revision) from error
     except OSError:
@@ -62,22 +68,20 @@ def require_model(name: str, revision: str | None = None, timeout: float = 10.0)
 
 def adapter_folder(name: str, revision: str | None = None) -> Path:
     """Download an adapter's configuration and safetensors from the Hub once; the local folder."""
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download, snapshot_download
+    from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
+    source: dict[str, Any] = {"repo_id": name, "revision": revision, "endpoint": endpoint()}
     try:
-        folder = Path(
-            snapshot_download(name, revision=revision, endpoint=endpoint(), allow_patterns=list(ADAPTER_FILES))
-        )
-    except StudioError:
-        raise
+        hf_hub_download(filename="adapter_config.json", **source)  # first, since a whole model may be gigabytes
+        return Path(snapshot_download(allow_patterns=list(ADAPTER_FILES), **source))
     except Exception as error:
+        if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
+            raise ConfigurationError(
+                f"{name} on the Hub holds no adapter_config.json, so it is not a PEFT adapter.",
+                "To train on a whole model, name it as the base of a run instead.",
+            ) from error
         raise refusal(error, name, revision) from error
-    if not (folder / "adapter_config.json").is_file():
-        raise ConfigurationError(
-            f"{name} on the Hub holds no adapter_config.json, so it is not a PEFT adapter.",
-            "To train on a whole model, name it as the base of a run instead.",
-        )
-    return folder
 
 
 def refusal(error: Exception, name: str, revision: str | None = None) -> StudioError:

@@ -123,9 +123,9 @@ def _not_here(model: ModelSpec) -> str | None:
     try:
         resolve_base(model, offline=True)
         return None
-    except NotFoundError:
+    except (NotFoundError, ConfigurationError):  # the cache may hold a Hub model's config alone
         local = model.base == BUNDLED_BASE or model.base.startswith(("/", ".", "~")) or model.base.count("/") > 1
-        if local:
+        if local or Path(model.base).is_dir():
             raise
     if hub.offline():
         raise NotFoundError(

@@ -74,13 +74,8 @@ class Records:
 @contextmanager
 def explained() -> Iterator[None]:
     """Raise what storage has to say as a StudioError."""
-    try:
-        from storage.errors import MissingError, StorageError
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"The studio's database needs {error.name}, which is not installed.",
-            "Install requirements.txt, or train without a database: python app.py train RUN.yaml --here",
-        ) from error
+    from storage.errors import MissingError, StorageError
+
     try:
         yield
     except MissingError as error:
