@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 
+import pytest
 import yaml
 
 from core.adapters.methods import resolve
@@ -17,6 +18,7 @@ TEXT = (PROJECT / "docs" / "adding-a-method.md").read_text("utf-8")
 BLOCKS = re.findall(r"```python\n# (\S+)\n(.*?)```", TEXT, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_worked_example_passes_the_matrix(tmp_path):
     ignore = shutil.ignore_patterns("__pycache__")
     shutil.copytree(PROJECT / "core", tmp_path / "core", ignore=ignore)
