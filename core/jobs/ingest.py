@@ -44,6 +44,7 @@ def ingest_events(
     """Apply the new events of a run; ``run`` is its id (default: the folder's name), ``max_bytes`` bounds the work."""
     slug = run or folder.root.name
     applied = skipped = done = 0
+    goal = folder.events.stat().st_size if folder.events.exists() else 0  # a busy writer is never caught up with
     while True:
         with database.session() as session:
             offset = runs.row(session, run=slug).events_offset
@@ -57,8 +58,8 @@ def ingest_events(
             new, useless = _apply_lines(session, owner.id, folder, lines)
             owner.events_offset = end
         applied, skipped, done = applied + new, skipped + useless, done + abs(end - offset)
-        if max_bytes is not None and done >= max_bytes:
-            return Ingested(applied, skipped, False)
+        if end >= goal or max_bytes is not None and done >= max_bytes:
+            return Ingested(applied, skipped, end >= goal)
 
 
 def close_imported(database: Database, *, run: str) -> None:

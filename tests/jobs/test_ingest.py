@@ -1,4 +1,5 @@
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -306,6 +307,27 @@ def test_the_work_of_one_call_is_bounded(tale: Tale) -> None:
     first = tale.ingest(max_bytes=PASS_BYTES)
     assert not first.caught_up and 0 < first.applied < 30
     assert tale.ingest().caught_up and len(tale.messages()) == 60
+
+
+def test_a_writer_that_never_rests_does_not_hold_a_call_for_ever(tale: Tale) -> None:
+    sink, resting = tale.attempt(), threading.Event()
+
+    def write() -> None:
+        step = 0
+        while not resting.is_set():
+            step += 1
+            sink.emit("metrics", step=step, values={"loss": 1.0})
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    try:
+        time.sleep(0.1)
+        began = time.monotonic()
+        tale.ingest()
+        assert time.monotonic() - began < 20
+    finally:
+        resting.set()
+        writer.join()
 
 
 def test_a_line_that_never_ends_is_given_up(tale: Tale, monkeypatch: pytest.MonkeyPatch) -> None:
