@@ -25,6 +25,9 @@ def upload(
     role: Annotated[
         list[str] | None, typer.Option("--map", metavar="ROLE=COLUMN", help="Correct the detected mapping.")
     ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option("--split", metavar="FILE=SPLIT", help="A file's split, where its name hides it.")
+    ] = None,
     validation: Annotated[float, typer.Option(min=0, max=0.9, help="Share of rows, where no split is given.")] = 0.1,
     test: Annotated[float, typer.Option(min=0, max=0.9, help="Share of rows, where no split is given.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Draws the splits.")] = 0,
@@ -35,7 +38,11 @@ def upload(
     """Store a data set, or preview how its rows become prompts."""
     here = session(context, home, as_json)
     given: dict[str, Any] = {"name": name, "task": task, "kind": kind, "instruction": instruction}
-    options = given | {"mapping": _roles(role), "validation": validation, "test": test, "seed": seed}
+    options = (
+        given
+        | {"splits": _splits(split)}
+        | {"mapping": _roles(role), "validation": validation, "test": test, "seed": seed}
+    )
     if preview:
         seen = here.studio.preview(source[0] if len(source) == 1 else source, **options)
         here.answer(seen, lambda: _preview(seen))
@@ -52,6 +59,16 @@ def _roles(assignments: list[str] | None) -> dict[str, str] | None:
             raise ConfigurationError(f"{text!r} is not of the form ROLE=COLUMN.", "For example: --map input=question.")
         roles[role.strip()] = column.strip()
     return roles or None
+
+
+def _splits(assignments: list[str] | None) -> dict[str, str] | None:
+    splits = {}
+    for text in assignments or ():
+        file, sign, split = text.rpartition("=")
+        if not sign:
+            raise ConfigurationError(f"{text!r} is not of the form FILE=SPLIT.", "For example: --split b.csv=test.")
+        splits[file.strip()] = split.strip()
+    return splits or None
 
 
 def _preview(seen: Any) -> str:
