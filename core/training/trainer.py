@@ -80,7 +80,7 @@ class TaskTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> RunOrder:
         return self.order
 
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Tensor]:
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, int]:
         """The micro-batches of one step and the number of answer tokens in them."""
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         return batches, sum(len(batch["targets"]) for batch in batches)
@@ -106,8 +106,8 @@ class TaskTrainer(Trainer):
             return
         self.window.seconds += self.clock.lap()  # Trainer has read the gradient norm: the device has caught up
         values = self.window.values()
-        if not math.isfinite(values["loss"] + values.get("auxiliary_loss", 0.0)):
-            self.stop_as_diverged("training", values["loss"])
+        if not math.isfinite(total := values["loss"] + values.get("auxiliary_loss", 0.0)):
+            self.stop_as_diverged("training", total)
         values |= {name: logs[name] for name in ("learning_rate", "grad_norm")}
         values["memory_gib"] = peak_memory(self.args.device)
         self.sink.emit("metrics", step=self.state.global_step, values=values)
