@@ -20,9 +20,9 @@ from importlib.machinery import PathFinder
 
 ABSENT = {"sqlalchemy", "alembic", "gradio", "fastapi", "uvicorn", "plotly", "matplotlib"}
 
-class Finder:
-    @staticmethod
-    def find_spec(name, path=None, target=None):
+class Finder(PathFinder):
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
         return None if name.split(".")[0] in ABSENT else PathFinder.find_spec(name, path, target)
 
 sys.meta_path = [Finder if finder is PathFinder else finder for finder in sys.meta_path]
