@@ -174,6 +174,19 @@ class Lease(Base):
     since: Mapped[datetime] = mapped_column(default=now)
 
 
+class DeviceHold(Base):
+    """A whole device that a process outside the queue works on: the inference worker. It gives way to jobs."""
+
+    __tablename__ = "device_holds"
+    holder: Mapped[str] = mapped_column(String(100), primary_key=True)
+    device: Mapped[str] = mapped_column(String(64), index=True)
+    title: Mapped[str] = mapped_column(String(300))
+    pid: Mapped[int]
+    process_start: Mapped[float]
+    boot: Mapped[str] = mapped_column(String(64))
+    since: Mapped[datetime] = mapped_column(default=now)
+
+
 class Series(Base):
     """One curve of one job; its points lie in chunks."""
 
@@ -286,3 +299,38 @@ class StudyRun(Base):
     __tablename__ = "study_runs"
     study_id: Mapped[int] = _parent("studies.id", primary_key=True)
     run_id: Mapped[int] = _parent("runs.id", primary_key=True, index=True)
+
+
+class Conversation(Base):
+    """A chat with one to four models; ``models`` are runs by id, or ``base``."""
+
+    __tablename__ = "conversations"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    title: Mapped[str] = mapped_column(String(200))
+    models: Mapped[list[str]]
+    system: Mapped[str] = mapped_column(Text, default="")
+    settings: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created: Mapped[datetime] = mapped_column(default=now)
+    changed: Mapped[datetime] = mapped_column(default=now, index=True)
+    __table_args__ = {"sqlite_autoincrement": True}  # a bookmark never leads to another conversation
+
+
+class Message(Base):
+    """A question (no ``model``, no ``question_id``) or one model's answer to it."""
+
+    __tablename__ = "messages"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    conversation_id: Mapped[int] = _parent("conversations.id")
+    question_id: Mapped[int | None] = mapped_column(ForeignKey("messages.id", ondelete="CASCADE"), index=True)
+    model: Mapped[str | None] = mapped_column(String(64))
+    text: Mapped[str] = mapped_column(Text, default="")
+    tokens: Mapped[int] = mapped_column(default=0)
+    seconds: Mapped[float] = mapped_column(default=0.0)
+    ended: Mapped[str | None] = mapped_column(String(16))
+    problem: Mapped[str | None] = mapped_column(Text)
+    settings: Mapped[dict[str, Any]] = mapped_column(default=dict)
+    created: Mapped[datetime] = mapped_column(default=now)
+    __table_args__ = (
+        Index("ix_messages_order", "conversation_id", "question_id", "id"),
+        {"sqlite_autoincrement": True},
+    )

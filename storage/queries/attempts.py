@@ -9,7 +9,7 @@ from typing import Any
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
-from storage.models import Attempt, Job, Lease, Run
+from storage.models import Attempt, DeviceHold, Job, Lease, Run
 from storage.types import now
 
 
@@ -150,8 +150,9 @@ def settle(session: Session, *, attempt: int, outcome: str, exit_code: int | Non
 
 
 def leased_shares(session: Session) -> dict[str, float]:
-    """Device -> the sum of the shares that jobs hold on it."""
-    return dict(session.execute(select(Lease.device, func.sum(Lease.share)).group_by(Lease.device)).tuples().all())
+    """Device -> the sum of the shares that jobs hold on it; 1 where a process outside the queue holds it."""
+    shares = dict(session.execute(select(Lease.device, func.sum(Lease.share)).group_by(Lease.device)).tuples().all())
+    return shares | dict.fromkeys(session.scalars(select(DeviceHold.device)), 1.0)
 
 
 def leases(session: Session) -> list[dict[str, Any]]:
