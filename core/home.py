@@ -36,6 +36,12 @@ class Home:
         return os.environ.get("TESSERA_DATABASE_URL") or f"sqlite:///{self.root / 'tessera.db'}"
 
     @property
+    def data_roots(self) -> list[Path]:
+        """Folders below which the pages may read files that somebody names: ``TESSERA_DATA``, else one's own folder."""
+        given = [part for part in os.environ.get("TESSERA_DATA", "").split(os.pathsep) if part]
+        return [Path(part).expanduser() for part in given] or [Path.home()]
+
+    @property
     def datasets(self) -> Path:
         return self.root / "datasets"
 

@@ -12,8 +12,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from core import overrides, views
 from core.errors import ConfigurationError, NotFoundError
 from core.home import Home, write_json
+from core.overrides import Changes
 from core.records import Records
 from core.schema import BUNDLED_BASE, ModelSpec, RunSpec
 
@@ -23,16 +25,14 @@ if TYPE_CHECKING:
     from core.chat.conversation import Conversation
     from core.compare import Comparison
     from core.data.preview import Preview
-    from core.data.store import DatasetInfo, DatasetStore
+    from core.data.store import DatasetStore
     from core.data.templates import TextEncoder
     from core.demo import Demo
     from core.doctor import Finding
     from core.planning import Plan
     from core.routing.snapshot import RoutingSnapshot
-    from storage.queries.runs import RunRow
 
 Sources = str | Path | Sequence[str | Path]
-Changes = Sequence[str] | dict[str, Any] | None
 
 
 class Studio:
@@ -66,7 +66,19 @@ class Studio:
         """Store files, a folder or a Hub data set; ``options`` are the fields of ``core.data.prepare.Options``."""
         from core.data.upload import upload
 
-        return _dataset(upload(self.store, source, **options))
+        return views.dataset(upload(self.store, source, **options))
+
+    def look(self, source: Sources, *, header: bool | None = None) -> list[dict[str, Any]]:
+        """The columns and first rows of each file as it is, for choosing what they mean."""
+        from core.data.look import look
+
+        return [glimpse.model_dump() for glimpse in look(source, header=header)]
+
+    def typed_source(self, text: str) -> str:
+        """A Hub id, or a path below ``Home.data_roots``; everything else that was typed is refused."""
+        from core.data.look import typed_source
+
+        return typed_source(text, self.home.data_roots)
 
     def preview(self, source: Sources, *, base: str = BUNDLED_BASE, **options: Any) -> Preview:
         """What ``upload`` would store, and each prompt as the model sees it; also ``template`` and ``max_length``."""
@@ -88,10 +100,10 @@ class Studio:
         return TextEncoder(resolve_base(ModelSpec(base=base)))
 
     def datasets(self) -> list[dict[str, Any]]:
-        return [_dataset(info) for info in self.store.list()]
+        return [views.dataset(info) for info in self.store.list()]
 
     def dataset(self, name: str) -> dict[str, Any]:
-        return _dataset(self.store.find(name))
+        return views.dataset(self.store.find(name))
 
     def rows(self, dataset: str, task: str, split: str, start: int = 0, limit: int = 50) -> list[dict[str, Any]]:
         return self.store.rows(self.store.find(dataset).id, task, split, start, limit)
@@ -113,7 +125,7 @@ class Studio:
         """YAML text, or a file of it, with changes applied; one spec for each seed."""
         from core import planning
 
-        return planning.read_spec(source, _changes(changes), seeds)
+        return planning.read_spec(source, overrides.given(changes), seeds)
 
     def check(self, spec: RunSpec) -> Plan:
         """Validate a run as ``submit`` does and count its parameters; queues nothing."""
@@ -153,11 +165,9 @@ class Studio:
 
     def cloned_spec(self, run: str, *, changes: Changes = None) -> RunSpec:
         """What a run was asked to do, with changes; its name is made anew unless given."""
-        from core import overrides
-
         row = self.records.find(run)
         spec = RunSpec.parse(row.spec).model_copy(update={"name": ""})
-        return overrides.apply(spec, _changes(changes))
+        return overrides.apply(spec, overrides.given(changes))
 
     def clone(self, run: str, *, changes: Changes = None, priority: int = 0, request_id: str | None = None) -> str:
         parent = self.records.find(run).id
@@ -211,7 +221,7 @@ class Studio:
 
         with self.records.read() as session:
             page = runs.page(session, state=state, text=search, tag=tag, dataset=dataset, limit=limit, offset=offset)
-        return [_run(row) for row in page.rows]
+        return [views.run(row) for row in page.rows]
 
     def run(self, run: str) -> dict[str, Any]:
         """One run with its spec and its jobs."""
@@ -220,7 +230,7 @@ class Studio:
         row = self.records.find(run)
         with self.records.read() as session:
             steps = jobs.of_run(session, run=row.id)
-        return _run(row) | {"spec": row.spec, "jobs": [_job(job) for job in steps]}
+        return views.run(row) | {"spec": row.spec, "jobs": [views.job(job) for job in steps]}
 
     def job(self, run: str, name: str) -> dict[str, Any]:
         for job in self.run(run)["jobs"]:
@@ -236,7 +246,7 @@ class Studio:
 
         row = self.records.find(run)
         with self.records.write() as session:
-            return _run(runs.update(session, run=row.id, name=name, notes=notes, tags=tags))
+            return views.run(runs.update(session, run=row.id, name=name, notes=notes, tags=tags))
 
     def cancel(self, run: str) -> dict[str, Any]:
         """Cancel every job of a run that waits or works; one that has ended stays as it is."""
@@ -393,30 +403,3 @@ class Studio:
 
     def close(self) -> None:
         self.records.close()
-
-
-def _changes(changes: Changes) -> dict[str, Any]:
-    from core import overrides
-
-    return dict(changes) if isinstance(changes, dict) else overrides.parse(changes or ())
-
-
-def _dataset(info: DatasetInfo) -> dict[str, Any]:
-    return info.model_dump(mode="json") | {"counts": info.counts}
-
-
-def _run(row: RunRow) -> dict[str, Any]:
-    from core.planning import progress
-
-    names = ("id", "name", "state", "method", "base", "tasks", "seed", "setting", "created", "started", "finished")
-    more = ("tags", "notes", "parent", "imported_from", "job")
-    return {name: getattr(row, name) for name in (*names, *more)} | {
-        "trainable": row.trainable_parameters,
-        "total": row.total_parameters,
-        "progress": progress(row.job),
-    }
-
-
-def _job(job: Any) -> dict[str, Any]:
-    hidden = ("run", "position", "lost_attempts")
-    return {name: getattr(job, name) for name in job.__dataclass_fields__ if name not in hidden}

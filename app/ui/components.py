@@ -72,14 +72,14 @@ def live_curve(value: dict[str, Any] | None = None, **kwargs: Any) -> gr.HTML:
     return drawn("curve", value, **kwargs)
 
 
-def form(value: dict[str, Any] | None = None, **kwargs: Any) -> gr.HTML:
+def settings(value: dict[str, Any] | None = None, **kwargs: Any) -> gr.HTML:
     """A form from descriptions of settings; ``app.forms`` makes its value and reads it back.
 
     ``value``: ``groups: [{title, note, fold, open, fields: [{name, label, type, help, choices, optional, ...}]}]``,
     ``values`` by name, ``base`` (values that changes are marked against) and ``problems`` (sentences by name).
     ``input`` fires after each edit with the whole new value.
     """
-    return drawn("form", value, **kwargs)
+    return drawn("settings", value, **kwargs)
 
 
 def page_head(title: str, lead: str) -> gr.HTML:

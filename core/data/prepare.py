@@ -91,7 +91,7 @@ def prepare(paths: str | Path | Sequence[str | Path], options: Options) -> Prepa
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     if not paths:
         raise DataError("Nothing to upload.", "Name a file, a folder or a Hub data set.")
-    source, found = _plan(paths, options)
+    source, found = find_files(paths, options)
     rows, labelled, files, notes = _gather(found, options)
     tables: dict[str, dict[str, pa.Table]] = {}
     tasks: dict[str, TaskInfo] = {}
@@ -123,7 +123,7 @@ def prepare(paths: str | Path | Sequence[str | Path], options: Options) -> Prepa
     return Prepared(info, tables, files)
 
 
-def _plan(paths: Sequence[str | Path], options: Options) -> tuple[str, Plan]:
+def find_files(paths: Sequence[str | Path], options: Options) -> tuple[str, Plan]:
     """Where the rows come from, in words, and the files to read."""
     hub = hub_sets.parse_hub(paths[0]) if len(paths) == 1 else None
     if hub is None:

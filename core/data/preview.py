@@ -16,6 +16,7 @@ from core.data.templates import Encoded, PromptTemplate, TextEncoder
 
 MEASURED = 2000  # rows per split whose tokens are counted
 _SHOWN_LABELS = 100
+_BINS = 32
 
 
 class Segment(BaseModel):
@@ -43,6 +44,8 @@ class Lengths(BaseModel):
     prompt: dict[str, float] = Field(default_factory=dict)
     answer: dict[str, float] = Field(default_factory=dict)
     total: dict[str, float] = Field(default_factory=dict)
+    histogram: list[int] = Field(default_factory=list, description="Rows per bin of ``bin_width`` tokens in total.")
+    bin_width: int = 1
     truncated: int = 0
     truncated_share: float = 0.0
 
@@ -147,8 +150,11 @@ def _lengths(
         answer.append(len(encoded.answer))
     total = np.add(prompt, answer)
     too_long = int((total > max_length).sum()) if max_length else 0
+    width = -(-int(total.max() + 1) // _BINS)
     return Lengths(
         measured=len(places),
+        histogram=np.bincount(total // width).tolist(),
+        bin_width=width,
         prompt=_summary(np.array(prompt)),
         answer=_summary(np.array(answer)),
         total=_summary(total),
