@@ -120,12 +120,14 @@ def gains(comparison: Comparison, runs: dict[str, str]) -> dict[str, float]:
 
 def _specs(studio: Studio, recipe: Path, data: Path) -> dict[str, RunSpec]:
     """One spec for each method; a tag marks runs of equal settings, data and base."""
+    from core.adapters.methods import preset_named
     from core.evaluation.base_scores import fingerprint
 
     stored = studio.upload(data, name="demo")["id"]
     specs = {}
     for method in METHODS:
-        changes = {"name": f"demo {method}", "method.name": method, "tasks.0.dataset": stored}
+        name = f"{preset_named(method).title} on the demo's tasks"
+        changes = {"name": name, "method.name": method, "tasks.0.dataset": stored}
         spec = studio.read_spec(recipe, changes=changes)[0]
         told = spec.to_yaml() + (fingerprint(BUNDLED_BASE_FOLDER) if spec.model.base == "tessera-base" else "")
         mark = hashlib.sha256(told.encode()).hexdigest()[:8]

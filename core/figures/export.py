@@ -39,4 +39,5 @@ def write_html(
     look = LOOKS[theme]
     page = PAGE.format(title=html.escape(title), paper=look.paper, ink=look.ink, body="\n".join(parts))
     write_text(Path(path), page)
+    Path(path).chmod(0o644)  # a page to hand on, unlike what else a home holds
     return Path(path)
