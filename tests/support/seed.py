@@ -79,7 +79,7 @@ def _row(task: str, index: int) -> dict[str, Any]:
 
 
 def few(home: str | Path) -> Seeded:
-    """Nine runs and a queue: three seeds of mosld, lora and molora are done, one failed, one was cancelled, one works."""
+    """Ten runs: three seeds of mosld, lora and molora are done, one failed, one was cancelled, one works, two wait."""
     studio = QuietStudio(home)
     seeded = Seeded(studio.home.root, dataset(studio.home.root).id)
     for seed in range(3):
