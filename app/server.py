@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import gradio as gr
@@ -76,7 +76,8 @@ def run(studio: Studio, *, host: str = "127.0.0.1", port: int = 7860) -> None:
     shown = f"[{host}]" if ":" in host else host
     print(f"The studio is at http://{shown}:{chosen} (home: {studio.home.root}). Ctrl-C ends it.", flush=True)
     config = uvicorn.Config(build(studio), log_level="warning", timeout_graceful_shutdown=3, server_header=False)
-    uvicorn.Server(config).run(sockets=[listener])
+    with suppress(KeyboardInterrupt):  # raised again after the orderly end that it asked for
+        uvicorn.Server(config).run(sockets=[listener])
 
 
 def listen(host: str, port: int) -> socket.socket:

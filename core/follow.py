@@ -70,6 +70,8 @@ def _ending(state: dict[str, Any], job: str | None) -> Iterator[str]:
     """What the dispatcher knows and the worker could not say: that it was killed, or never started."""
     steps = state["jobs"] if job is None else [state]
     ended = next((step for step in reversed(steps) if step["state"] in ENDED), None)
+    if ended and ended["state"] == "cancelled" and ended["started"] is None:
+        yield "cancelled before it started"
     if ended and ended["state"] in ("failed", "lost") and ended["message"]:
         yield f"{ended['state']} ({ended['failure']}): {ended['message']} {ended['hint'] or ''}".rstrip()
 

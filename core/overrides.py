@@ -11,6 +11,13 @@ import yaml
 from core.errors import ConfigurationError
 from core.schema import RunSpec
 
+Changes = Iterable[str] | Mapping[str, Any] | None
+
+
+def given(changes: Changes) -> dict[str, Any]:
+    """Changes in either form as a mapping."""
+    return dict(changes) if isinstance(changes, Mapping) else parse(changes or ())
+
 
 def parse(assignments: Iterable[str]) -> dict[str, Any]:
     """``["train.steps=100"]`` to ``{"train.steps": 100}``; values are read as YAML."""

@@ -192,13 +192,3 @@ def with_seeds(spec: RunSpec, seeds: str | None) -> list[RunSpec]:
     except ValueError as error:
         raise ConfigurationError(f"{seeds!r} is not a list of seeds.", "For example: --seeds 0,1,2") from error
     return [RunSpec.parse(spec.model_dump(mode="json") | {"seed": seed}) for seed in dict.fromkeys(numbers)]
-
-
-def progress(job: dict[str, Any] | None) -> str:
-    """``training 40/100, 12 s left`` for a working job, else nothing."""
-    if job is None or job["state"] not in ("starting", "running", "cancelling"):
-        return ""
-    if not job["total"]:
-        return job["phase"] or ""
-    left = "" if job["seconds_left"] is None else f", {job['seconds_left']:.0f} s left"
-    return f"{job['phase'] or 'working'} {job['step']}/{job['total']}{left}"

@@ -62,6 +62,12 @@ class Studio:
 
         return planning.method(name)
 
+    def settings(self) -> dict[str, list[dict[str, Any]]]:
+        """The fields of each part of a run and the roles of columns, as forms need them."""
+        from core import catalog
+
+        return catalog.settings()
+
     def upload(self, source: Sources, **options: Any) -> dict[str, Any]:
         """Store files, a folder or a Hub data set; ``options`` are the fields of ``core.data.prepare.Options``."""
         from core.data.upload import upload

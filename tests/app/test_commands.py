@@ -149,3 +149,23 @@ def test_another_database_is_chosen_by_its_address(tmp_path: Path, monkeypatch, 
     monkeypatch.setenv("TESSERA_DATABASE_URL", "nonsense")
     assert main([*home, "runs"]) == 1
     assert "not an SQLAlchemy URL" in capsys.readouterr().err
+
+
+def test_two_processes_at_once_share_one_home(capsys, tmp_path: Path, recipe: Path):
+    """Both migrate the database, store the same rows and queue a run; neither is lost, nothing is stored twice."""
+    home = ["--home", str(tmp_path / "home")]
+    command = [sys.executable, str(PROJECT / "app.py"), *home, "train", str(recipe), "--detach", "--json"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=200) for process in both]
+    studio = Studio(home[1])
+    try:
+        assert [process.returncode for process in both] == [0, 0], told
+        ids = {json.loads(out)["runs"][0] for out, _ in told}
+        assert ids == {run["id"] for run in studio.runs()} and len(ids) == 2
+        assert len(studio.datasets()) == 1
+        for run in ids:
+            studio.cancel(run)
+        for run in ids:
+            assert list(studio.follow(run))[-1].startswith(("cancelled", "finished"))
+    finally:
+        studio.dispatcher("stop")
