@@ -21,9 +21,11 @@ from pydantic_core import PydanticUndefined
 from core.adapters.cells import Cell, Linear, Site, plan
 from core.adapters.methods import presets, resolve
 from core.adapters.words import WORDS
+from core.data.mapping import Mapping
+from core.data.templates import PromptTemplate
 from core.errors import ConfigurationError, NotFoundError
 from core.home import BUNDLED_BASE_FOLDER, PROJECT, read_json, write_json
-from core.schema import BUNDLED_BASE, MethodSpec, ModelSpec, TrainSpec
+from core.schema import BUNDLED_BASE, EvaluationSpec, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
 GIB = 2**30
 
@@ -61,6 +63,13 @@ def words() -> dict[str, list[dict[str, Any]]]:
 def cell_options() -> list[dict[str, Any]]:
     """The fields of a cell."""
     return options_of(Cell)
+
+
+def settings() -> dict[str, list[dict[str, Any]]]:
+    """The fields of each part of a run, and the roles of columns, as forms need them."""
+    parts = {"run": RunSpec, "model": ModelSpec, "task": TaskSpec, "template": PromptTemplate, "train": TrainSpec}
+    parts |= {"evaluation": EvaluationSpec, "columns": Mapping}
+    return {name: options_of(part) for name, part in parts.items()}
 
 
 def options_of(model: type[BaseModel]) -> list[dict[str, Any]]:

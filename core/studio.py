@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from core.demo import Demo
     from core.doctor import Finding
     from core.planning import Plan
+    from core.routing.atlas import Atlas
+    from core.routing.definitions import Definition
     from core.routing.snapshot import RoutingSnapshot
 
 Sources = str | Path | Sequence[str | Path]
@@ -313,6 +315,17 @@ class Studio:
         from core import results
 
         return results.routing(self.records, self.home, self.records.find(run).id, moment)
+
+    def routing_atlas(self, run: str) -> Atlas:
+        """All moments of a run with one scale, and distances between its tasks."""
+        from core import results
+
+        return results.atlas(self.records, self.home, self.records.find(run).id)
+
+    def routing_definitions(self) -> tuple[Definition, ...]:
+        from core.routing import definitions
+
+        return definitions.DEFINITIONS
 
     def routing_table(self, run: str, moment: str = "end", **chosen: Any) -> pd.DataFrame:
         """One row for each task, layer and projection, one column for each expert."""

@@ -1,0 +1,264 @@
+"""The Data page: put data in, see it as the model does, mend how it is read, store it; look at what is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import gradio as gr
+
+from app import uploads
+from app.pages import data_form, data_views
+from app.ui import components as ui
+from core.errors import ConfigurationError, StudioError
+from core.home import ASSETS
+from core.studio import Studio
+
+PAGE = 20
+DEMO = "demo"
+ADDRESS = """(...given) => { const [dataset, task, split, page] = given;
+  history.replaceState(null, '', '?' + new URLSearchParams({dataset, task, split, page})); return given; }"""
+
+
+def build(studio: Studio, page: gr.Blocks) -> None:
+    """Fill ``page``: the list with the place to add data, or one data set where the address names it."""
+    ui.page_head("Data", "The tasks that the experts share: add files, see each prompt as the model does, store it.")
+    with gr.Column(elem_id="data-list") as listing:
+        _adding(studio)
+        with gr.Row(elem_classes="controls"):
+            ui.text("<h2>Stored data sets</h2>")
+            search = gr.Textbox(placeholder="Search names and tasks", show_label=False, container=False, scale=0, min_width=260)
+        table = ui.text("", "table", elem_id="stored")
+    with gr.Column(visible=False, elem_id="data-detail") as details:
+        shown = _detail(studio)
+
+    def opened(request: gr.Request) -> list[Any]:
+        wanted = request.query_params.get("dataset") or ""
+        view = detail_view(studio, wanted, dict(request.query_params)) if wanted else nothing()
+        return [gr.update(visible=not wanted), gr.update(visible=bool(wanted)), stored(studio, ""), *view]
+
+    page.load(opened, None, [listing, details, table, *shown], **ui.QUIET)
+    search.input(lambda text: stored(studio, text), search, table, trigger_mode="always_last", **ui.QUIET)
+
+
+def _adding(studio: Studio) -> None:
+    """The place to add data: files or a source, the form that mends, the preview, the button that stores."""
+    roles = studio.settings()["columns"]
+    with gr.Row(equal_height=True):
+        files = gr.File(
+            label="Drop files here: csv, tsv, json, jsonl, parquet, each also with .gz", file_count="multiple",
+            height=150, scale=3, elem_id="files",
+        )  # fmt: skip
+        with gr.Column(scale=2, min_width=300):
+            typed = gr.Textbox(
+                label="or a folder on this machine, or a data set of the Hub", placeholder="~/data/reviews   owner/name",
+                elem_id="typed",
+            )  # fmt: skip
+            with gr.Row():
+                demo = gr.Button("Use the demo tasks", size="md", min_width=120)
+                look = gr.Button("Preview", variant="primary", size="md", min_width=120, elem_id="preview")
+    told = ui.text(elem_id="told")
+    with gr.Column(visible=False, elem_id="previewed") as area:
+        form = ui.settings(data_form.empty(roles), elem_id="mend")
+        with gr.Row(elem_classes="controls"):
+            name = gr.Textbox(label="Name", placeholder="found out from the files", max_length=120, scale=3, elem_id="set-name")
+            again = gr.Button("Preview again", size="md", min_width=140, scale=0, elem_id="again")
+            store = gr.Button("Store", variant="primary", size="md", min_width=140, scale=0, elem_id="store")
+        seen = ui.text("", "seen", elem_id="seen")
+
+    def preview(paths: Any, text: str, called: str, value: Any) -> list[Any]:
+        return preview_view(studio, roles, paths, text, called, value)
+
+    def fresh(paths: Any, text: str) -> list[Any]:
+        return preview_view(studio, roles, paths, text, "", None) if paths or text else closed()
+
+    inputs = [files, typed, name, form]
+    outputs = [told, area, form, seen]
+    busy = {**ui.QUIET, "show_progress": "minimal", "show_progress_on": told}
+    files.change(fresh, [files, typed], outputs, **busy)
+    gr.on([look.click, typed.submit], fresh, [files, typed], outputs, **busy)
+    again.click(preview, inputs, outputs, **busy)
+
+    def keep(paths: Any, text: str, called: str, value: Any) -> list[Any]:
+        return store_view(studio, roles, paths, text, called, value)
+
+    store.click(keep, inputs, [told, area], trigger_mode="once", **busy)
+    demo.click(lambda: store_demo(studio), None, [told, area], trigger_mode="once", **busy)
+
+
+def _detail(studio: Studio) -> list[Any]:
+    """One stored data set: facts, rows in pages, prompts, deletion that asks first."""
+    facts = ui.text("", "table", elem_id="facts")
+    with gr.Column() as body:
+        with gr.Row(elem_classes="controls"):
+            task = gr.Dropdown([], label="Task", scale=3)
+            split = gr.Dropdown([], label="Split", scale=2)
+            place = gr.Number(1, label="Page", precision=0, minimum=1, scale=1, min_width=90)
+            before = gr.Button("Earlier", size="md", scale=0, min_width=90)
+            after = gr.Button("Later", size="md", scale=0, min_width=90)
+        told = ui.text()
+        rows = ui.text("", "table", elem_id="rows")
+        prompts = gr.Button("Show what the model sees", size="md", scale=0, elem_id="prompts")
+        seen = ui.text("", "seen")
+        with gr.Row():
+            delete = gr.Button("Delete…", size="md", scale=0, min_width=120, elem_id="delete")
+            sure = gr.Button("Delete it for good", variant="stop", size="md", scale=0, visible=False, elem_id="sure")
+            keep = gr.Button("Keep it", size="md", scale=0, min_width=100, visible=False)
+    chosen = gr.State("")
+
+    def turn(dataset: str, name: str, part: str, number: float) -> list[Any]:
+        return rows_view(studio, dataset, name, part, number)
+
+    choice, view = [chosen, task, split, place], [task, split, place, told, rows]
+    gr.on([task.input, split.input], lambda d, t, s: turn(d, t, s, 1), choice[:3], view, **ui.QUIET)
+    place.change(turn, choice, view, trigger_mode="always_last", js=ADDRESS, **ui.QUIET)
+    rows.change(None, choice, None, js=f"(...given) => {{ if (given[0]) ({ADDRESS})(...given); }}")
+    before.click(lambda d, t, s, n: turn(d, t, s, (n or 1) - 1), choice, view, **ui.QUIET)
+    after.click(lambda d, t, s, n: turn(d, t, s, (n or 1) + 1), choice, view, **ui.QUIET)
+    prompts.click(lambda dataset: stored_preview(studio, dataset), chosen, seen, **{**ui.QUIET, "show_progress": "minimal"})
+    asked = [gr.update(visible=False), gr.update(visible=True), gr.update(visible=True)]
+    calm = [gr.update(visible=True), gr.update(visible=False), gr.update(visible=False)]
+    delete.click(lambda: asked, None, [delete, sure, keep], **ui.QUIET)
+    keep.click(lambda: calm, None, [delete, sure, keep], **ui.QUIET)
+    sure.click(lambda d: [*delete_view(studio, d), *calm], chosen, [told, facts, body, delete, sure, keep], **ui.QUIET)
+    return [facts, body, chosen, *view, seen]
+
+
+def sources(studio: Studio, paths: Any, text: str, name: str) -> Any:
+    """What is to be read: the uploaded files, else what was typed."""
+    found = uploads.received(paths)
+    return [str(path) for path in uploads.together(found, name)] if found else studio.typed_source(text or "")
+
+
+def closed(message: str = "") -> list[Any]:
+    return [message, gr.update(visible=False), gr.skip(), ""]
+
+
+def preview_view(studio: Studio, roles: Any, paths: Any, text: str, name: str, value: Any) -> list[Any]:
+    """[message, area, form, preview]: what would be stored; or why not, with the columns to choose from."""
+    try:
+        source = sources(studio, paths, text, name)
+    except StudioError as error:
+        return closed(ui.problem(error))
+    try:
+        options = data_form.upload_options(roles, value)
+        found = studio.preview(source, name=name or None, **options, **data_form.preview_options(value))
+    except StudioError as error:
+        return refused(studio, roles, source, value, error)
+    columns = list(dict.fromkeys(column for file in found.files for column in file.columns))
+    mapping = found.files[0].mapping if found.files else {}
+    form = data_form.filled(roles, columns, [file.name for file in found.files], mapping, value)
+    form["given"] = data_form.given_roles(roles, value)
+    return ["", gr.update(visible=True), form, data_views.preview(found)]
+
+
+def refused(studio: Studio, roles: Any, source: Any, value: Any, error: StudioError) -> list[Any]:
+    """What is wrong, beside the files as they are and the form to mend how they are read."""
+    try:
+        header = data_form.upload_options(roles, value).get("header")
+    except StudioError:
+        header = None
+    try:
+        found = studio.look(source, header=header)
+    except StudioError:
+        return closed(ui.problem(error))
+    columns = list(dict.fromkeys(column for one in found for column in one["columns"]))
+    form = data_form.filled(roles, columns, [one["name"] for one in found], {}, value)
+    return [ui.problem(error), gr.update(visible=True), form, data_views.glimpses(found)]
+
+
+def store_view(studio: Studio, roles: Any, paths: Any, text: str, name: str, value: Any) -> list[Any]:
+    """[message, area]: stored, with where to go next; or what is wrong."""
+    try:
+        source = sources(studio, paths, text, name)
+        data = studio.upload(source, name=name or None, **data_form.upload_options(roles, value))
+    except StudioError as error:
+        return [ui.problem(error), gr.skip()]
+    return [kept(data, name), gr.update(visible=False)]
+
+
+def store_demo(studio: Studio) -> list[Any]:
+    try:
+        return [kept(studio.upload(ASSETS / "demo", name=DEMO), DEMO), gr.update(visible=False)]
+    except StudioError as error:
+        return [ui.problem(error), gr.skip()]
+
+
+def kept(data: Mapping[str, Any], name: str) -> str:
+    """What was stored and where to go next."""
+    shown = name if name in data["aliases"] else data["name"]
+    link = ui.escape(data_views.link(shown))
+    use = link.replace("/data?", "/experiment?")
+    rows = ", ".join(f"{count:,} {split}" for split, count in data["counts"].items())
+    return (
+        f'<div class="note">Stored as <a href="{link}"><b>{ui.escape(shown)}</b></a>: {len(data["tasks"])} '
+        f'{"task" if len(data["tasks"]) == 1 else "tasks"}, {rows} rows. <a href="{use}">Use it in an experiment</a></div>'
+    )
+
+
+def stored(studio: Studio, search: str) -> str:
+    try:
+        return data_views.stored(studio.datasets(), str(search or "")[:200])
+    except StudioError as error:
+        return ui.problem(error)
+
+
+def nothing() -> list[Any]:
+    return ["", gr.update(visible=False), "", gr.skip(), gr.skip(), gr.skip(), "", "", ""]
+
+
+def detail_view(studio: Studio, name: str, asked: Mapping[str, str]) -> list[Any]:
+    """The outputs of the detail for the data set that the address names."""
+    try:
+        data = studio.dataset(name)
+    except StudioError as error:
+        missing = f'<p><a href="/data">← all data sets</a></p>{ui.problem(error)}'
+        return [missing, gr.update(visible=False), "", gr.skip(), gr.skip(), gr.skip(), "", "", ""]
+    rows = rows_view(studio, data["name"], asked.get("task", ""), asked.get("split", ""), asked.get("page", "1"))
+    return [data_views.detail(data), gr.update(visible=True), data["name"], *rows, ""]
+
+
+def rows_view(studio: Studio, dataset: str, task: str, split: str, number: Any) -> list[Any]:
+    """[task, split, page, message, rows], each brought to what exists."""
+    try:
+        data = studio.dataset(dataset)
+        tasks = list(data["tasks"])
+        task = task if task in tasks else tasks[0]
+        counts = data["tasks"][task]["counts"]
+        split = split if split in counts else next(iter(counts))
+        pages = max(1, -(-counts[split] // PAGE))
+        place = min(max(1, int(float(number or 1))), pages)
+        rows = studio.rows(data["id"], task, split, (place - 1) * PAGE, PAGE)
+    except (ValueError, OverflowError):
+        return rows_view(studio, dataset, task, split, 1)
+    except StudioError as error:
+        return [gr.skip(), gr.skip(), gr.skip(), ui.problem(error), ""]
+    first = (place - 1) * PAGE
+    said = f'<p class="num">rows {first:,} to {first + len(rows) - 1:,} of {counts[split]:,}, page {place:,} of {pages:,}</p>'
+    splits = [(f"{name} ({count:,} rows)", name) for name, count in counts.items()]
+    return [
+        gr.update(choices=tasks, value=task),
+        gr.update(choices=splits, value=split),
+        gr.update(value=place, maximum=pages),
+        said,
+        data_views.rows(rows, first),
+    ]
+
+
+def stored_preview(studio: Studio, dataset: str) -> str:
+    try:
+        return data_views.preview(studio.preview_stored(dataset))
+    except StudioError as error:
+        return ui.problem(error)
+
+
+def delete_view(studio: Studio, dataset: str) -> list[Any]:
+    """[message, facts, body] after a deletion, or why it was refused."""
+    try:
+        if not dataset:
+            raise ConfigurationError("No data set is open.", "Open one from the list.")
+        studio.delete_dataset(dataset)
+    except StudioError as error:
+        return [ui.problem(error), gr.skip(), gr.skip()]
+    gone = f'<div class="note">{ui.escape(dataset)} was deleted. <a href="/data">← all data sets</a></div>'
+    return ["", gone, gr.update(visible=False)]
