@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ from core.schema import RunSpec
 
 if TYPE_CHECKING:
     from core.compare import Column, Comparison
+    from core.routing.atlas import Atlas
     from core.routing.snapshot import RoutingSnapshot
     from storage.queries.runs import RunRow
 
@@ -76,6 +78,30 @@ def routing(records: Records, home: Home, run: str, moment: str) -> RoutingSnaps
     return RoutingSnapshot.load(path)
 
 
+def atlas(records: Records, home: Home, run: str) -> Atlas:
+    """Every moment of a run whose file is there."""
+    from core.routing.atlas import Atlas, Moment, latest
+
+    folder = home.run(run).routing
+    known = [(one, folder / Path(one["file"]).name) for one in moments(records, run)]
+    found = [
+        Moment(one["moment"], one["step"], one["split"], _snapshot(path, path.stat().st_mtime_ns))
+        for one, path in known
+        if path.is_file()
+    ]
+    if known and not found:
+        raise NotFoundError(f"The routing files of {run} are missing.", f"Copy them into {folder}.")
+    return Atlas(run, latest(found))
+
+
+@lru_cache(maxsize=64)
+def _snapshot(path: Path, _written: int) -> RoutingSnapshot:
+    """Read once for all readers, who do not change it; again when the file was written again."""
+    from core.routing.snapshot import RoutingSnapshot
+
+    return RoutingSnapshot.load(path)
+
+
 def routing_table(
     snapshot: RoutingSnapshot, *, figure: str = "mean_gate", role: str = "answer", task: str | None = None
 ) -> pd.DataFrame:
@@ -106,14 +132,19 @@ def write_routing(
     figure: str = "mean_gate",
     role: str = "answer",
     task: str | None = None,
+    projections: Sequence[str] | None = None,
     html: Path | None = None,
     png: Path | None = None,
     csv: Path | None = None,
 ) -> list[Path]:
-    """The heatmap as a page or a picture, every figure as a long table; returns the files written."""
+    """The heatmap as a page or a picture, every figure as a long table; returns the files written.
+
+    ``png`` may end in .pdf or .svg too.
+    """
     from core import figures
 
     chosen: dict[str, Any] = {"figure": figure, "role": role, "task": task, "title": title}
+    chosen["projections"] = projections
     written = []
     if html is not None:
         drawn = figures.routing_heatmap(snapshot, **chosen)

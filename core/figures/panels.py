@@ -10,16 +10,19 @@ import numpy as np
 
 from core.errors import ConfigurationError, NotFoundError
 
-Figure = Literal["mean_gate", "selection_share", "top1_share", "entropy"]
+Figure = Literal["mean_gate", "relative_gate", "selection_share", "top1_share", "entropy", "load_cv"]
 Role = Literal["answer", "prompt", "all"]
 
 ROLES: tuple[Role, ...] = ("answer", "prompt", "all")
 FIGURES: dict[Figure, tuple[str, str]] = {
     "mean_gate": ("Mean gate", "mean applied weight per {unit}"),
+    "relative_gate": ("Gate against even", "mean gate times the number of experts"),
     "selection_share": ("Selection share", "selected slots per {unit}"),
     "top1_share": ("Top-1 share", "share of {unit}s with this expert first"),
     "entropy": ("Routing entropy", "entropy before the cut / log E"),
+    "load_cv": ("Load CV", "standard deviation / mean of the gates over the experts"),
 }
+PER_SITE = ("entropy", "load_cv")
 ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -97,8 +100,8 @@ def routing_panels(
     unit = units.pop() if len(units) == 1 else "decision"
     grid = _Grid(snapshot, chosen, names, values)
     rows = [list(snapshot.tasks).index(name) for name in tasks]
-    panels, across = grid.entropy(rows) if figure == "entropy" else grid.experts(rows)
-    row_names, column_names = tasks, [""] if figure == "entropy" else names
+    panels, across = grid.per_site(rows) if figure in PER_SITE else grid.experts(rows)
+    row_names, column_names = tasks, [""] if figure in PER_SITE else names
     if len(column_names) == 1 and len(tasks) > 1:
         panels = [Panel(0, panel.row, panel.values, panel.present) for panel in panels]
         row_names, column_names = column_names, tasks
@@ -116,7 +119,7 @@ def routing_panels(
         column_names=column_names,
         layers=grid.layers,
         across=across,
-        across_name="projection" if figure == "entropy" else "expert",
+        across_name="projection" if figure in PER_SITE else "expert",
         panels=panels,
         top=1.0 if figure == "entropy" else max(top, 1e-9),
         uniform=_uniform(figure, [snapshot.sites[i].experts for i in chosen], values, chosen),
@@ -125,7 +128,9 @@ def routing_panels(
 
 def over_roles(snapshot: Any, figure: str, role: Role) -> tuple[np.ndarray, np.ndarray]:
     """Values (task, site[, expert]) and counts (task, site) of one role, or of all roles weighted by counts."""
-    values = np.asarray(getattr(snapshot, figure), dtype=float)
+    values = np.asarray(getattr(snapshot, "mean_gate" if figure == "relative_gate" else figure), dtype=float)
+    if figure == "relative_gate":
+        values = values * np.array([[site.experts] for site in snapshot.sites])
     counts = np.nan_to_num(np.asarray(snapshot.count, dtype=float))
     if role != "all":
         if role not in snapshot.roles:
@@ -165,7 +170,7 @@ class _Grid:
                 panels.append(Panel(row, column, shown, present))
         return panels, [str(i) for i in range(width)]
 
-    def entropy(self, rows: list[int]) -> tuple[list[Panel], list[str]]:
+    def per_site(self, rows: list[int]) -> tuple[list[Panel], list[str]]:
         panels = []
         for row, task in enumerate(rows):
             sites = [[self.at.get((layer, name)) for name in self.names] for layer in self.layers]
@@ -203,7 +208,7 @@ def short(projection: str) -> str:
 
 
 def _uniform(figure: Figure, sizes: list[int], values: np.ndarray, chosen: list[int]) -> float | None:
-    if figure == "entropy" or len(set(sizes)) != 1:
+    if figure in PER_SITE or len(set(sizes)) != 1:
         return None
     totals = np.nansum(values[:, chosen], axis=-1)
     seen = totals[totals > 0]

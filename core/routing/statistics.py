@@ -49,6 +49,20 @@ def task_similarity(
     return result
 
 
+def site_distances(snapshot: RoutingSnapshot, role: str | None = None) -> np.ndarray:
+    """Jensen-Shannon distance (root of the divergence in bits) of mean gates: site x task x task, NaN if uncounted."""
+    values = over_roles(snapshot, "mean_gate", role)
+    tasks = len(snapshot.tasks)
+    result = np.full((len(snapshot.sites), tasks, tasks), np.nan)
+    for s, site in enumerate(snapshot.sites):
+        gates = values[:, s, : site.experts]
+        known = np.flatnonzero(np.isfinite(gates).all(1))
+        for a in known:
+            for b in known:
+                result[s, a, b] = max(0.0, 1.0 - _js(gates[a], gates[b])) ** 0.5 if a != b else 0.0
+    return result
+
+
 def by_layer(snapshot: RoutingSnapshot, figure: str = "entropy", role: str | None = None) -> np.ndarray:
     """A per-site figure averaged over the projections of each layer: task x layer, NaN where there is none."""
     values = over_roles(snapshot, figure, role)

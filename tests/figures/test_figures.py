@@ -23,7 +23,7 @@ from core.figures import (
     task_similarity,
     write_html,
 )
-from core.figures.panels import caption, routing_panels, scale_ticks
+from core.figures.panels import caption, over_roles, routing_panels, scale_ticks
 from core.figures.scores import BASE, score_rows
 from core.figures.style import LOOKS, ramp
 
@@ -146,7 +146,7 @@ def test_plotly_heatmaps_carry_every_value(figure, theme):
     shot = snapshot()
     drawing = routing_heatmap(shot, figure=figure, theme=theme, title="Who speaks")
     shown = np.concatenate([np.ravel(t.z) for t in drawing.data if t.type == "heatmap"])
-    values = getattr(shot, figure)[1]
+    values = over_roles(shot, figure, "answer")[0]
     assert np.nansum(shown) == pytest.approx(np.nansum(values), abs=1e-3)
     assert drawing.layout.paper_bgcolor == LOOKS[theme].paper
 

@@ -1,0 +1,154 @@
+"""All routing of one run: its moments as one grid with one scale, and distances between its tasks (numpy)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from ..errors import NotFoundError
+from .definitions import BY_NAME
+from .snapshot import RoutingSnapshot
+from .statistics import over_roles, site_distances
+
+ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When routing was recorded, on which rows, and what it was."""
+
+    name: str
+    step: int
+    split: str
+    snapshot: RoutingSnapshot = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One figure of one moment: ``values`` (task, projection, layer, across), NaN where nothing was counted.
+
+    ``across`` names the experts, or is empty for a figure that a site has one of. ``exists`` (projection, layer,
+    across) tells an expert that a layer does not have from one without a count; ``counts`` is (task, projection,
+    layer), in ``unit``: token, sample or decision.
+    """
+
+    tasks: list[str]
+    projections: list[str]
+    layers: list[int]
+    across: list[str]
+    values: np.ndarray
+    exists: np.ndarray
+    counts: np.ndarray
+    unit: str
+
+
+@dataclass(frozen=True)
+class Distances:
+    """Jensen-Shannon distances of tasks: ``tasks x tasks`` over ``sites``, and the mean of each site over all pairs."""
+
+    tasks: list[str]
+    between: np.ndarray
+    sites: int
+    layers: list[int]
+    projections: list[str]
+    by_site: np.ndarray  # (projection, layer), NaN where nothing is adapted
+
+
+@dataclass(frozen=True)
+class Atlas:
+    run: str
+    moments: list[Moment]
+
+    def moment(self, name: str) -> Moment:
+        for moment in self.moments:
+            if moment.name == name:
+                return moment
+        have = ", ".join(moment.name for moment in self.moments)
+        raise NotFoundError(f"{self.run} has no routing of the moment {name!r}.", f"It has: {have}.")
+
+    @property
+    def projections(self) -> list[str]:
+        return sorted({site.projection for moment in self.moments for site in _routed(moment.snapshot)}, key=_order)
+
+    @property
+    def tasks(self) -> list[str]:
+        return list(dict.fromkeys(task for moment in self.moments for task in moment.snapshot.tasks))
+
+    def grid(self, moment: str, figure: str, role: str | None = None, projection: str | None = None) -> Grid:
+        """``role`` None: prompts and answers together; ``projection`` None: all of them."""
+        shot = self.moment(moment).snapshot
+        names = self.projections if projection is None else [projection]
+        sites = [site for site in _routed(shot) if site.projection in names]
+        if not sites:
+            raise NotFoundError(f"{self.run} routes nothing at {projection}.", f"It has {', '.join(self.projections)}.")
+        layers = sorted({site.layer for site in sites})
+        per_expert = BY_NAME[figure].per_expert
+        wide = max(site.experts for site in sites) if per_expert else 1
+        values, counts = figures(shot, figure, role), over_roles(shot, "count", role)
+        shape = (len(names), len(layers), wide)
+        grid = np.full((len(shot.tasks), *shape), np.nan)
+        exists, counted = np.zeros(shape, bool), np.zeros((len(shot.tasks), *shape[:2]))
+        for index, site in enumerate(shot.sites):
+            if site in sites:
+                p, layer, size = names.index(site.projection), layers.index(site.layer), site.experts
+                size = size if per_expert else 1
+                found = values[:, index, :size] if per_expert else values[:, index, None]
+                grid[:, p, layer, :size], exists[p, layer, :size] = found, True
+                counted[:, p, layer] = counts[:, index]
+        units = {site.unit for site in sites}
+        across = [str(e + 1) for e in range(wide)] if per_expert else []
+        unit = units.pop() if len(units) == 1 else "decision"
+        return Grid(list(shot.tasks), names, layers, across, grid, exists, counted, unit)
+
+    def top(self, figure: str, role: str | None = None) -> float:
+        """The end of the scale: the largest value of any moment; from the middle of a scale that has one."""
+        even = BY_NAME[figure].even
+        found = [figures(moment.snapshot, figure, role) - (even or 0.0) for moment in self.moments]
+        known = [np.abs(values[np.isfinite(values)]) for values in found]
+        return max((float(values.max()) for values in known if values.size), default=1.0) or 1.0
+
+    def distances(self, moment: str, role: str | None = None, projection: str | None = None) -> Distances:
+        """``between`` averages over the sites of ``projection``, or over all sites."""
+        shot = self.moment(moment).snapshot
+        found = site_distances(shot, role)  # (site, task, task)
+        names = self.projections
+        chosen = [i for i, s in enumerate(shot.sites) if s.experts > 1 and projection in (None, s.projection)]
+        layers = sorted({site.layer for site in _routed(shot)})
+        by_site = np.full((len(names), len(layers)), np.nan)
+        upper = np.triu_indices(len(shot.tasks), 1)
+        for index, site in enumerate(shot.sites):
+            if site.experts > 1:
+                by_site[names.index(site.projection), layers.index(site.layer)] = _mean(found[index][upper])
+        between = np.array([[_mean(found[chosen, a, b]) for b in _range(shot)] for a in _range(shot)])
+        return Distances(list(shot.tasks), between, len(chosen), layers, names, by_site)
+
+
+def figures(snapshot: RoutingSnapshot, figure: str, role: str | None) -> np.ndarray:
+    """A figure by the name of its definition: task x site (x expert)."""
+    if figure == "relative_gate":
+        return over_roles(snapshot, "mean_gate", role) * np.array([[[site.experts] for site in snapshot.sites]])
+    return over_roles(snapshot, figure, role)
+
+
+def latest(moments: Sequence[Moment]) -> list[Moment]:
+    """One moment of each name, the newest, in the order of the steps."""
+    return sorted({moment.name: moment for moment in moments}.values(), key=lambda moment: moment.step)
+
+
+def _routed(snapshot: RoutingSnapshot) -> list:
+    return [site for site in snapshot.sites if site.experts > 1]
+
+
+def _range(snapshot: RoutingSnapshot) -> range:
+    return range(len(snapshot.tasks))
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if known.size else float("nan")
+
+
+def _order(projection: str) -> tuple[int, str]:
+    return (ORDER.index(projection) if projection in ORDER else len(ORDER), projection)
