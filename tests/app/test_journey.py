@@ -183,5 +183,5 @@ def test_notes_tags_and_names_are_found_again(studio: Studio, trained: str):
 
 def test_the_overview_says_what_to_do_next(studio: Studio, trained: str):
     state = studio.overview()
-    assert state["counts"]["runs"] == len(studio.runs()) and state["counts"]["data sets"] == 2
+    assert state["counts"]["runs"] == len(studio.runs()) and state["counts"]["data sets"] == len(studio.datasets())
     assert any(f"chat {run['id']}" in step["command"] for step in state["next"] for run in studio.runs(state="done"))
