@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from core.errors import ConfigurationError, StudioError
 from core.evaluation.predictions import Predictions
-from core.evaluation.statistics import Difference, compare, group_seeds, paired
+from core.evaluation.statistics import Difference, compare_seeds, group_seeds
 
 if TYPE_CHECKING:
     from storage.queries.scores import ScoreRow
 
 BASE = "base"
+MEAN = "mean"
 FORMATS = ("text", "markdown", "csv", "latex")
+TIE = 2.0  # standard errors
 
 # A task as it was scored: name, data set, split, metric.
 Key = tuple[str, str, str, str]
@@ -36,7 +37,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """``stderr``: over rows, or None; ``spread``: standard deviation over seeds, None for a single run."""
+    """``stderr``: over rows, or None; ``spread``: standard deviation over seeds, None for a single run.
+
+    ``tie``: not the best, but within two standard errors of it. ``unpaired`` says why there is no difference.
+    """
 
     value: float
     stderr: float | None
@@ -44,6 +48,9 @@ class Cell:
     seeds: int = 1
     best: bool = False
     difference: Difference | None = None
+    tie: bool = False
+    unpaired: str = ""
+    by_run: dict[str, float] = field(default_factory=dict)
 
     @property
     def error(self) -> float | None:
@@ -63,17 +70,21 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """``settings``: dotted name -> one value for each column of runs; only those that differ."""
+    """``settings``: dotted name -> one value for each column of runs; ``mean``: over tasks that all columns have."""
 
     columns: list[Column]
     rows: list[Row]
     baseline: str | None = None
     settings: dict[str, list[Any]] = field(default_factory=dict)
+    mean: Row | None = None
+    metrics: list[str] = field(default_factory=list)
 
     def render(self, form: str = "text") -> str:
         if form not in FORMATS:
             raise ConfigurationError(f"{form!r} is not a format.", f"Choose one of {', '.join(FORMATS)}.")
-        return {"text": _text, "markdown": _markdown, "csv": _csv, "latex": _latex}[form](self)
+        from core import compare_tables
+
+        return compare_tables.RENDER[form](self)
 
 
 def build(
@@ -83,10 +94,20 @@ def build(
     *,
     baseline: str | None = None,
     settings: dict[str, list[Any]] | None = None,
+    metric: str | None = None,
 ) -> Comparison:
-    """``scores``: run -> its primary scores; ``read`` opens a score's predictions; ``baseline`` is a column's label."""
-    found = [_by_key(scores, column) for column in columns]
-    base = _base(scores)
+    """``scores``: run -> its scores; ``read`` opens a score's predictions; ``baseline`` is a column's label.
+
+    Each task's primary metric is compared, or ``metric`` where that is given.
+    """
+    metrics = list(dict.fromkeys(score.metric for own in scores.values() for score in own))
+    if metric is not None and metric not in metrics:
+        raise ConfigurationError(f"None of the runs was scored by {metric!r}.", f"There are {', '.join(metrics)}.")
+    wanted = {
+        run: [s for s in own if (s.primary if metric is None else s.metric == metric)] for run, own in scores.items()
+    }
+    found = [_by_key(wanted, column) for column in columns]
+    base = _base(wanted)
     if base:
         columns, found = [*columns, Column(BASE, [])], [*found, base]
     labels = [column.label for column in columns]
@@ -95,7 +116,8 @@ def build(
     against = None if baseline is None else found[labels.index(baseline)]
     keys = list(dict.fromkeys(key for own in found for key in own))
     rows = [_row(key, found, against, read) for key in keys]
-    return Comparison(list(columns), rows, baseline, settings or {})
+    place = None if baseline is None else labels.index(baseline)
+    return Comparison(list(columns), rows, baseline, settings or {}, _mean(rows, len(found), place), metrics)
 
 
 def _by_key(scores: Mapping[str, Sequence[ScoreRow]], column: Column) -> dict[Key, list[ScoreRow]]:
@@ -123,154 +145,109 @@ def _row(
     read: Callable[[ScoreRow], Predictions],
 ) -> Row:
     own = [column.get(key, []) for column in found]
-    means = [float(np.mean([score.value for score in scores])) for scores in own if scores]
+    best = max((scores for scores in own if scores), key=_level)
     reference = against.get(key, []) if against is not None else []
-    cells = [_cell(scores, reference, max(means), read) for scores in own]
+    cells = [_cell(scores, reference, best, read) for scores in own]
     first = next(score for scores in own for score in scores)
     return Row(*key, chance=first.chance, rows=first.rows, cells=cells)
 
 
+def _level(scores: Sequence[ScoreRow]) -> float:
+    return float(np.mean([score.value for score in scores]))
+
+
 def _cell(
-    scores: Sequence[ScoreRow], reference: Sequence[ScoreRow], best: float, read: Callable[[ScoreRow], Predictions]
+    scores: Sequence[ScoreRow],
+    reference: Sequence[ScoreRow],
+    best: Sequence[ScoreRow],
+    read: Callable[[ScoreRow], Predictions],
 ) -> Cell | None:
     if not scores:
         return None
     group = group_seeds([score.value for score in scores])
+    is_best = group.mean >= _level(best) - 1e-12
+    against, why = difference(scores, reference, read) if reference else (None, "")
     return Cell(
         value=group.mean,
         stderr=scores[0].stderr if len(scores) == 1 else None,
         spread=group.std,
         seeds=group.n,
-        best=group.mean >= best - 1e-12,
-        difference=difference(scores, reference, read) if reference and scores is not reference else None,
+        best=is_best,
+        difference=against,
+        tie=not is_best and _tied(scores, best, read),
+        unpaired=why,
+        by_run={score.run: score.value for score in scores},
     )
+
+
+def _tied(scores: Sequence[ScoreRow], best: Sequence[ScoreRow], read: Callable[[ScoreRow], Predictions]) -> bool:
+    """Within two standard errors of the best: of the paired difference, else of both scores taken as independent."""
+    paired, _ = difference(best, scores, read)
+    if paired is not None and paired.stderr is not None:
+        return paired.value <= TIE * paired.stderr
+    errors = [own[0].stderr if len(own) == 1 else group_seeds([s.value for s in own]).std for own in (scores, best)]
+    return _close(_level(best) - _level(scores), errors)
+
+
+def _close(gap: float, errors: Sequence[float | None]) -> bool:
+    known = [error for error in errors if error is not None]
+    return len(known) == len(errors) and gap <= TIE * math.hypot(*known)
 
 
 def difference(
     scores: Sequence[ScoreRow], reference: Sequence[ScoreRow], read: Callable[[ScoreRow], Predictions]
-) -> Difference | None:
-    """``scores - reference`` on the same rows, rows averaged over seeds; None where the two cannot be paired."""
+) -> tuple[Difference | None, str]:
+    """``scores - reference`` on the same rows, or None and the reason why the two cannot be paired."""
+    everyone = (*scores, *reference)
     if {score.id for score in scores} == {score.id for score in reference}:
-        return None
-    if len({score.key for score in (*scores, *reference)}) > 1 or not all(s.predictions for s in (*scores, *reference)):
-        return None
-    metric = scores[0].metric
+        return None, ""
+    if len({score.key for score in everyone}) > 1:
+        return None, "scored on other rows or in another way"
+    if not all(score.predictions for score in everyone):
+        return None, "no predictions are kept"
     try:
-        first, second = [read(score) for score in scores], [read(score) for score in reference]
-        if len(first) == len(second) == 1:
-            return compare(first[0], second[0], metric)
-        if all(metric in predictions.values for predictions in (*first, *second)):
-            return paired(metric, _mean(first, metric), _mean(second, metric))
-    except StudioError:
-        return None  # predictions were deleted or never imported: the scores still stand
-    return None
+        return compare_seeds([read(one) for one in scores], [read(one) for one in reference], scores[0].metric), ""
+    except StudioError as error:  # predictions were deleted or never imported: the scores still stand
+        return None, error.message
 
 
-def _mean(predictions: Sequence[Predictions], metric: str) -> list[float]:
-    return np.mean([one.values[metric] for one in predictions], axis=0).tolist()
+def _mean(rows: Sequence[Row], columns: int, baseline: int | None) -> Row | None:
+    """The macro mean over the tasks that every column has; its errors take the tasks as independent of each other."""
+    shared = [row for row in rows if all(cell is not None for cell in row.cells)]
+    if len(shared) < 2:
+        return None
+    cells = [_mean_cell([row.cells[place] for row in shared]) for place in range(columns)]
+    best = max(cells, key=lambda cell: cell.value)
+    marked: list[Cell | None] = []
+    for place, cell in enumerate(cells):
+        change = None if place == baseline else _mean_difference([row.cells[place] for row in shared])
+        is_best = cell.value >= best.value - 1e-12
+        tie = not is_best and _close(best.value - cell.value, (cell.error, best.error))
+        marked.append(replace(cell, best=is_best, tie=tie, difference=change))
+    metrics = list(dict.fromkeys(row.metric for row in shared))
+    name = metrics[0] if len(metrics) == 1 else f"{len(metrics)} metrics"
+    return Row(MEAN, "", "", name, None, sum(row.rows for row in shared), marked)
 
 
-def _shown(cell: Cell | None, plus_minus: str = "±") -> str:
-    if cell is None:
-        return "-"
-    error = "" if cell.error is None else f" {plus_minus} {cell.error:.3f}"
-    return f"{cell.value:.3f}{error}"
+def _mean_cell(cells: Sequence[Cell | None]) -> Cell:
+    own = [cell for cell in cells if cell is not None]
+    value = float(np.mean([cell.value for cell in own]))
+    if len({tuple(cell.by_run) for cell in own}) == 1 and own[0].seeds > 1:
+        levels = {run: float(np.mean([cell.by_run[run] for cell in own])) for run in own[0].by_run}
+        group = group_seeds(list(levels.values()))
+        return Cell(group.mean, None, group.std, group.n, by_run=levels)
+    errors = [cell.stderr for cell in own]
+    stderr = None if None in errors else math.hypot(*errors) / len(own)
+    return Cell(value, stderr, None, own[0].seeds)
 
 
-def _delta(cell: Cell | None, plus_minus: str = "±") -> str:
-    if cell is None or cell.difference is None:
-        return ""
-    error = "" if cell.difference.stderr is None else f" {plus_minus} {cell.difference.stderr:.3f}"
-    return f"{cell.difference.value:+.3f}{error}"
-
-
-def _grid(comparison: Comparison, mark: Callable[[str], str], plus_minus: str = "±") -> list[list[str]]:
-    """Heading and rows of the table as text; ``mark`` sets off the best value of a row."""
-    deltas = comparison.baseline is not None
-    grid = [["task", "metric", "chance", *(_label(column) for column in comparison.columns)]]
-    for row in comparison.rows:
-        cells = []
-        for cell in row.cells:
-            text = _shown(cell, plus_minus)
-            text = mark(text) if cell is not None and cell.best else text
-            change = _delta(cell, plus_minus) if deltas else ""
-            cells.append(f"{text} ({change})" if change else text)
-        chance = "-" if row.chance is None else f"{row.chance:.3f}"
-        grid.append([row.task, row.metric, chance, *cells])
-    grid.append(["trainable", "", "", *("" if c.trainable is None else f"{c.trainable:,}" for c in comparison.columns)])
-    return grid
-
-
-def _label(column: Column) -> str:
-    return column.label if len(column.runs) < 2 else f"{column.label} ({len(column.runs)} seeds)"
-
-
-def _notes(comparison: Comparison) -> list[str]:
-    notes = ["± is the standard error over rows, or the standard deviation over seeds; * marks the best of a row."]
-    if comparison.baseline is not None:
-        notes.append(f"In brackets: difference to {comparison.baseline} on the same rows, with its paired error.")
-    return notes
-
-
-def _settings(comparison: Comparison) -> list[list[str]]:
-    if not comparison.settings:
-        return []
-    columns = [column.label for column in comparison.columns if column.runs]
-    return [["setting", *columns], *([n, *map(str, values)] for n, values in comparison.settings.items())]
-
-
-def _text(comparison: Comparison) -> str:
-    parts = [_aligned(_grid(comparison, lambda text: f"{text}*")), "\n".join(_notes(comparison))]
-    if settings := _settings(comparison):
-        parts.append(_aligned(settings))
-    return "\n\n".join(parts)
-
-
-def _aligned(grid: Sequence[Sequence[str]]) -> str:
-    widths = [max(map(len, column)) for column in zip(*grid, strict=True)]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in grid)
-
-
-def _markdown(comparison: Comparison) -> str:
-    parts = [
-        _pipes(_grid(comparison, lambda text: f"**{text}**")),
-        "\n".join(_notes(comparison)).replace("* marks", "bold marks"),
-    ]
-    if settings := _settings(comparison):
-        parts.append(_pipes(settings))
-    return "\n\n".join(parts)
-
-
-def _pipes(grid: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in grid]
-    return "\n".join([lines[0], "|" + "---|" * len(grid[0]), *lines[1:]])
-
-
-def _csv(comparison: Comparison) -> str:
-    """One line for each task and column, numbers unrounded."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
-    heads = ("task", "dataset", "split", "metric", "chance", "rows", "column", "runs", "trainable", "value", "stderr")
-    writer.writerow([*heads, "seeds", "spread", "difference", "difference_stderr", "p_value"])
-    for row in comparison.rows:
-        for column, cell in zip(comparison.columns, row.cells, strict=True):
-            if cell is None:
-                continue
-            told = cell.difference
-            change = (told.value, told.stderr, told.p_value) if told else ("", "", "")
-            place = (row.task, row.dataset, row.split, row.metric, row.chance, row.rows)
-            column_facts = (column.label, " ".join(column.runs), column.trainable)
-            writer.writerow([*place, *column_facts, cell.value, cell.stderr, cell.seeds, cell.spread, *change])
-    return out.getvalue().rstrip("\n")
-
-
-def _latex(comparison: Comparison) -> str:
-    grid = _grid(comparison, lambda text: f"\\textbf{{{text}}}", "$\\pm$")
-    lines = [" & ".join(_escaped(cell) for cell in line) + r" \\" for line in grid]
-    columns = "ll" + "r" * (len(grid[0]) - 2)
-    body = [lines[0], r"\midrule", *lines[1:-1], r"\midrule", lines[-1]]
-    return "\n".join([f"\\begin{{tabular}}{{{columns}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"])
-
-
-def _escaped(cell: str) -> str:
-    return cell.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&").replace("#", r"\#")
+def _mean_difference(cells: Sequence[Cell | None]) -> Difference | None:
+    """The mean of the tasks' differences with its error; tasks have no common test."""
+    own = [cell.difference for cell in cells if cell is not None and cell.difference is not None]
+    if len(own) < len(cells):
+        return None
+    errors = [one.stderr for one in own]
+    stderr = None if None in errors else math.hypot(*errors) / len(own)
+    value = float(np.mean([one.value for one in own]))
+    p_value = math.erfc(abs(value) / stderr / math.sqrt(2)) if stderr else 1.0
+    return Difference(MEAN, value, stderr, p_value, "normal", sum(one.rows for one in own))

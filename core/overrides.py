@@ -67,8 +67,8 @@ def _index(items: list[Any], part: str, path: str) -> int:
     return int(part)
 
 
-def differences(specs: Mapping[str, RunSpec]) -> dict[str, dict[str, Any]]:
-    """Settings that are not equal everywhere: dotted name -> run -> value; names, tags and notes aside."""
+def differences(specs: Mapping[str, RunSpec], *, every: bool = False) -> dict[str, dict[str, Any]]:
+    """Settings that are not equal everywhere (or all): dotted name -> run -> value; names, tags and notes aside."""
     flat = {run: dict(_flatten(spec.model_dump(mode="json"))) for run, spec in specs.items()}
     names = dict.fromkeys(name for values in flat.values() for name in values)
     found = {}
@@ -76,7 +76,7 @@ def differences(specs: Mapping[str, RunSpec]) -> dict[str, dict[str, Any]]:
         if name.split(".")[0] in ("name", "tags", "notes", "origin"):
             continue
         values = {run: flat[run].get(name) for run in flat}
-        if len({repr(value) for value in values.values()}) > 1:
+        if every or len({repr(value) for value in values.values()}) > 1:
             found[name] = values
     return found
 

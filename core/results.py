@@ -13,13 +13,10 @@ import pandas as pd
 from core.errors import ConfigurationError, NotFoundError
 from core.home import Home, write_text
 from core.records import Records
-from core.schema import RunSpec
 
 if TYPE_CHECKING:
-    from core.compare import Column, Comparison
     from core.routing.atlas import Atlas
     from core.routing.snapshot import RoutingSnapshot
-    from storage.queries.runs import RunRow
 
 SCORE_COLUMNS = ("run", "task", "dataset", "split", "model", "metric", "value", "stderr", "chance", "rows", "primary")
 FIGURES = ("mean_gate", "selection_share", "top1_share")
@@ -160,53 +157,3 @@ def write_routing(
 def _known(what: str, value: str, known: Sequence[str]) -> None:
     if value not in known:
         raise ConfigurationError(f"{value!r} is not a {what}.", f"Choose one of {', '.join(known)}.")
-
-
-def compare(
-    records: Records, home: Home, rows: Sequence[RunRow], baseline: str | None, group_seeds: bool
-) -> Comparison:
-    """``baseline``: a run's id, whose column the others are compared with, or ``base``."""
-    from core import overrides
-    from core.compare import build
-    from core.evaluation.predictions import read_predictions
-    from storage.queries import scores as stored
-
-    rows = list({row.id: row for row in rows}.values())
-    columns = _columns(rows, group_seeds)
-    if baseline not in (None, "base"):
-        owner = next((column for column in columns if baseline in column.runs), None)
-        if owner is None:
-            raise ConfigurationError(f"{baseline} is not among the compared runs.", "Name it as one of them too.")
-        baseline = owner.label
-    with records.read() as session:
-        found = stored.of_runs(session, runs=[row.id for row in rows], primary_only=True)
-    by_run = {row.id: [score for score in found if score.run == row.id] for row in rows}
-    specs = {column.label: RunSpec.parse(_row(rows, column.runs[0]).spec) for column in columns}
-    settings = {
-        name: [values[column.label] for column in columns]
-        for name, values in overrides.differences(specs).items()
-        if name != "seed" or not group_seeds
-    }
-    return build(
-        columns,
-        by_run,
-        lambda score: read_predictions(home.run(score.run).predictions / Path(score.predictions or "").name),
-        baseline=baseline,
-        settings=settings,
-    )
-
-
-def _columns(rows: Sequence[RunRow], group_seeds: bool) -> list[Column]:
-    from core.compare import Column
-
-    groups: dict[str, list[RunRow]] = {}
-    for row in rows:
-        groups.setdefault(row.setting if group_seeds else row.id, []).append(row)
-    return [
-        Column(f"{own[0].method} {own[0].id}", [row.id for row in own], own[0].method, own[0].trainable_parameters)
-        for own in groups.values()
-    ]
-
-
-def _row(rows: Sequence[RunRow], run: str) -> RunRow:
-    return next(row for row in rows if row.id == run)

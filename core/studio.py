@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from core.routing.atlas import Atlas
     from core.routing.definitions import Definition
     from core.routing.snapshot import RoutingSnapshot
+    from core.watching import Watch
 
 Sources = str | Path | Sequence[str | Path]
 
@@ -280,6 +281,13 @@ class Studio:
 
         transfer.delete_run(self.records.find(run).id, self.home, self.records)
 
+    @cached_property
+    def watch(self) -> Watch:
+        """What pages of runs look at every second."""
+        from core.watching import Watch
+
+        return Watch(self.home, self.records)
+
     # What runs say and found
 
     def logs(self, run: str, *, tail: int = 40) -> dict[str, list[str]]:
@@ -343,13 +351,14 @@ class Studio:
         row = self.records.find(run)
         return results.write_routing(self.routing(row.id, moment), row.name, **wanted)
 
-    def compare(self, runs: Sequence[str], *, baseline: str | None = None, group_seeds: bool = True) -> Comparison:
-        from core import results
+    def compare(self, runs: Sequence[str], *, baseline: str | None = None, **chosen: Any) -> Comparison:
+        """``chosen``: group_seeds, metric, every_setting as ``core.comparisons.compare`` takes them."""
+        from core import comparisons
 
         rows = [self.records.find(run) for run in runs]
         if baseline is not None and baseline != "base":
             baseline = self.records.find(baseline).id
-        return results.compare(self.records, self.home, rows, baseline, group_seeds)
+        return comparisons.compare(self.records, self.home, rows, baseline=baseline, **chosen)
 
     # Adapters
 

@@ -1,0 +1,145 @@
+"""What the pages of runs look at every second: lists, alarms, messages and curves, each from indexed rows."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from core import views
+from core.errors import NotFoundError
+from core.home import Home, RunFolder
+from core.records import Records
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from storage.queries.series import Curve
+
+LOG_LINES = 200
+LOG_BYTES = 1 << 16
+
+
+class Watch:
+    """One run or many, as they stand now; ``Studio.watch`` is one."""
+
+    def __init__(self, home: Home, records: Records) -> None:
+        self._home, self._records = home, records
+
+    def listing(
+        self, *, search: str = "", limit: int = 25, offset: int = 0, **filters: str | Sequence[str] | None
+    ) -> dict[str, Any]:
+        """``rows`` (newest first; each with ``ahead`` in the queue and ``device``), ``total`` of the filter, ``counts``
+        of all runs by state, ``waiting`` jobs and ``devices``: device -> runs that hold it.
+
+        ``filters``: state, method, tag, dataset, setting.
+        """
+        from storage.queries import runs
+
+        with self._records.read() as session:
+            page = runs.page(session, text=search or None, limit=limit, offset=offset, **filters)
+            ahead, devices, waiting = _queue(session)
+            counts = runs.counts(session)
+        holds = {run: device for device, own in devices.items() for run in own}
+        rows = [views.run(row) | {"ahead": ahead.get(row.id), "device": holds.get(row.id)} for row in page.rows]
+        return {"rows": rows, "total": page.total, "counts": counts, "waiting": waiting, "devices": devices}
+
+    def facets(self) -> dict[str, list[str]]:
+        """What runs can be filtered by: ``methods`` and ``tags`` that any of them has."""
+        from storage.queries import runs
+
+        with self._records.read() as session:
+            return {"methods": runs.methods(session), "tags": list(runs.tags(session))}
+
+    def messages(self, run: str) -> dict[str, Any]:
+        """``alarms`` and the newest ``lines`` that its jobs said, and the end of what the newest worker printed."""
+        from storage.queries import logs
+
+        with self._records.read() as session:
+            alarms, lines = logs.alarms(session, run=run), logs.of_run(session, run=run, limit=LOG_LINES)
+        return {
+            "alarms": [{"at": one.at, "name": one.name, "step": one.step, "message": one.message} for one in alarms],
+            "lines": [{"at": one.at, "level": one.level, "job": one.job, "message": one.message} for one in lines],
+            "output": output(self._home.run(run)),
+        }
+
+    def curve_names(self, run: str) -> dict[str, int]:
+        """Curve -> its newest step."""
+        from storage.queries import series
+
+        with self._records.read() as session:
+            return {one.name: one.last_step or 0 for one in series.names(session, run=run)}
+
+    def compared_curves(self, runs: Sequence[str], name: str, max_points: int = 400) -> dict[str, list[list[float]]]:
+        """One curve of several runs: run -> points; a run without it is left out."""
+        from storage.queries import series
+
+        with self._records.read() as session:
+            found = series.read_many(session, runs=runs, names=[name], max_points=max_points)
+        return {run: _points(own[name]) for run, own in found.items() if name in own}
+
+    def run_curves(self, run: str, names: Sequence[str], max_points: int = 400) -> dict[str, list[list[float]]]:
+        """Curves of one run: name -> points, thinned so that spikes stay."""
+        from storage.queries import series
+
+        with self._records.read() as session:
+            found = series.read(session, run=run, names=names, max_points=max_points)
+        return {name: _points(found[name]) for name in names if name in found}
+
+    def bundle(self, run: str, target: Path) -> Path:
+        """A zip of what explains a run to someone else: its settings, events and output; no weights, no rows."""
+        folder = self._home.run(self._records.find(run).id)
+        files = [folder.spec, folder.events, *sorted(folder.logs.glob("*.log"))]
+        found = [path for path in files if path.is_file()]
+        if not found:
+            raise NotFoundError(f"{folder.root.name} has left no files yet.", "Wait until it has started.")
+        return _zip(target, folder.root, found)
+
+
+def _queue(session: Session) -> tuple[dict[str, int], dict[str, list[str]], int]:
+    from storage.queries import attempts, jobs
+
+    ahead: dict[str, int] = {}
+    queue = [job for job in jobs.queue(session, limit=500) if job.state == "queued"]
+    for place, job in enumerate(queue):
+        ahead.setdefault(job.run, place)
+    devices: dict[str, list[str]] = {}
+    for lease in attempts.leases(session):
+        devices.setdefault(lease["device"], []).append(lease["run"])
+    return ahead, devices, len(queue)
+
+
+def output(folder: RunFolder, lines: int = 40) -> list[str]:
+    """The end of what the newest worker printed."""
+    files = sorted(folder.logs.glob("*.log"), key=lambda path: path.stat().st_mtime)
+    if not files:
+        return []
+    with files[-1].open("rb") as file:
+        file.seek(0, 2)
+        file.seek(max(0, file.tell() - LOG_BYTES))
+        return file.read().decode("utf-8", "replace").splitlines()[-lines:]
+
+
+def zipped(folder: Path, target: Path) -> Path:
+    """A folder with all its files as one zip."""
+    return _zip(target, folder, sorted(folder.rglob("*")))
+
+
+def _zip(target: Path, root: Path, files: Sequence[Path]) -> Path:
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in files:
+            if path.is_file() and not path.is_symlink():
+                archive.write(path, Path(root.name) / path.relative_to(root))
+    return target
+
+
+def _points(curve: Curve) -> list[list[float]]:
+    """Steps and values without what is not a number, short enough to be sent every second."""
+    kept = np.isfinite(curve.values)
+    return [
+        [int(step), float(f"{value:.5g}")]
+        for step, value in zip(curve.steps[kept].tolist(), curve.values[kept].tolist(), strict=True)
+    ]
