@@ -32,14 +32,25 @@ def drawn(script: str, value: Any = None, **kwargs: Any) -> gr.HTML:
 
 
 def heatmap(value: dict[str, Any] | None = None, **kwargs: Any) -> gr.HTML:
-    """Routing of layer x expert in panels, clickable and walkable with the arrow keys.
+    """Routing of layer x expert in panels, clickable and walkable with the arrow keys, with its numbers as a table.
 
     ``value``: ``rows`` and ``cols`` (panel names; one column: the rows flow), ``layers`` (numbers, bottom first),
-    ``experts`` (count), ``values[row][col][layer][expert]`` (None: the expert does not exist there),
-    ``counts[row][col]`` (decisions), ``top`` (end of the scale), ``figure``, ``unit`` and ``caption``. ``select``
-    carries ``row, col, layer, expert, value`` as indices.
+    ``experts`` (count) or ``across`` and ``acrossName`` (names of the cells of a line and what they are),
+    ``values[row][col][layer][expert]`` (None: the expert does not exist there; False: nothing was counted),
+    ``counts[row][col]`` (decisions), ``low`` and ``top`` (ends of the scale) or ``mid`` and ``top`` (middle of a scale
+    with two ends, and how far they are), ``even`` (a value to mark), ``figure``, ``short`` (its name in hovers),
+    ``unit``, ``caption``, ``picked`` ("row,col,layer,expert") and ``compact`` (no titles, no legend, small cells).
+    ``select`` carries ``row, col, layer, expert, value`` as indices.
     """
     return drawn("heatmap", value, **kwargs)
+
+
+def moments(value: dict[str, Any] | None = None, **kwargs: Any) -> gr.HTML:
+    """A slider over named stops that can be played: ``stops: [{short, text}]``, ``at`` (index).
+
+    ``input`` carries ``at``.
+    """
+    return drawn("moments", value, **kwargs)
 
 
 def matrix(value: dict[str, Any] | None = None, **kwargs: Any) -> gr.HTML:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gradio as gr
 
-from core.figures.style import SERIES, ramp
+from core.figures.style import SERIES, diverging, ramp
 from core.home import ASSETS
 
 HEAT_STEPS = 33
@@ -36,11 +36,12 @@ def head() -> str:
 def css() -> str:
     """The style sheet, with the heat scale of the figures as variables: one scale on pages and in files."""
     scales = "".join(
-        f"{selector} {{ {''.join(f'--heat-{i}:{c};' for i, c in enumerate(ramp(theme, HEAT_STEPS)))} }}\n"
+        f"{selector} {{ {''.join(f'--{name}-{i}:{c};' for i, c in enumerate(scale(theme, HEAT_STEPS)))} }}\n"
         for selector, theme in ((":root", "light"), (".dark", "dark"))
+        for name, scale in (("heat", ramp), ("diverge", diverging))
     )
     experts = ":root { " + "".join(f"--expert-{i}:{colour};" for i, colour in enumerate(SERIES)) + " }\n"
-    return scales + experts + asset("tessera.css")
+    return scales + experts + asset("tessera.css") + asset("routing.css")
 
 
 def theme() -> gr.themes.Base:

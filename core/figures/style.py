@@ -17,7 +17,7 @@ SERIES = ("#0f6d7a", "#d08a2e", "#7a6bb0", "#5b9a55", "#c2574f", "#4a78c2", "#a8
 
 @dataclass(frozen=True)
 class Look:
-    """Colours of one theme as hex strings; ``ramp`` ends are OKLCH: lightness, chroma, hue in degrees."""
+    """Colours of one theme as hex strings; ``ramp``, ``less`` and ``more`` are OKLCH: lightness, chroma, hue."""
 
     paper: str
     panel: str
@@ -25,6 +25,8 @@ class Look:
     dim: str
     line: str
     ramp: tuple[tuple[float, float, float], ...]
+    less: tuple[float, float, float]
+    more: tuple[float, float, float]
 
 
 LOOKS: dict[Theme, Look] = {
@@ -35,6 +37,8 @@ LOOKS: dict[Theme, Look] = {
         dim="#667482",
         line="#d9d9d1",
         ramp=((0.968, 0.007, 120), (0.58, 0.076, 212), (0.235, 0.055, 264)),
+        less=(0.47, 0.125, 45),
+        more=(0.42, 0.085, 215),
     ),
     "dark": Look(
         paper="#10151b",
@@ -43,6 +47,8 @@ LOOKS: dict[Theme, Look] = {
         dim="#8a99a8",
         line="#2c3744",
         ramp=((0.27, 0.030, 258), (0.62, 0.080, 205), (0.955, 0.070, 110)),
+        less=(0.78, 0.135, 55),
+        more=(0.80, 0.105, 205),
     ),
 }
 
@@ -55,6 +61,18 @@ def ramp(theme: Theme = "light", steps: int = 64) -> tuple[str, ...]:
     a, b = chroma * np.cos(np.radians(hue)), chroma * np.sin(np.radians(hue))
     # a parabola through the three stops: no kink in hue or chroma that the eye would read as an edge in the data
     lab = np.stack([at, *(np.polyval(np.polyfit(lightness, axis, 2), at) for axis in (a, b))], axis=1)
+    return tuple("#" + "".join(f"{round(255 * v):02x}" for v in rgb) for rgb in _srgb(lab))
+
+
+@cache
+def diverging(theme: Theme = "light", steps: int = 33) -> tuple[str, ...]:
+    """From less over the paper's colour to more, in equal steps of perceived lightness on each side."""
+    look = LOOKS[theme]
+    ends = np.array([look.less, look.ramp[0], look.more])
+    hues = np.radians(ends[:, 2])
+    stops = np.stack([ends[:, 0], ends[:, 1] * np.cos(hues), ends[:, 1] * np.sin(hues)], axis=1)
+    at = np.linspace(0, 2, steps)
+    lab = np.stack([np.interp(at, (0, 1, 2), axis) for axis in stops.T], axis=1)
     return tuple("#" + "".join(f"{round(255 * v):02x}" for v in rgb) for rgb in _srgb(lab))
 
 
