@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from app.pages import overview
+from app.pages import data, overview
 from core.studio import Studio
 
 
@@ -21,7 +21,7 @@ class Page(NamedTuple):
 
 
 HOME = Page("Home", "/", overview)
-PAGES: tuple[Page, ...] = ()
+PAGES: tuple[Page, ...] = (Page("Data", "/data", data),)
 
 
 def blocks(studio: Studio, home: Page = HOME, pages: Sequence[Page] = PAGES) -> gr.Blocks:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import gradio as gr
@@ -24,11 +24,14 @@ def build(studio: Studio, page: gr.Blocks) -> None:
     """Fill ``page``: the list with the place to add data, or one data set where the address names it."""
     ui.page_head("Data", "The tasks that the experts share: add files, see each prompt as the model does, store it.")
     with gr.Column(elem_id="data-list") as listing:
-        _adding(studio)
+        changing = _adding(studio)
         with gr.Row(elem_classes="controls"):
             ui.text("<h2>Stored data sets</h2>")
-            search = gr.Textbox(placeholder="Search names and tasks", show_label=False, container=False, scale=0, min_width=260)
+            search = gr.Textbox(
+                placeholder="Search names and tasks", show_label=False, container=False, scale=0, min_width=260
+            )
         table = ui.text("", "table", elem_id="stored")
+        changing(table)
     with gr.Column(visible=False, elem_id="data-detail") as details:
         shown = _detail(studio)
 
@@ -41,8 +44,11 @@ def build(studio: Studio, page: gr.Blocks) -> None:
     search.input(lambda text: stored(studio, text), search, table, trigger_mode="always_last", **ui.QUIET)
 
 
-def _adding(studio: Studio) -> None:
-    """The place to add data: files or a source, the form that mends, the preview, the button that stores."""
+def _adding(studio: Studio) -> Callable[[gr.HTML], None]:
+    """The place to add data: files or a source, the form that mends, the preview, the button that stores.
+
+    Returns what wires the buttons that store to the table that shows it.
+    """
     roles = studio.settings()["columns"]
     with gr.Row(equal_height=True):
         files = gr.File(
@@ -51,7 +57,7 @@ def _adding(studio: Studio) -> None:
         )  # fmt: skip
         with gr.Column(scale=2, min_width=300):
             typed = gr.Textbox(
-                label="or a folder on this machine, or a data set of the Hub", placeholder="~/data/reviews   owner/name",
+                label="or a folder here, or a data set of the Hub", placeholder="~/data/reviews or owner/name",
                 elem_id="typed",
             )  # fmt: skip
             with gr.Row():
@@ -61,7 +67,9 @@ def _adding(studio: Studio) -> None:
     with gr.Column(visible=False, elem_id="previewed") as area:
         form = ui.settings(data_form.empty(roles), elem_id="mend")
         with gr.Row(elem_classes="controls"):
-            name = gr.Textbox(label="Name", placeholder="found out from the files", max_length=120, scale=3, elem_id="set-name")
+            name = gr.Textbox(
+                label="Name", placeholder="found out from the files", max_length=120, scale=3, elem_id="set-name"
+            )
             again = gr.Button("Preview again", size="md", min_width=140, scale=0, elem_id="again")
             store = gr.Button("Store", variant="primary", size="md", min_width=140, scale=0, elem_id="store")
         seen = ui.text("", "seen", elem_id="seen")
@@ -80,10 +88,15 @@ def _adding(studio: Studio) -> None:
     again.click(preview, inputs, outputs, **busy)
 
     def keep(paths: Any, text: str, called: str, value: Any) -> list[Any]:
-        return store_view(studio, roles, paths, text, called, value)
+        return [*store_view(studio, roles, paths, text, called, value), stored(studio, "")]
 
-    store.click(keep, inputs, [told, area], trigger_mode="once", **busy)
-    demo.click(lambda: store_demo(studio), None, [told, area], trigger_mode="once", **busy)
+    def wire(table: gr.HTML) -> None:
+        store.click(keep, inputs, [told, area, table], trigger_mode="once", **busy)
+        demo.click(
+            lambda: [*store_demo(studio), stored(studio, "")], None, [told, area, table], trigger_mode="once", **busy
+        )
+
+    return wire
 
 
 def _detail(studio: Studio) -> list[Any]:
@@ -97,7 +110,7 @@ def _detail(studio: Studio) -> list[Any]:
             before = gr.Button("Earlier", size="md", scale=0, min_width=90)
             after = gr.Button("Later", size="md", scale=0, min_width=90)
         told = ui.text()
-        rows = ui.text("", "table", elem_id="rows")
+        rows = ui.text("", "table", "rows-view", elem_id="rows")
         prompts = gr.Button("Show what the model sees", size="md", scale=0, elem_id="prompts")
         seen = ui.text("", "seen")
         with gr.Row():
@@ -115,7 +128,9 @@ def _detail(studio: Studio) -> list[Any]:
     rows.change(None, choice, None, js=f"(...given) => {{ if (given[0]) ({ADDRESS})(...given); }}")
     before.click(lambda d, t, s, n: turn(d, t, s, (n or 1) - 1), choice, view, **ui.QUIET)
     after.click(lambda d, t, s, n: turn(d, t, s, (n or 1) + 1), choice, view, **ui.QUIET)
-    prompts.click(lambda dataset: stored_preview(studio, dataset), chosen, seen, **{**ui.QUIET, "show_progress": "minimal"})
+    prompts.click(
+        lambda dataset: stored_preview(studio, dataset), chosen, seen, **{**ui.QUIET, "show_progress": "minimal"}
+    )
     asked = [gr.update(visible=False), gr.update(visible=True), gr.update(visible=True)]
     calm = [gr.update(visible=True), gr.update(visible=False), gr.update(visible=False)]
     delete.click(lambda: asked, None, [delete, sure, keep], **ui.QUIET)
@@ -190,9 +205,10 @@ def kept(data: Mapping[str, Any], name: str) -> str:
     link = ui.escape(data_views.link(shown))
     use = link.replace("/data?", "/experiment?")
     rows = ", ".join(f"{count:,} {split}" for split, count in data["counts"].items())
+    tasks = f"{len(data['tasks'])} {'task' if len(data['tasks']) == 1 else 'tasks'}"
     return (
-        f'<div class="note">Stored as <a href="{link}"><b>{ui.escape(shown)}</b></a>: {len(data["tasks"])} '
-        f'{"task" if len(data["tasks"]) == 1 else "tasks"}, {rows} rows. <a href="{use}">Use it in an experiment</a></div>'
+        f'<div class="note">Stored as <a href="{link}"><b>{ui.escape(shown)}</b></a>: {tasks}, {rows} rows. '
+        f'<a href="{use}">Use it in an experiment</a></div>'
     )
 
 
@@ -234,7 +250,8 @@ def rows_view(studio: Studio, dataset: str, task: str, split: str, number: Any) 
     except StudioError as error:
         return [gr.skip(), gr.skip(), gr.skip(), ui.problem(error), ""]
     first = (place - 1) * PAGE
-    said = f'<p class="num">rows {first:,} to {first + len(rows) - 1:,} of {counts[split]:,}, page {place:,} of {pages:,}</p>'
+    span = f"rows {first:,} to {first + len(rows) - 1:,} of {counts[split]:,}"
+    said = f'<p class="num">{span}, page {place:,} of {pages:,}</p>'
     splits = [(f"{name} ({count:,} rows)", name) for name, count in counts.items()]
     return [
         gr.update(choices=tasks, value=task),

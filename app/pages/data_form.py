@@ -1,4 +1,4 @@
-"""The form that corrects how files are read: roles of columns, splits, kind; and what it says as options of an upload."""
+"""The form that corrects how files are read, and what it says as options of an upload."""
 
 from __future__ import annotations
 
@@ -14,19 +14,26 @@ SPLITS = ("train", "validation", "test")
 SHARES = {"validation": 0.1, "test": 0.2}
 ROLE = "column."
 SPLIT = "split."
+COMMON = ("input", "output", "label", "choices")  # shown first, in this order
 TEMPLATE = ("style", "user", "system")
 
 
 def groups(roles: Sequence[Mapping[str, Any]], columns: Sequence[str], files: Sequence[str]) -> list[dict[str, Any]]:
     """The form's groups; ``roles`` describe what a column may be, ``columns`` and ``files`` are what was found."""
+    first = [_role(role, columns) for name in COMMON for role in roles if role["name"] == name]
+    rest = [_role(role, columns) for role in roles if role["name"] not in COMMON]
     found = [
-        forms.group("Columns", [_role(role, columns) for role in roles], note="Which column plays which role."),
+        forms.group("Which column plays which role", first),
+        forms.group("More roles", rest, fold=True),
         forms.group("Kind, instruction and splits", _reading(), fold=True),
         forms.group("As the model sees it", _seen(), fold=True, note="For the preview alone; a run has its own."),
     ]
     if len(files) > 1:
-        named = [forms.plain(SPLIT + file, file, "choice", choices=SPLITS, optional=True, empty="found out") for file in files]
-        found.insert(2, forms.group("Splits of the files", named[:60], fold=True))
+        named = [
+            forms.plain(SPLIT + file, file, "choice", choices=SPLITS, optional=True, empty="found out")
+            for file in files
+        ]
+        found.insert(3, forms.group("Splits of the files", named[:60], fold=True))
     return found
 
 
@@ -43,15 +50,19 @@ def _role(role: Mapping[str, Any], columns: Sequence[str]) -> forms.Field:
 
 def _reading() -> list[forms.Field]:
     shares = [
-        forms.plain(name, f"{name} share", "number", optional=True, help="Drawn from the training rows where no file gives it.",
+        forms.plain(name, f"{name} share", "number", optional=True, help="Drawn from train where no file gives it.",
                     empty=f"{share:g}", bounds={"minimum": 0})
         for name, share in SHARES.items()
     ]  # fmt: skip
     return [
         forms.plain("kind", "kind", "choice", choices=get_args(TaskKind), optional=True, empty="found out"),
-        forms.plain("task", "task name", optional=True, empty="found out", help="All rows become one task of this name."),
+        forms.plain(
+            "task", "task name", optional=True, empty="found out", help="All rows become one task of this name."
+        ),
         forms.plain("metric", "metric", optional=True, empty="found out"),
-        forms.plain("header", "header", "choice", choices=HEADER, optional=True, empty="found out", help="Of csv and tsv."),
+        forms.plain(
+            "header", "header", "choice", choices=HEADER, optional=True, empty="found out", help="Of csv and tsv."
+        ),
         *shares,
         forms.plain("seed", "seed", "integer", optional=True, empty="0", help="Draws the splits."),
         forms.plain("drop_overlap", "drop overlap", "boolean", help="Leave out training rows that are also scored."),
@@ -64,7 +75,8 @@ def _seen() -> list[forms.Field]:
     template = {name: PromptTemplate.model_fields[name] for name in TEMPLATE}
     return [
         forms.plain("base", "base", empty=BUNDLED_BASE, optional=True, help=ModelSpec.model_fields["base"].description),
-        forms.plain("max_length", "max length", "integer", optional=True, empty=str(length.default), help=length.description),
+        forms.plain("max_length", "max length", "integer", optional=True, empty=str(length.default),
+                    help=length.description),
         forms.plain("style", "style", "choice", choices=get_args(template["style"].annotation), optional=True,
                     empty=template["style"].default, help=template["style"].description),
         forms.plain("user", "user", "long", wide=True, optional=True, empty=template["user"].default,
@@ -90,7 +102,9 @@ def filled(
     kept = {name: value for name, value in dict(said.get("values") or {}).items() if not name.startswith(ROLE)}
     given = given_roles(roles, before)
     found = {ROLE + role: value for role, value in {**mapping, **given}.items()}
-    return forms.form(groups(roles, columns, files), {**kept, **found}, {ROLE + r: v for r, v in mapping.items()}, given=given)
+    return forms.form(
+        groups(roles, columns, files), {**kept, **found}, {ROLE + r: v for r, v in mapping.items()}, given=given
+    )
 
 
 def given_roles(roles: Sequence[Mapping[str, Any]], value: Any) -> dict[str, Any]:
@@ -114,7 +128,11 @@ def _plain(value: Any) -> Any:
 def upload_options(roles: Sequence[Mapping[str, Any]], value: Any) -> dict[str, Any]:
     """What the form says, as options of ``Studio.upload``; left out where it says nothing."""
     said = _read(value)
-    options = {name: said[name] for name in ("kind", "task", "metric", "instruction", "seed") if said.get(name) not in (None, "")}
+    options = {
+        name: said[name]
+        for name in ("kind", "task", "metric", "instruction", "seed")
+        if said.get(name) not in (None, "")
+    }
     for name in SHARES:
         if said.get(name) is not None:
             if not 0 <= said[name] < 1:
@@ -124,7 +142,9 @@ def upload_options(roles: Sequence[Mapping[str, Any]], value: Any) -> dict[str, 
         options["header"] = said["header"] == "yes"
     if said.get("drop_overlap"):
         options["drop_overlap"] = True
-    splits = {name.removeprefix(SPLIT): v for name, v in _values(value).items() if name.startswith(SPLIT) and v in SPLITS}
+    splits = {
+        name.removeprefix(SPLIT): v for name, v in _values(value).items() if name.startswith(SPLIT) and v in SPLITS
+    }
     mapping = given_roles(roles, value)
     return options | ({"splits": splits} if splits else {}) | ({"mapping": mapping} if mapping else {})
 

@@ -14,11 +14,28 @@ SHOWN_TASKS = 30
 SHOWN_SETS = 50
 SHOWN_LABELS = 14
 LONG = 1200  # characters of a cell
+ROW_COLUMNS = ("system", "instruction", "history", "input", "output", "references", "choices")
 _SPECIAL = re.compile(r"&lt;(?:\|[^|\s]{1,40}\||/?s|bos|eos|pad|unk)&gt;|\[/?INST\]")
 
 
 def link(dataset: str) -> str:
     return f"/data?dataset={quote(dataset)}"
+
+
+def table(heads: Iterable[str], body: Iterable[str], classes: str = "") -> str:
+    """A table; a head that begins with # stands over numbers."""
+    cells = "".join(f"<th class=num>{h[1:]}</th>" if h.startswith("#") else f"<th>{h}</th>" for h in heads)
+    inside = f"<thead><tr>{cells}</tr></thead><tbody>{''.join(body)}</tbody>"
+    return f'<div class="scroll {classes}"><table class="grid">{inside}</table></div>'
+
+
+def line(*cells: str | tuple[str, str]) -> str:
+    """A row of a table from HTML; ("num", html) is a number, ("wrap", html) may take several lines."""
+    return f"<tr>{''.join(map(_td, cells))}</tr>"
+
+
+def _td(cell: str | tuple[str, str]) -> str:
+    return f"<td>{cell}</td>" if isinstance(cell, str) else f"<td class={cell[0]}>{cell[1]}</td>"
 
 
 def stored(datasets: Sequence[Mapping[str, Any]], search: str = "") -> str:
@@ -32,25 +49,23 @@ def stored(datasets: Sequence[Mapping[str, Any]], search: str = "") -> str:
     found = [d for d in datasets if wanted in " ".join([d["name"], *d["aliases"], *d["tasks"]]).lower()]
     if not found:
         return ui.empty("Nothing matches", f"No data set or task is called like {search.strip()!r}.")
-    heads = ["data set", "tasks", "kinds", *SPLITS, "metric", "chance", "stored"]
-    numeric = {*SPLITS, "chance"}
-    head = "".join(f'<th{" class=num" if name in numeric else ""}>{name}</th>' for name in heads)
-    rows = "".join(map(_stored_row, found[:SHOWN_SETS]))
+    heads = ["data set", "tasks", "kinds", *(f"#{split}" for split in SPLITS), "metric", "#chance", "stored"]
     more = len(found) - SHOWN_SETS
     note = f"<p>{more:,} more; search for a name to see them.</p>" if more > 0 else ""
-    return f'<div class="scroll"><table class="grid"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>{note}'
+    return table(heads, map(_stored_row, found[:SHOWN_SETS])) + note
 
 
 def _stored_row(data: Mapping[str, Any]) -> str:
     tasks = list(data["tasks"].values())
-    names = ", ".join(task["name"] for task in tasks[:3]) + (f" and {len(tasks) - 3} more" if len(tasks) > 3 else "")
-    kinds = ", ".join(dict.fromkeys(task["kind"] for task in tasks))
-    metrics = ", ".join(dict.fromkeys(task["metric"] for task in tasks))
-    counts = "".join(f"<td class=num>{_count(data['counts'].get(split))}</td>" for split in SPLITS)
-    return (
-        f'<tr><td><a href="{ui.escape(link(data["name"]))}"><b>{ui.escape(data["name"])}</b></a></td>'
-        f"<td class=wrap>{ui.escape(names)}</td><td>{ui.escape(kinds)}</td>{counts}<td>{ui.escape(metrics)}</td>"
-        f"<td class=num>{_chance(tasks)}</td><td>{ui.escape(data['created'][:10])}</td></tr>"
+    names = ", ".join(task["name"] for task in tasks[:5]) + (f" and {len(tasks) - 5} more" if len(tasks) > 5 else "")
+    return line(
+        f'<a href="{ui.escape(link(data["name"]))}"><b>{ui.escape(data["name"])}</b></a>',
+        ("wrap", ui.escape(names)),
+        ui.escape(", ".join(dict.fromkeys(task["kind"] for task in tasks))),
+        *_counts(data["counts"]),
+        ui.escape(", ".join(dict.fromkeys(task["metric"] for task in tasks))),
+        ("num", _chance(tasks)),
+        ui.escape(data["created"][:10]),
     )
 
 
@@ -59,50 +74,46 @@ def _chance(tasks: Sequence[Mapping[str, Any]]) -> str:
     return f"{values[0]:.3f}" if len(values) == 1 else f"{values[0]:.3f}–{values[-1]:.3f}" if values else "–"
 
 
-def _count(number: int | None) -> str:
-    return f"{number:,}" if number else "–"
+def _counts(counts: Mapping[str, int]) -> list[tuple[str, str]]:
+    return [("num", f"{counts[split]:,}" if counts.get(split) else "–") for split in SPLITS]
 
 
 def detail(data: Mapping[str, Any]) -> str:
     """Facts of one stored data set and of each of its tasks."""
     known = f" · also called {', '.join(data['aliases'])}" if data["aliases"] else ""
     facts = f"{data['id']} · {data['source']} · stored {data['created'].replace('T', ' ')[:16]} UTC{known}"
-    use = f"/experiment?dataset={quote(data['name'])}"
-    heads = ["task", "kind", *SPLITS, "metric", "chance", "trivial", "instruction"]
-    numeric = {*SPLITS, "chance", "trivial"}
-    head = "".join(f'<th{" class=num" if name in numeric else ""}>{name}</th>' for name in heads)
-    rows = "".join(map(_task_row, list(data["tasks"].values())[:500]))
-    notes = _notes(data["notes"])
+    use = ui.escape(f"/experiment?dataset={quote(data['name'])}")
+    heads = ["task", "kind", *(f"#{split}" for split in SPLITS), "metric", "#chance", "#trivial", "instruction"]
     return (
         f'<p><a href="/data">← all data sets</a></p><div class="titled"><h2>{ui.escape(data["name"])}</h2>'
-        f'<a class="button" href="{ui.escape(use)}">Use in an experiment</a></div><p class="facts">{ui.escape(facts)}</p>'
-        f'<div class="scroll tall"><table class="grid"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
-        f"{notes}<p><small>chance: score of guessing evenly; trivial: best score that needs no understanding.</small></p>"
+        f'<a class="button" href="{use}">Use in an experiment</a></div>'
+        f'<p class="facts">{ui.escape(facts)}</p>'
+        + table(heads, map(_task_row, list(data["tasks"].values())[:500]), "tall")
+        + _notes(data["notes"])
+        + "<p><small>chance: score of guessing evenly; trivial: best score that needs no understanding.</small></p>"
     )
 
 
 def _task_row(task: Mapping[str, Any]) -> str:
-    counts = "".join(f"<td class=num>{_count(task['counts'].get(split))}</td>" for split in SPLITS)
-    return (
-        f"<tr><td><b>{ui.escape(task['name'])}</b></td><td>{ui.escape(task['kind'])}</td>{counts}"
-        f"<td>{ui.escape(task['metric'])}</td><td class=num>{ui.number(float(task['chance']))}</td>"
-        f"<td class=num>{ui.number(task['trivial'])}</td><td class=wrap>{ui.escape(task['instruction'][:200])}</td></tr>"
+    return line(
+        f"<b>{ui.escape(task['name'])}</b>",
+        ui.escape(task["kind"]),
+        *_counts(task["counts"]),
+        ui.escape(task["metric"]),
+        ("num", ui.number(float(task["chance"]))),
+        ("num", ui.number(task["trivial"])),
+        ("wrap", ui.escape(task["instruction"][:200])),
     )
 
 
 def rows(found: Sequence[Mapping[str, Any]], start: int) -> str:
     """Canonical rows as a table, only with the columns that say something."""
-    columns = [c for c in ("system", "instruction", "history", "input", "output", "references", "choices") if _any(found, c)]
-    head = "".join(f"<th>{c}</th>" for c in columns)
-    body = "".join(
-        f"<tr><td class=num>{start + i:,}</td>{''.join(f'<td class=wrap><div>{_cell(row[c])}</div></td>' for c in columns)}</tr>"
+    columns = [c for c in ROW_COLUMNS if c in ("input", "output") or any(row[c] for row in found)]
+    body = [
+        line(("num", f"{start + i:,}"), *(("wrap", f"<div>{_cell(row[column])}</div>") for column in columns))
         for i, row in enumerate(found)
-    )
-    return f'<div class="scroll rows"><table class="grid"><thead><tr><th class=num>row</th>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-
-
-def _any(found: Sequence[Mapping[str, Any]], column: str) -> bool:
-    return column in ("input", "output") or any(row[column] for row in found)
+    ]
+    return table(["#row", *columns], body, "rows")
 
 
 def _cell(value: Any) -> str:
@@ -124,14 +135,19 @@ def preview(found: Any) -> str:
 def files(reports: Sequence[Any]) -> str:
     if not reports:
         return ""
-    body = "".join(
-        f"<tr><td><b>{ui.escape(f.name)}</b></td><td>{ui.escape(f.format)}</td><td>{ui.escape(f.encoding or '–')}</td>"
-        f"<td class=num>{f.rows:,}</td><td>{ui.escape(f.task)}</td><td>{ui.escape(f.split or 'drawn')}</td>"
-        f"<td class=wrap>{_mapping(f.mapping)}</td></tr>"
+    body = [
+        line(
+            f"<b>{ui.escape(f.name)}</b>",
+            ui.escape(f.format),
+            ui.escape(f.encoding or "–"),
+            ("num", f"{f.rows:,}"),
+            ui.escape(f.task),
+            ui.escape(f.split or "drawn"),
+            ("wrap", _mapping(f.mapping)),
+        )
         for f in reports[:200]
-    )
-    heads = "<th>file</th><th>format</th><th>encoding</th><th class=num>rows</th><th>task</th><th>split</th><th>role ← column</th>"
-    return f'<div class="scroll tall"><table class="grid"><thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table></div>'
+    ]
+    return table(["file", "format", "encoding", "#rows", "task", "split", "role ← column"], body, "tall")
 
 
 def _mapping(mapping: Mapping[str, Any]) -> str:
@@ -147,11 +163,17 @@ def _notes(notes: Iterable[str]) -> str:
     return f'<div class="note"><ul>{items}</ul></div>' if items else ""
 
 
+LEGEND = (
+    '<p class="legend"><span class="learnt">learnt</span> the loss runs over this · '
+    '<span class="special">special tokens</span> · the rest is read, not learnt</p>'
+)
+
+
 def task_preview(task: Any, opened: bool) -> str:
     """One task: an example of each split with its loss mask, lengths, classes, repeated rows."""
     info = task.info
     counts = " · ".join(f"{info.counts[split]:,} {split}" for split in SPLITS if split in info.counts)
-    title = f"<b>{ui.escape(info.name)}</b> <span>{ui.escape(info.kind)} · {counts} rows · {ui.escape(info.metric)}, chance {info.chance:.3f}</span>"
+    about = f"{ui.escape(info.kind)} · {counts} rows · {ui.escape(info.metric)}, chance {info.chance:.3f}"
     shown: dict[str, int] = {}
     examples = []
     for row in task.rows:
@@ -160,17 +182,15 @@ def task_preview(task: Any, opened: bool) -> str:
             examples.append(example(row))
     facts = [lengths(task.lengths), balance(task.balance), repeated(task.duplicates, task.overlap)]
     return (
-        f'<details class="task"{" open" if opened else ""}><summary>{title}</summary><div class="split-view">'
-        f'<div class="examples">{LEGEND}{"".join(examples)}</div><div class="facts-list">{"".join(facts)}</div></div></details>'
+        f'<details class="task"{" open" if opened else ""}><summary><b>{ui.escape(info.name)}</b> '
+        f'<span>{about}</span></summary><div class="split-view"><div class="examples">{LEGEND}{"".join(examples)}</div>'
+        f'<div class="facts-list">{"".join(facts)}</div></div></details>'
     )
-
-
-LEGEND = '<p class="legend"><span class="learnt">learnt</span> the loss runs over this · <span class="special">special tokens</span> · the rest is read, not learnt</p>'
 
 
 def example(row: Any) -> str:
     """One prompt as the model sees it; what is learnt is marked."""
-    parts = "".join(_segment(segment) for segment in row.segments)
+    parts = "".join(map(_segment, row.segments))
     cut = f" · {row.cut:,} cut" if row.cut else ""
     return (
         f'<article><h4>{ui.escape(row.split)} row {row.index} <span class="num">{row.prompt_tokens:,} prompt + '
@@ -190,27 +210,28 @@ def lengths(found: Mapping[str, Any]) -> str:
     if not found:
         return ""
     first = found.get("train") or next(iter(found.values()))
-    top = max(first.histogram or [1])
+    wide, top = first.bin_width, max(first.histogram or [1])
     bars = "".join(
-        f'<i style="height:{100 * n / top:.0f}%" title="{i * first.bin_width}–{(i + 1) * first.bin_width - 1} tokens: {n:,} rows"></i>'
+        f'<i style="height:{100 * n / top:.0f}%" title="{i * wide} to {(i + 1) * wide - 1} tokens: {n:,} rows"></i>'
         for i, n in enumerate(first.histogram)
     )
-    end = len(first.histogram) * first.bin_width
-    body = "".join(
-        f"<tr><td>{ui.escape(split)}</td><td class=num>{one.total.get('median', 0):.0f}</td><td class=num>{one.total.get('p95', 0):.0f}</td>"
-        f"<td class=num>{one.total.get('max', 0):.0f}</td><td class=num{_warn(one.truncated)}>{one.truncated_share:.1%}</td></tr>"
+    body = [
+        line(
+            ui.escape(split),
+            *(("num", f"{one.total.get(key, 0):.0f}") for key in ("median", "p95", "max")),
+            ("num", f"<b{WARN if one.truncated else ''}>{one.truncated_share:.1%}</b>"),
+        )
         for split, one in found.items()
-    )
+    ]
     return (
-        f'<section><h4>Tokens per row</h4><div class="hist" role="img" aria-label="Histogram of tokens per row">{bars}</div>'
-        f'<div class="hist-axis num"><span>0</span><span>{end} tokens</span></div><table class="grid"><thead><tr><th></th>'
-        f"<th class=num>median</th><th class=num>95 %</th><th class=num>longest</th><th class=num>cut</th></tr></thead>"
-        f"<tbody>{body}</tbody></table></section>"
+        '<section><h4>Tokens per row</h4><div class="hist" role="img" aria-label="Histogram of tokens per row">'
+        f'{bars}</div><div class="hist-axis num"><span>0</span><span>{len(first.histogram) * wide} tokens</span></div>'
+        + table(["", "#median", "#95 %", "#longest", "#cut"], body)
+        + "</section>"
     )
 
 
-def _warn(count: int) -> str:
-    return ' style="color:var(--warn)"' if count else ""
+WARN = ' class="warn"'
 
 
 def balance(found: Mapping[str, Mapping[str, int]]) -> str:
@@ -219,40 +240,42 @@ def balance(found: Mapping[str, Mapping[str, int]]) -> str:
         return ""
     split, counts = next(iter(found.items()))
     total, top = sum(counts.values()) or 1, max(counts.values(), default=1)
-    lines = "".join(
-        f'<div><span title="{ui.escape(label)}">{ui.escape(label)}</span><i style="width:{100 * n / top:.0f}%"></i><em class="num">{n:,} · {n / total:.0%}</em></div>'
+    bars = "".join(
+        f'<div><span title="{ui.escape(label)}">{ui.escape(label)}</span><i style="width:{100 * n / top:.0f}%"></i>'
+        f'<em class="num">{n:,} · {n / total:.0%}</em></div>'
         for label, n in list(counts.items())[:SHOWN_LABELS]
     )
     more = f"<p>{len(counts) - SHOWN_LABELS} more labels</p>" if len(counts) > SHOWN_LABELS else ""
-    return f'<section><h4>Classes <span>{ui.escape(split)}</span></h4><div class="dist">{lines}</div>{more}</section>'
+    return f'<section><h4>Classes <span>{ui.escape(split)}</span></h4><div class="dist">{bars}</div>{more}</section>'
+
+
+NONE_REPEATED = "<p>No input comes twice or on both sides of a split.</p>"
 
 
 def repeated(duplicates: Mapping[str, Any], overlap: Mapping[str, Any]) -> str:
     """Rows that come twice, and scored rows that are also trained on."""
-    lines = []
+    found = []
     for split, one in duplicates.items():
         if one.rows:
             against = f", {one.conflicts:,} with another answer" if one.conflicts else ""
-            lines.append((f"{one.rows:,} {split} rows repeat an earlier input{against}", one.examples))
+            found.append((f"{one.rows:,} {split} rows repeat an earlier input{against}", one.examples))
     for split, one in overlap.items():
         if one.rows:
-            lines.append((f"{one.rows:,} {split} rows ({one.share:.1%}) are also trained on", one.examples))
-    if not lines:
-        return "<section><h4>Repeated rows</h4><p>No repeated inputs, and none on both sides of a split.</p></section>"
+            found.append((f"{one.rows:,} {split} rows ({one.share:.1%}) are also trained on", one.examples))
     items = "".join(
-        f'<details class="repeat"><summary>{ui.escape(text)}</summary><ul>{"".join(f"<li>{ui.escape(e)}</li>" for e in examples)}</ul></details>'
-        for text, examples in lines
+        f'<details class="repeat"><summary>{ui.escape(text)}</summary>'
+        f"<ul>{''.join(f'<li>{ui.escape(shown)}</li>' for shown in examples)}</ul></details>"
+        for text, examples in found
     )
-    return f"<section><h4>Repeated rows</h4>{items}</section>"
+    return f"<section><h4>Repeated rows</h4>{items or NONE_REPEATED}</section>"
 
 
 def glimpses(found: Sequence[Mapping[str, Any]]) -> str:
     """The first rows of files as they are, for choosing what their columns mean."""
     parts = []
     for one in found[:6]:
-        head = "".join(f"<th>{ui.escape(c)}</th>" for c in one["columns"])
-        body = "".join(f"<tr>{''.join(f'<td class=wrap>{ui.escape(cell)}</td>' for cell in row)}</tr>" for row in one["rows"])
+        body = [line(*(("wrap", ui.escape(cell)) for cell in row)) for row in one["rows"]]
         facts = " · ".join(filter(None, (one["format"], one["encoding"])))
-        table = f'<div class="scroll"><table class="grid"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        parts.append(f"<h4>{ui.escape(one['name'])} <span>{ui.escape(facts)}</span></h4>{ui.escape(one['problem']) or table}")
+        inside = ui.escape(one["problem"]) or table((f" {ui.escape(column)}" for column in one["columns"]), body)
+        parts.append(f"<h4>{ui.escape(one['name'])} <span>{ui.escape(facts)}</span></h4>{inside}")
     return f'<div class="glimpses">{"".join(parts)}</div>' if parts else ""
