@@ -30,17 +30,24 @@ class Watch:
         self._home, self._records = home, records
 
     def listing(
-        self, *, search: str = "", limit: int = 25, offset: int = 0, **filters: str | Sequence[str] | None
+        self,
+        *,
+        search: str = "",
+        limit: int = 25,
+        offset: int = 0,
+        by_setting: bool = False,
+        **filters: str | Sequence[str] | None,
     ) -> dict[str, Any]:
         """``rows`` (newest first; each with ``ahead`` in the queue and ``device``), ``total`` of the filter, ``counts``
         of all runs by state, ``waiting`` jobs and ``devices``: device -> runs that hold it.
 
-        ``filters``: state, method, tag, dataset, setting.
+        ``filters``: state, method, tag, dataset, setting. ``by_setting``: a page counts settings, with all their seeds.
         """
         from storage.queries import runs
 
         with self._records.read() as session:
-            page = runs.page(session, text=search or None, limit=limit, offset=offset, **filters)
+            find = runs.page_of_settings if by_setting else runs.page
+            page = find(session, text=search or None, limit=limit, offset=offset, **filters)
             ahead, devices, waiting = _queue(session)
             counts = runs.counts(session)
         holds = {run: device for device, own in devices.items() for run in own}
@@ -88,6 +95,11 @@ class Watch:
         with self._records.read() as session:
             found = series.read(session, run=run, names=names, max_points=max_points)
         return {name: _points(found[name]) for name in names if name in found}
+
+    def size(self, run: str) -> int:
+        """Bytes that the run's folder takes."""
+        root = self._home.run(self._records.find(run).id).root
+        return sum(path.stat().st_size for path in root.rglob("*") if path.is_file() and not path.is_symlink())
 
     def bundle(self, run: str, target: Path) -> Path:
         """A zip of what explains a run to someone else: its settings, events and output; no weights, no rows."""

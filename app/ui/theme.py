@@ -41,7 +41,13 @@ def css() -> str:
         for name, scale in (("heat", ramp), ("diverge", diverging))
     )
     experts = ":root { " + "".join(f"--expert-{i}:{colour};" for i, colour in enumerate(SERIES)) + " }\n"
-    return scales + experts + asset("tessera.css") + asset("routing.css")
+    return scales + experts + _sheets() + asset("routing.css")
+
+
+def _sheets() -> str:
+    """The shared style sheet, then those of single pages."""
+    own = sorted(path.name for path in (ASSETS / "ui").glob("*.css") if path.name != "tessera.css")
+    return "\n".join(map(asset, ("tessera.css", *own)))
 
 
 def theme() -> gr.themes.Base:

@@ -113,8 +113,29 @@ def get(session: Session, *, run: str) -> RunRow:
     return _rows(session, [found], with_spec=True)[0]
 
 
-def page(
-    session: Session,
+def page(session: Session, *, oldest_first: bool = False, limit: int = 50, offset: int = 0, **filters: Any) -> Page:
+    """Runs that match every given filter; see ``matching``."""
+    query = matching(**filters)
+    total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
+    order = Run.id if oldest_first else Run.id.desc()
+    found = session.scalars(query.order_by(order).limit(limit).offset(offset)).all()
+    return Page(_rows(session, found), total, offset)
+
+
+def page_of_settings(session: Session, *, limit: int = 50, offset: int = 0, **filters: Any) -> Page:
+    """As ``page``, counted in settings: all matching seeds of each, the setting with the newest run first."""
+    matched = matching(**filters).subquery()
+    newest = func.max(matched.c.id)
+    hashes = select(matched.c.setting_hash).group_by(matched.c.setting_hash).order_by(newest.desc())
+    total = session.scalar(select(func.count(matched.c.setting_hash.distinct()))) or 0
+    chosen = session.scalars(hashes.limit(limit).offset(offset)).all()
+    place = {setting: index for index, setting in enumerate(chosen)}
+    own = matching(**filters).where(Run.setting_hash.in_(chosen))
+    found = sorted(session.scalars(own).all(), key=lambda run: (place[run.setting_hash], run.seed, run.id))
+    return Page(_rows(session, found), total, offset)
+
+
+def matching(
     *,
     state: str | Sequence[str] | None = None,
     method: str | None = None,
@@ -123,10 +144,7 @@ def page(
     dataset: str | None = None,
     setting: str | None = None,
     text: str | None = None,
-    oldest_first: bool = False,
-    limit: int = 50,
-    offset: int = 0,
-) -> Page:
+) -> Select[tuple[Run]]:
     """Runs that match every given filter; ``text`` is looked for in id, name, method, base and notes."""
     query = select(Run)
     if state:
@@ -138,12 +156,7 @@ def page(
         query = query.where(Run.id.in_(select(RunTag.run_id).where(RunTag.tag == tag)))
     if dataset:
         query = query.where(Run.id.in_(select(RunDataset.run_id).where(RunDataset.dataset_id == dataset)))
-    if text:
-        query = _with_text(query, text)
-    total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
-    order = Run.id if oldest_first else Run.id.desc()
-    found = session.scalars(query.order_by(order).limit(limit).offset(offset)).all()
-    return Page(_rows(session, found), total, offset)
+    return _with_text(query, text) if text else query
 
 
 def many(session: Session, *, runs: Sequence[str]) -> list[RunRow]:
