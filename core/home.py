@@ -57,6 +57,11 @@ class Home:
     def dispatcher(self) -> Path:
         return self.root / "dispatcher"
 
+    @property
+    def inference(self) -> Path:
+        """One folder for each inference worker: its socket, its lock, its log."""
+        return self.root / "inference"
+
     def run(self, run_id: str) -> RunFolder:
         return RunFolder(self.runs / run_id)
 

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from core.chat.conversation import Conversation
+    from core.chat.trace import Trace
+    from core.chats import Chats
     from core.compare import Comparison
     from core.data.preview import Preview
     from core.data.store import DatasetStore
@@ -364,10 +366,18 @@ class Studio:
 
     def chat(self, runs: Sequence[str], *, device: str = "auto") -> Conversation:
         """One base in memory and up to four adapters on it, in a process of its own; ``base`` is the base alone."""
-        from core.chat import conversation
+        return self.chats.open(runs, device)
 
-        rows = {name: None if name == "base" else self.records.find(name) for name in runs}
-        return conversation.open_conversation(self.home, rows, device)
+    @cached_property
+    def chats(self) -> Chats:
+        """Asking models, conversations that are kept, and the process that answers."""
+        from core.chats import Chats
+
+        return Chats(self.home, self.records)
+
+    def trace(self, run: str, text: str, **chosen: Any) -> Trace:
+        """Every gate's decision for every token of a prompt; also ``answer``, ``generate``, ``task`` and ``raw``."""
+        return self.chats.trace(run, text, **chosen)
 
     def export(self, run: str, target: str | Path) -> Path:
         """A PEFT adapter folder with its own small loader, for use without the studio."""

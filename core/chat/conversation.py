@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, Self
 
-from core.chat.client import ChatProcess
+from core.chat.client import Connect, Question, batched
+from core.chat.pieces import Piece
 from core.chat.settings import Sampling
 from core.errors import ConfigurationError
 from core.home import Home
@@ -39,24 +41,34 @@ class Reply:
         return f"{self.tokens} tokens in {self.seconds:.1f} s{why}"
 
 
+@dataclass(frozen=True)
+class Adapter:
+    """An adapter as the inference worker knows it; without a name it is the base alone."""
+
+    name: str | None
+    folder: Path | None
+
+
 class Conversation:
     """The turns so far and the models that answer them. Each model sees its own earlier answers, not the others'."""
 
-    def __init__(self, process: ChatProcess, models: list[str], adapters: dict[str, str | None]) -> None:
-        self.models, self._process, self._adapters = models, process, adapters
-        self._turns: dict[str, list[dict[str, str]]] = {model: [] for model in models}
+    def __init__(
+        self, connect: Connect, adapters: Mapping[str, Adapter], leave: Callable[[], None] = lambda: None
+    ) -> None:
+        self.models, self._connect, self._adapters, self._leave = list(adapters), connect, dict(adapters), leave
+        self._turns: dict[str, list[dict[str, str]]] = {model: [] for model in adapters}
 
     def ask(self, prompt: str, *, system: str = "", **settings: Any) -> list[Reply]:
         """Every model's answer to ``prompt``; ``settings`` are those of ``Sampling``."""
         last = {}
         texts = dict.fromkeys(self.models, "")
         for model, piece in self.stream(prompt, system=system, **settings):
-            texts[model] += piece["text"]
+            texts[model] += piece.text
             last[model] = piece
         figures = ("tokens", "prompt_tokens", "seconds", "ended")
-        return [Reply(model, texts[model], *(last[model][name] for name in figures)) for model in self.models]
+        return [Reply(model, texts[model], *(getattr(last[model], name) for name in figures)) for model in self.models]
 
-    def stream(self, prompt: str, *, system: str = "", **settings: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    def stream(self, prompt: str, *, system: str = "", **settings: Any) -> Iterator[tuple[str, Piece]]:
         """(model, piece) as the answers grow: all at once for the first question, then model by model."""
         sampling = Sampling.parse(settings)
         question = {"role": "user", "content": prompt}
@@ -64,9 +76,11 @@ class Conversation:
         texts = dict.fromkeys(self.models, "")
         for group in self._groups():
             messages = [*start, *self._turns[group[0]], question]
-            for piece in self._process.chat([self._adapters[model] for model in group], messages, sampling):
-                model = next(model for model in group if self._adapters[model] == piece["name"])
-                texts[model] += piece["text"]
+            adapters = {model: self._adapters[model] for model in group}
+            asked = [Question(one.name, one.folder, messages) for one in adapters.values()]
+            for piece in batched(self._connect, asked, sampling):
+                model = next(model for model, one in adapters.items() if one.name == piece.name)
+                texts[model] += piece.text
                 yield model, piece
         for model, turns in self._turns.items():
             turns += [question, {"role": "assistant", "content": texts[model]}]
@@ -80,7 +94,7 @@ class Conversation:
         return groups
 
     def close(self) -> None:
-        self._process.close()
+        self._leave()
 
     def __enter__(self) -> Self:
         return self
@@ -89,8 +103,8 @@ class Conversation:
         self.close()
 
 
-def open_conversation(home: Home, runs: Mapping[str, Run | None], device: str = "auto") -> Conversation:
-    """Start the chat process for runs by the name they are to have; None (``base``) is the untouched base.
+def adapters_of(home: Home, runs: Mapping[str, Run | None]) -> tuple[ModelSpec, dict[str, Adapter]]:
+    """The base that runs share and the adapter of each, by the name they are to have; None is the untouched base.
 
     Raises ConfigurationError where the runs have different bases or no adapter yet.
     """
@@ -98,22 +112,16 @@ def open_conversation(home: Home, runs: Mapping[str, Run | None], device: str = 
         raise ConfigurationError(f"{len(runs)} models cannot talk at once.", f"Name one to {MOST}.")
     model, adapters = _base_of(runs), {}
     for name, row in runs.items():
-        if row is not None and _spec(row).method.name != BASE:
-            if not home.run(row.id).adapter.is_dir():
-                raise ConfigurationError(f"{name} has no trained adapter.", "Wait until its training is finished.")
-            adapters[name] = row.id
-        else:
-            adapters[name] = None
-    if list(adapters.values()).count(None) > 1 or len(set(adapters.values())) < len(adapters):
+        if row is None or _spec(row).method.name == BASE:
+            adapters[name] = Adapter(None, None)
+            continue
+        folder = home.run(row.id).adapter
+        if not folder.is_dir():
+            raise ConfigurationError(f"{name} has no trained adapter.", "Wait until its training is finished.")
+        adapters[name] = Adapter(row.id, folder)
+    if len(set(adapters.values())) < len(adapters):
         raise ConfigurationError("The same model is named twice.", "Name every run, and the base, once.")
-    process = ChatProcess(model, device)
-    try:
-        for adapter in filter(None, adapters.values()):
-            process.load(adapter, home.run(adapter).adapter)
-    except BaseException:
-        process.close()
-        raise
-    return Conversation(process, list(runs), adapters)
+    return model, adapters
 
 
 def _base_of(runs: Mapping[str, Run | None]) -> ModelSpec:

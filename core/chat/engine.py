@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from core.adapters.attach import load
 from core.adapters.tape import BASE
+from core.chat.pieces import Piece
 from core.chat.settings import Sampling
 from core.data.templates import TextEncoder, fit
 from core.errors import ConfigurationError, NotFoundError, OutOfMemoryError
@@ -23,21 +23,6 @@ from core.models import load_base, resolve_base
 from core.schema import ModelSpec
 
 Messages = Sequence[Mapping[str, str]]
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """What an answer grew by. ``name`` is None for the base; ``ended``: end, length or stopped, once it is over.
-
-    ``tokens`` so far, ``prompt_tokens`` read, ``seconds`` since the question.
-    """
-
-    name: str | None
-    text: str
-    tokens: int
-    prompt_tokens: int
-    seconds: float
-    ended: str | None = None
 
 
 class ChatEngine:
@@ -58,7 +43,7 @@ class ChatEngine:
 
     def unload(self, name: str) -> None:
         """Drop an adapter; the last one leaves the bare base."""
-        self._check(name)
+        self.check(name)
         with self._lock:
             self.names.remove(name)
             if self.names:
@@ -83,15 +68,15 @@ class ChatEngine:
         """The answers of several models to one conversation, computed as one batch; None is the base alone."""
         for name in names:
             if name is not None:
-                self._check(name)
+                self.check(name)
         start = time.monotonic()
         view = ModelView(self.model, self.encoder)
         prompt = self._prompt(view, messages, sampling.max_new_tokens)
         mixed = [name or BASE for name in names] if view.adapted else None
-        tasks = [self._task(name, sampling.task) for name in names]
+        tasks = [self.task(name, sampling.task) for name in names]
         answers = [_Answer(name, len(prompt), sampling, self.encoder, start) for name in names]
         ends = stop_ids(view)
-        with self._step():
+        with self.step():
             decoding = Decoding(view, [prompt] * len(names), tasks, mixed)
         for step in range(1, sampling.max_new_tokens + 1):
             stopped = stop is not None and stop.is_set()
@@ -103,11 +88,12 @@ class ChatEngine:
                     yield answer.piece()
             if all(answer.ended for answer in answers):
                 return
-            with self._step():
+            with self.step():
                 decoding.push([token if token is not None else self.encoder.pad_id for token in tokens])
 
     @contextmanager
-    def _step(self) -> Iterator[None]:
+    def step(self) -> Iterator[None]:
+        """One forward pass at a time, without gradients; a full device is an error that people understand."""
         try:
             with self._lock, torch.no_grad():
                 yield
@@ -116,7 +102,8 @@ class ChatEngine:
                 "The conversation does not fit in the device's memory.", "Shorten it, or ask fewer models at once."
             ) from error
 
-    def _check(self, name: str) -> None:
+    def check(self, name: str) -> None:
+        """Raise NotFoundError for an adapter that is not loaded."""
         if name not in self.names:
             raise NotFoundError(f"No adapter {name!r} is loaded.", f"Loaded are: {', '.join(self.names) or 'none'}.")
 
@@ -137,7 +124,8 @@ class ChatEngine:
             drop = turns[:2] if len(turns) > 2 else turns[:1]  # a question goes with its answer
             kept = [message for i, message in enumerate(kept) if i not in drop]
 
-    def _task(self, name: str | None, task: str | None) -> int:
+    def task(self, name: str | None, task: str | None) -> int:
+        """A task's number in an adapter; the first one where none is named."""
         if name is None or task is None:
             return 0
         known = list(self.model.peft_config[name].tasks)

@@ -1,116 +1,185 @@
-"""The chat process: one base, many adapters, JSON lines on standard input and output.
+"""The inference worker: one base in memory and many adapters, for chats and the token inspector.
 
-``python -m core.chat.serve '{"base": "tessera-base"}' --device cpu``
+``python -m core.chat.serve '{"folder": "...", "home": "...", "model": {"base": "tessera-base"}, "device": "cpu"}'``
 
-Requests: ``{"op": "load", "name", "adapter": folder}``, ``{"op": "unload", "name"}``, ``{"op": "chat", "id", "names":
-[name or null for the base], "messages", "settings"}``, ``{"op": "stop", "id"}``, ``{"op": "quit"}``. Replies carry the
-``op`` and, for chats, the ``id``: ``ready``, ``loaded``, ``unloaded``, ``piece`` (name, text, tokens, prompt_tokens,
-seconds, ended), ``done`` after a chat's last piece, or ``error`` (kind, message, hint). Chats run one after another;
-stop is heard at once.
+Speaks JSON lines over ``<folder>/socket`` (see ``worker.json`` there for the path). Each connection may carry many
+requests; replies carry the ``id`` of theirs and end with ``done`` or ``error`` (class, message, hint):
+
+    {"op": "chat", "id", "names": [adapter, or null for the base], "adapters": {name: folder}, "messages", "settings"}
+        -> piece (name, text, tokens, prompt_tokens, seconds, ended)
+    {"op": "trace", "id", "name", "adapters", "messages" or "raw", "answer" or "generate", "task"} -> trace
+    {"op": "load", "id", "adapters"}            {"op": "stop", "id": of a request on this connection}
+    {"op": "status", "id"} -> status            {"op": "leave"}: end, if nobody else needs this worker
+
+Requests are computed a token each in turn. One whose connection closes is dropped before its next token. SIGTERM:
+finish what is being computed, take nothing new, end; the place is free for another worker at once.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import json
+import logging
 import os
-import queue
+import signal
+import socket
 import sys
 import threading
+import time
 from dataclasses import asdict
-from typing import Any, TextIO
+from pathlib import Path
+from typing import Any
 
-from core.chat.settings import Sampling
-from core.errors import ConfigurationError, StudioError
+from core.chat.lines import Caller, Request, private_socket
+from core.chat.work import Ticket, Work
+from core.errors import StudioError
+from core.home import Home, write_json
+from core.jobs.processes import this_process
+from core.jobs.service import Lock, web_lives
 from core.schema import ModelSpec
+
+log = logging.getLogger("tessera.inference")
+
+IDLE_SECONDS = 600.0
+ALONE_SECONDS = 60.0
+CHECK_SECONDS = 2.0
 
 
 class Server:
-    """Reads requests in a thread of its own, so that a stop overtakes the answer that it ends."""
+    """Hears requests from the moment the process starts, while torch and the base are still being loaded."""
 
-    def __init__(self, engine: Any, requests: TextIO, replies: TextIO) -> None:
-        self.engine, self._requests, self._replies = engine, requests, replies
-        self._waiting: queue.Queue[dict[str, Any]] = queue.Queue()
-        self._stops: dict[Any, threading.Event] = {}
+    def __init__(self, folder: Path, facts: dict[str, Any], home: Home) -> None:
+        self.work, self._facts, self._home = Work(), facts, home
+        self._folder, self._lock = folder, Lock(folder / "lock")
+        self._tickets: dict[Caller, dict[Any, Ticket]] = {}
+        self._guard = threading.Lock()
+        self._ending = threading.Event()
+        self._checked = time.monotonic()
+        self._idle = float(os.environ.get("TESSERA_INFERENCE_IDLE", IDLE_SECONDS))
 
-    def run(self) -> None:
-        """Until ``quit`` or the end of the requests."""
-        threading.Thread(target=self._read, daemon=True).start()
-        while (request := self._waiting.get()).get("op") != "quit":
+    def open(self) -> bool:
+        """Take the lock and listen; False where another worker has the lock."""
+        if not self._lock.acquire(seconds=5.0):
+            return False
+        self._listener, self._path = private_socket(self._folder)
+        write_json(self._folder / "worker.json", self._facts | asdict(this_process()) | {"socket": str(self._path)})
+        threading.Thread(target=self._accept, daemon=True).start()
+        return True
+
+    def retire(self, *_: Any) -> None:
+        self._ending.set()
+
+    def over(self) -> bool:
+        """Whether the process is to end when nothing is being computed; it stops listening then at the latest."""
+        if not self._ending.is_set() and self._needless():
+            self._ending.set()
+        if self._ending.is_set():
+            self._withdraw()
+        return self._ending.is_set()
+
+    def close(self) -> None:
+        """Send what waits and hang up."""
+        self._ending.set()
+        self._withdraw()
+        for caller in list(self._tickets):
+            caller.close()
+        time.sleep(0.2)  # the writers' last lines
+
+    def _needless(self) -> bool:
+        if time.monotonic() - self._checked < CHECK_SECONDS:
+            return False
+        self._checked = time.monotonic()
+        if not self._lock.held():  # the home was removed
+            return True
+        idle = 0.0 if self.work.busy else time.monotonic() - self.work.touched
+        return idle > self._idle or (idle > min(ALONE_SECONDS, self._idle) and not web_lives(self._home))
+
+    def _withdraw(self) -> None:
+        """Stop listening and free the place for another worker."""
+        if self._lock.held():
+            (self._folder / "worker.json").unlink(missing_ok=True)
+            self._path.unlink(missing_ok=True)
+        if self._path.parent != self._folder:
+            with contextlib.suppress(OSError):
+                self._path.parent.rmdir()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        self._lock.release()
+
+    def _accept(self) -> None:
+        while True:
             try:
-                self._handle(request)
-            except StudioError as error:
-                self._refuse(request, error)
-            finally:
-                self._stops.pop(request.get("id"), None)
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            caller = Caller(connection)
+            with self._guard:
+                self._tickets[caller] = {}
+            caller.send(op="hello", **self._facts, pid=os.getpid())
+            threading.Thread(target=caller.serve, args=(self._hear, self._leave), daemon=True).start()
 
-    def _read(self) -> None:
-        for line in self._requests:
-            try:
-                request = json.loads(line)
-                if not isinstance(request, dict):
-                    raise ValueError("not an object")
-            except ValueError as error:
-                self._refuse({}, ConfigurationError(f"A request is one JSON object a line: {error}."))
-                continue
-            if request.get("op") == "stop":
-                if event := self._stops.get(request.get("id")):
-                    event.set()
-                continue
-            if request.get("op") == "chat":
-                self._stops[request.get("id")] = threading.Event()
-            self._waiting.put(request)
-        for event in list(self._stops.values()):
-            event.set()  # nobody listens any more
-        self._waiting.put({"op": "quit"})
-
-    def _handle(self, request: dict[str, Any]) -> None:
-        match request:
-            case {"op": "load", "name": str(name), "adapter": str(folder)}:
-                self.engine.load(name, folder)
-                self._reply(op="loaded", name=name)
-            case {"op": "unload", "name": str(name)}:
-                self.engine.unload(name)
-                self._reply(op="unloaded", name=name)
-            case {"op": "chat", "names": list(names), "messages": list(messages)}:
-                sampling = Sampling.parse(request.get("settings") or {})
-                number = request.get("id")
-                for piece in self.engine.side_by_side(names, messages, sampling, self._stops.get(number)):
-                    self._reply(op="piece", id=number, **asdict(piece))
-                self._reply(op="done", id=number)
+    def _hear(self, caller: Caller, request: Request) -> None:
+        mine, number = self._tickets[caller], request.get("id")
+        match request.get("op"):
+            case "stop":
+                if number in mine:
+                    mine[number].stop.set()
+            case "status":
+                caller.send(op="status", id=number, **self._facts, **self.work.report(), pid=os.getpid())
+            case "leave":
+                if not self.work.busy and len(self._tickets) == 1 and not web_lives(self._home):
+                    self.retire()
+            case _ if self._ending.is_set():
+                caller.close()  # who hears nothing asks the next worker
             case _:
-                raise ConfigurationError(
-                    f"The request {json.dumps(request)[:200]} is not understood.",
-                    "See core/chat/serve.py for the forms.",
-                )
+                mine[number] = Ticket(request, caller.send)
+                self.work.submit(mine[number])
 
-    def _refuse(self, request: dict[str, Any], error: StudioError) -> None:
-        self._reply(op="error", id=request.get("id"), kind=error.kind, message=error.message, hint=error.hint)
-
-    def _reply(self, **fields: Any) -> None:
-        self._replies.write(json.dumps(fields, ensure_ascii=False) + "\n")
-        self._replies.flush()
+    def _leave(self, caller: Caller) -> None:
+        with self._guard:
+            tickets = self._tickets.pop(caller, {})
+        for ticket in tickets.values():
+            ticket.stop.set()
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Answer chats over standard input and output, as JSON lines.")
-    parser.add_argument("model", help="The base: a ModelSpec as JSON.")
-    parser.add_argument("--device", default="auto")
-    arguments = parser.parse_args()
-    replies = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print must not mix with the replies
-    sys.stdin.reconfigure(encoding="utf-8")
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    order = json.loads(sys.argv[1])
+    model = ModelSpec.parse(order["model"])
+    facts = {
+        "base": model.base,
+        "device": order["device"],
+        "held": order.get("held", ""),
+        "note": order.get("note", ""),
+    }
+    server = Server(Path(order["folder"]), facts, Home(Path(order["home"])))
+    signal.signal(signal.SIGTERM, server.retire)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if not server.open():
+        log.info("another inference worker of this base lives; nothing to do")
+        return 0
     try:
         from core.chat.engine import ChatEngine
 
-        engine = ChatEngine(ModelSpec.parse(json.loads(arguments.model)), arguments.device)
+        engine = ChatEngine(model, order["device"])
     except StudioError as error:
-        failure = {"op": "error", "id": None, "kind": error.kind, "message": error.message, "hint": error.hint}
-        print(json.dumps(failure, ensure_ascii=False), file=replies, flush=True)
+        log.error("%s", error)
+        _refuse(server.work, error)
+        server.close()
         return 1
-    print(json.dumps({"op": "ready", "device": str(engine.model.device)}), file=replies, flush=True)
-    Server(engine, sys.stdin, replies).run()
+    log.info("%s is loaded on %s", model.base, engine.model.device)
+    server.work.run(engine, server.over)
+    log.info("ending")
+    server.close()
     return 0
+
+
+def _refuse(work: Work, error: StudioError, seconds: float = 3.0) -> None:
+    """Say why there is no model to whoever asked, or asks in the next moment."""
+    deadline = time.monotonic() + seconds
+    while not work.refuse_all(error) and time.monotonic() < deadline:
+        time.sleep(0.05)
 
 
 if __name__ == "__main__":
