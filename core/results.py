@@ -75,6 +75,13 @@ def routing(records: Records, home: Home, run: str, moment: str) -> RoutingSnaps
     return RoutingSnapshot.load(path)
 
 
+def routed(records: Records, runs: Sequence[str]) -> set[str]:
+    from storage.queries import routing as stored
+
+    with records.read() as session:
+        return {run for run, found in stored.moments_of(session, runs=runs).items() if found}
+
+
 def atlas(records: Records, home: Home, run: str) -> Atlas:
     """Every moment of a run whose file is there."""
     from core.routing.atlas import Atlas, Moment, latest

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from core.doctor import Finding
     from core.planning import Plan
     from core.routing.atlas import Atlas
-    from core.routing.definitions import Definition
     from core.routing.snapshot import RoutingSnapshot
     from core.watching import Watch
 
@@ -332,10 +331,11 @@ class Studio:
 
         return results.atlas(self.records, self.home, self.records.find(run).id)
 
-    def routing_definitions(self) -> tuple[Definition, ...]:
-        from core.routing import definitions
+    def routed(self, runs: Sequence[str]) -> set[str]:
+        """Those of the runs that recorded routing."""
+        from core import results
 
-        return definitions.DEFINITIONS
+        return results.routed(self.records, runs)
 
     def routing_table(self, run: str, moment: str = "end", **chosen: Any) -> pd.DataFrame:
         """One row for each task, layer and projection, one column for each expert."""

@@ -6,6 +6,7 @@ The template is constant and the scripts write names and tokens as text, so data
 from __future__ import annotations
 
 import html
+from collections.abc import Sequence
 from typing import Any
 
 import gradio as gr
@@ -91,6 +92,11 @@ def settings(value: dict[str, Any] | None = None, **kwargs: Any) -> gr.HTML:
     ``input`` fires after each edit with the whole new value.
     """
     return drawn("settings", value, **kwargs)
+
+
+def address(owns: Sequence[str]) -> gr.HTML:
+    """Nothing to see: a query string as the value is put into the address bar. ``owns``: the names that it may drop."""
+    return drawn("address", None, owns=" ".join(owns))
 
 
 def page_head(title: str, lead: str) -> gr.HTML:

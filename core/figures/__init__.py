@@ -10,8 +10,10 @@ from core.figures.panels import FIGURES, ROLES
 from core.figures.routing import routing_heatmap, similarity, task_similarity
 from core.figures.scores import score_against_parameters, scores_figure
 from core.figures.static import routing_heatmap_static, scores_static
+from core.routing.definitions import DEFINITIONS
 
 __all__ = [
+    "DEFINITIONS",
     "FIGURES",
     "ROLES",
     "loss_curves",

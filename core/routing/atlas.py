@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from ..errors import NotFoundError
-from .definitions import BY_NAME
+from .definitions import DEFINITIONS
 from .snapshot import RoutingSnapshot
 from .statistics import over_roles, site_distances
 
@@ -84,7 +84,7 @@ class Atlas:
         if not sites:
             raise NotFoundError(f"{self.run} routes nothing at {projection}.", f"It has {', '.join(self.projections)}.")
         layers = sorted({site.layer for site in sites})
-        per_expert = BY_NAME[figure].per_expert
+        per_expert = DEFINITIONS.of(figure).per_expert
         wide = max(site.experts for site in sites) if per_expert else 1
         values, counts = figures(shot, figure, role), over_roles(shot, "count", role)
         shape = (len(names), len(layers), wide)
@@ -104,7 +104,7 @@ class Atlas:
 
     def top(self, figure: str, role: str | None = None) -> float:
         """The end of the scale: the largest value of any moment; from the middle of a scale that has one."""
-        even = BY_NAME[figure].even
+        even = DEFINITIONS.of(figure).even
         found = [figures(moment.snapshot, figure, role) - (even or 0.0) for moment in self.moments]
         known = [np.abs(values[np.isfinite(values)]) for values in found]
         return max((float(values.max()) for values in known if values.size), default=1.0) or 1.0

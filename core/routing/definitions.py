@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 
 @dataclass(frozen=True)
@@ -17,7 +18,16 @@ class Definition:
     even: float | None = None
 
 
-DEFINITIONS = (
+class Definitions(NamedTuple):
+    figures: tuple[Definition, ...]
+    counted: str
+    distance: str
+
+    def of(self, name: str) -> Definition:
+        return next(figure for figure in self.figures if figure.name == name)
+
+
+FIGURES = (
     Definition(
         "mean_gate",
         "Mean gate",
@@ -63,7 +73,6 @@ DEFINITIONS = (
         per_expert=False,
     ),
 )
-BY_NAME = {definition.name: definition for definition in DEFINITIONS}
 COUNTED = (
     "Padding is no decision. Where the gate looks at each token, decisions are tokens; where it looks at the whole "
     "prompt or at the task, they are samples, which stand under prompt and answer alike."
@@ -72,3 +81,4 @@ DISTANCE = (
     "Jensen–Shannon distance between two tasks: the square root of the Jensen–Shannon divergence (base 2) of their "
     "mean gates as distributions over the experts of one adapted projection. 0: routed alike; 1: no expert in common."
 )
+DEFINITIONS = Definitions(FIGURES, COUNTED, DISTANCE)
