@@ -1,0 +1,90 @@
+"""What the Routing page shows, as its address says it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
+
+from core.figures import DEFINITIONS
+
+if TYPE_CHECKING:
+    from core.studio import Studio
+
+ROLES = {"answer": "Answer", "prompt": "Prompt", "all": "Both"}
+ALL = "all"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """The chosen cell by name; ``expert`` counts from 1 and is 0 where a figure has one value for all experts."""
+
+    task: str
+    projection: str
+    layer: int
+    expert: int
+
+    @classmethod
+    def parse(cls, text: str) -> Cell | None:
+        """``task|projection|layer|expert`` as the page keeps it."""
+        parts = text.rsplit("|", 3)
+        if len(parts) != 4 or not parts[2].lstrip("-").isdigit() or not parts[3].isdigit():
+            return None
+        return cls(parts[0], parts[1], int(parts[2]), int(parts[3]))
+
+    def __str__(self) -> str:
+        return f"{self.task}|{self.projection}|{self.layer}|{self.expert}"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """``beside``: nothing, ``run:<run>``, ``moment:<moment>`` or ``task:<task>``; ``moment`` empty: the newest."""
+
+    run: str = ""
+    moment: str = ""
+    figure: str = "mean_gate"
+    role: str = "answer"
+    projection: str = ALL
+    beside: str = ""
+    cell: Cell | None = None
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, Any]) -> Choice:
+        names = {field.name for field in fields(cls)} - {"cell"}
+        plain = {name: str(query[name]) for name in names if query.get(name)}
+        texts = [str(query.get(name, "")) for name in ("task", "site", "layer", "expert")]
+        return cls(**plain, cell=Cell.parse("|".join(texts)))
+
+    def query(self) -> str:
+        """The address that shows the same again."""
+        plain = {"run": self.run, "moment": self.moment, "figure": self.figure, "role": self.role}
+        plain |= {"projection": self.projection, "beside": self.beside}
+        if self.cell is not None:
+            plain |= {"task": self.cell.task, "site": self.cell.projection}
+            plain |= {"layer": str(self.cell.layer), "expert": str(self.cell.expert)}
+        return urlencode({name: value for name, value in plain.items() if value})
+
+    @property
+    def one_role(self) -> str | None:
+        return None if self.role == ALL else self.role
+
+
+OWNED = ("run", "moment", "figure", "role", "projection", "beside", "task", "site", "layer", "expert")
+
+
+def settle(studio: Studio, choice: Choice) -> Choice:
+    """``choice`` with everything that does not exist replaced by what does; the run must have routing."""
+    atlas = studio.routing_atlas(choice.run)
+    moments = [moment.name for moment in atlas.moments]
+    figures = [figure.name for figure in DEFINITIONS.figures]
+    choice = replace(
+        choice,
+        moment=choice.moment if choice.moment in moments else moments[-1],
+        figure=choice.figure if choice.figure in figures else figures[0],
+        role=choice.role if choice.role in ROLES else "answer",
+        projection=choice.projection if choice.projection in atlas.projections else ALL,
+    )
+    kind, _, name = choice.beside.partition(":")
+    known = {"moment": moments, "task": atlas.tasks, "run": [name]}.get(kind, [])
+    return choice if name and name in known else replace(choice, beside="")
