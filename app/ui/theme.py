@@ -41,7 +41,7 @@ def css() -> str:
         for name, scale in (("heat", ramp), ("diverge", diverging))
     )
     experts = ":root { " + "".join(f"--expert-{i}:{colour};" for i, colour in enumerate(SERIES)) + " }\n"
-    return scales + experts + _sheets() + asset("routing.css")
+    return scales + experts + _sheets()
 
 
 def _sheets() -> str:
