@@ -54,7 +54,7 @@ def plan(spec: RunSpec, home: Home, store: DatasetStore, upload: Callable[[Path]
         resolve(spec.method)  # cheap, so before files are stored and a child looks at the base
     spec = spec.model_copy(update={"tasks": [_stored(task, store, upload) for task in spec.tasks]})
     tasks = load_tasks(store, spec.tasks, spec.seed)
-    _rows_exist(spec, tasks)
+    check_rows(spec, tasks)
     trainable, memory, notes = measure(spec, home, len(tasks))
     resolved = [task.spec.model_copy(update={"dataset": task.dataset_id, "task": task.info.name}) for task in tasks]
     names = [task.name for task in tasks]
@@ -89,7 +89,7 @@ def _stored(task: TaskSpec, store: DatasetStore, upload: Callable[[Path], str] |
         return task.model_copy(update={"dataset": upload(path)})
 
 
-def _rows_exist(spec: RunSpec, tasks: list[Task]) -> None:
+def check_rows(spec: RunSpec, tasks: list[Task]) -> None:
     trains = spec.method.name != "base"
     for task in tasks:
         if trains and not task.size("train"):

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from core.data.templates import TextEncoder
     from core.demo import Demo
     from core.doctor import Finding
+    from core.drafts import Drafts
     from core.planning import Plan
     from core.routing.atlas import Atlas
     from core.routing.snapshot import RoutingSnapshot
@@ -52,6 +53,13 @@ class Studio:
 
         return DatasetStore(self.home.datasets)
 
+    @cached_property
+    def drafts(self) -> Drafts:
+        """What forms ask while a person fills them in: settings, columns of files, sizes of a run."""
+        from core.drafts import Drafts
+
+        return Drafts(self.home, self.store)
+
     # Methods and data sets
 
     def methods(self) -> list[dict[str, Any]]:
@@ -66,29 +74,11 @@ class Studio:
 
         return planning.method(name)
 
-    def settings(self) -> dict[str, list[dict[str, Any]]]:
-        """The fields of each part of a run and the roles of columns, as forms need them."""
-        from core import catalog
-
-        return catalog.settings()
-
     def upload(self, source: Sources, **options: Any) -> dict[str, Any]:
         """Store files, a folder or a Hub data set; ``options`` are the fields of ``core.data.prepare.Options``."""
         from core.data.upload import upload
 
         return views.dataset(upload(self.store, source, **options))
-
-    def look(self, source: Sources, *, header: bool | None = None) -> list[dict[str, Any]]:
-        """The columns and first rows of each file as it is, for choosing what they mean."""
-        from core.data.look import look
-
-        return [glimpse.model_dump() for glimpse in look(source, header=header)]
-
-    def typed_source(self, text: str) -> str:
-        """A Hub id, or a path below ``Home.data_roots``; everything else that was typed is refused."""
-        from core.data.look import typed_source
-
-        return typed_source(text, self.home.data_roots)
 
     def preview(self, source: Sources, *, base: str = BUNDLED_BASE, **options: Any) -> Preview:
         """What ``upload`` would store, and each prompt as the model sees it; also ``template`` and ``max_length``."""

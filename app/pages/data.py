@@ -49,7 +49,7 @@ def _adding(studio: Studio) -> Callable[[gr.HTML], None]:
 
     Returns what wires the buttons that store to the table that shows it.
     """
-    roles = studio.settings()["columns"]
+    roles = studio.drafts.settings()["columns"]
     with gr.Row(equal_height=True):
         files = gr.File(
             label="Drop files here: csv, tsv, json, jsonl, parquet, each also with .gz", file_count="multiple",
@@ -142,7 +142,7 @@ def _detail(studio: Studio) -> list[Any]:
 def sources(studio: Studio, paths: Any, text: str, name: str) -> Any:
     """What is to be read: the uploaded files, else what was typed."""
     found = uploads.received(paths)
-    return [str(path) for path in uploads.together(found, name)] if found else studio.typed_source(text or "")
+    return [str(path) for path in uploads.together(found, name)] if found else studio.drafts.typed_source(text or "")
 
 
 def closed(message: str = "") -> list[Any]:
@@ -174,7 +174,7 @@ def refused(studio: Studio, roles: Any, source: Any, value: Any, error: StudioEr
     except StudioError:
         header = None
     try:
-        found = studio.look(source, header=header)
+        found = studio.drafts.look(source, header=header)
     except StudioError:
         return closed(ui.problem(error))
     columns = list(dict.fromkeys(column for one in found for column in one["columns"]))

@@ -30,7 +30,7 @@ def studio(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 @pytest.fixture
 def roles(studio: Studio):
-    return studio.settings()["columns"]
+    return studio.drafts.settings()["columns"]
 
 
 def received(name: str, text: str, folder: str = "x") -> str:
