@@ -34,7 +34,7 @@ class Row:
 
 
 def _split(id: str, *cells: dict[str, Any]) -> Row:
-    return Row(id, "split", cells=tuple({"rank": 4, "modules": ALL, **cell} for cell in cells))
+    return Row(f"split-{id}", "split", cells=tuple({"rank": 4, "modules": ALL, **cell} for cell in cells))
 
 
 PRESETS = [

@@ -30,7 +30,7 @@ BY_ID = {row.id: row for row in MATRIX}
 
 
 @pytest.mark.parametrize("base", [tiny_qwen, tiny_gpt2])
-@pytest.mark.parametrize("row", [BY_ID["mosld"], BY_ID["molora"], BY_ID["sequence"]], ids=lambda row: row.id)
+@pytest.mark.parametrize("row", [BY_ID["mosld"], BY_ID["molora"], BY_ID["split-sequence"]], ids=lambda row: row.id)
 def test_other_architectures(base, row):
     data = {key: value for key, value in batch().items() if key != "labels"}
     expected = base().eval()(input_ids=data["input_ids"], attention_mask=data["attention_mask"]).logits
@@ -88,7 +88,7 @@ def test_two_active_adapters_add_up():
 
 
 def test_experts_that_are_only_added_up_merge_exactly_and_back():
-    model = made(BY_ID["sum"], warm=True).eval()
+    model = made(BY_ID["split-sum"], warm=True).eval()
     data = batch()
     expected, weight = model(**data).logits, layers_of(model)[0].base_layer.weight.clone()
     model.merge_adapter()
@@ -117,13 +117,13 @@ def test_mean_gates_merge_to_the_update_with_constant_gates():
 
 
 def test_a_task_gate_needs_the_task_and_knows_its_tasks():
-    model = made(BY_ID["task"]).eval()
+    model = made(BY_ID["split-task"]).eval()
     data = batch()
     data.pop("task_index")
     with pytest.raises(ConfigurationError, match="task_index"):
         model(**data)
     with pytest.raises(ConfigurationError, match="tasks"):
-        attach(tiny(), BY_ID["task"].spec, tasks=[])
+        attach(tiny(), BY_ID["split-task"].spec, tasks=[])
     with pytest.raises(ConfigurationError, match="2 tasks"):
         model(**data, task_index=torch.tensor([0, 1, 2, 0]))
     with pytest.raises(ConfigurationError, match="task_index has 3 rows"):
@@ -131,7 +131,7 @@ def test_a_task_gate_needs_the_task_and_knows_its_tasks():
 
 
 def test_a_sequence_gate_refuses_to_decide_from_the_middle():
-    model = made(BY_ID["sequence"]).eval()
+    model = made(BY_ID["split-sequence"]).eval()
     with model.disable_adapter():
         cache = model(input_ids=batch()["input_ids"], use_cache=True).past_key_values
     with pytest.raises(ConfigurationError, match="cache"):
@@ -140,7 +140,7 @@ def test_a_sequence_gate_refuses_to_decide_from_the_middle():
 
 @torch.no_grad()
 def test_a_sequence_decision_stays_with_its_cache():
-    model = made(BY_ID["sequence"], warm=True).eval()
+    model = made(BY_ID["split-sequence"], warm=True).eval()
     ids = torch.randint(3, 64, (2, 9))
     first = model(input_ids=ids[:, :6], use_cache=True)
     decision = [slot.weights.clone() for slot in tape_of(model).slots]
