@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -110,6 +111,14 @@ class Watch:
             raise NotFoundError(f"{folder.root.name} has left no files yet.", "Wait until it has started.")
         return _zip(target, folder.root, found)
 
+    def adapter(self, run: str, target: Path) -> Path:
+        """The exported adapter of a run as a zip; made in a child process, since it needs torch."""
+        from core import transfer
+
+        with tempfile.TemporaryDirectory() as room:
+            folder = transfer.export(self._home.run(run), Path(room) / f"{run}-adapter")
+            return _zip(target, folder, sorted(folder.rglob("*")))
+
 
 def _queue(session: Session) -> tuple[dict[str, int], dict[str, list[str]], int]:
     from storage.queries import attempts, jobs
@@ -133,11 +142,6 @@ def output(folder: RunFolder, lines: int = 40) -> list[str]:
         file.seek(0, 2)
         file.seek(max(0, file.tell() - LOG_BYTES))
         return file.read().decode("utf-8", "replace").splitlines()[-lines:]
-
-
-def zipped(folder: Path, target: Path) -> Path:
-    """A folder with all its files as one zip."""
-    return _zip(target, folder, sorted(folder.rglob("*")))
 
 
 def _zip(target: Path, root: Path, files: Sequence[Path]) -> Path:

@@ -1,0 +1,27 @@
+"""Files that the studio makes for a download: in Gradio's own folder, under a name that nobody can guess."""
+
+from __future__ import annotations
+
+import secrets
+import shutil
+import time
+from pathlib import Path
+
+from gradio.utils import get_upload_folder
+
+KEPT_SECONDS = 3600.0
+PREFIX = "tessera-out-"
+
+# A press makes the file and hands it to a hidden download button; this presses that one.
+PRESS = "() => { setTimeout(() => document.querySelector('#%s')?.click(), 150); }"
+
+
+def handout(name: str) -> Path:
+    """Where to write a file called ``name``; those of an hour ago are removed."""
+    root = Path(get_upload_folder())
+    for old in root.glob(f"{PREFIX}*"):
+        if time.time() - old.stat().st_mtime > KEPT_SECONDS:
+            shutil.rmtree(old, ignore_errors=True)
+    folder = root / f"{PREFIX}{secrets.token_hex(12)}"
+    folder.mkdir(parents=True)
+    return folder / "".join(letter for letter in name if letter.isalnum() or letter in "-_.")
