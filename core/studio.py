@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from core.chats import Chats
     from core.compare import Comparison
     from core.data.preview import Preview
+    from core.data.prompts import Prompt
     from core.data.store import DatasetStore
     from core.data.templates import TextEncoder
     from core.demo import Demo
@@ -107,6 +108,12 @@ class Studio:
 
     def rows(self, dataset: str, task: str, split: str, start: int = 0, limit: int = 50) -> list[dict[str, Any]]:
         return self.store.rows(self.store.find(dataset).id, task, split, start, limit)
+
+    def prompts(self, run: str, task: str, start: int = 0, limit: int = 20, split: str = "test") -> list[Prompt]:
+        """Rows of one of a run's tasks as the run asks them."""
+        from core.data import prompts
+
+        return prompts.prompts(self.store, RunSpec.parse(self.records.find(run).spec), task, start, limit, split)
 
     def delete_dataset(self, name: str) -> None:
         """Refused while runs were trained or scored on it."""
