@@ -262,6 +262,7 @@ class Studio:
         row = self.records.find(run)
         with self.records.write() as session:
             jobs.cancel_run(session, run=row.id)
+        self.dispatcher("start")  # a dispatcher that died could not end the worker
         return self.run(row.id)
 
     def resume(self, run: str) -> dict[str, Any]:
