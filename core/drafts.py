@@ -49,6 +49,7 @@ class Size(BaseModel):
     lora: int = Field(description="Parameters of a LoRA of rank 8 on the same projections.")
     memory: dict[str, int] = Field(default_factory=dict, description="Bytes by part.")
     cuda: bool = False
+    whole: bool = Field(True, description="Whether all-linear names these places and no others.")
 
     @property
     def projections(self) -> list[str]:
@@ -94,6 +95,7 @@ class Drafts:
             lora=sum(8 * (site.in_features + site.out_features) for site in found),
             memory={name: getattr(parts, name) for name in ("base", "adapter", "optimiser", "activations")},
             cuda=cuda,
+            whole=all(linear.layer is not None for linear in base.linears if not linear.head),
         )
 
     def examine(self, spec: RunSpec) -> tuple[dict[str, int], list[str]]:

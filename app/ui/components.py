@@ -99,6 +99,11 @@ def address(owns: Sequence[str]) -> gr.HTML:
     return drawn("address", None, owns=" ".join(owns))
 
 
+def figure(value: dict[str, Any] | None = None, *classes: str, **kwargs: Any) -> gr.HTML:
+    """HTML with one SVG that Python made (``html``; escaped there) and buttons that save it as ``name``."""
+    return drawn("figure", value, elem_classes=list(classes), **kwargs)
+
+
 def page_head(title: str, lead: str) -> gr.HTML:
     """The heading of a page, with the switch between light and dark."""
     return gr.HTML(

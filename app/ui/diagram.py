@@ -1,90 +1,287 @@
-"""One mixture as a picture: x to down to gate to up to y, with as many boxes as there are matrices."""
+"""One mixture as a figure: the frozen matrix above, and below it what is trained, drawn to relative size.
+
+Down matrices narrow from the projection's inputs to the rank, up matrices widen to its outputs: one box where experts
+share a matrix, one for each expert where they do not. Selected gates are filled, the others are faint.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
 from app.ui.components import escape
 
-SHOWN = 6
-STEP = 32
+WIDE = 640
+SHOWN = 8
+X, DOWN, GATE, UP, SUM, Y = 34, 118, 300, 410, 540, 606  # where the parts stand from left to right
+BOX = 74  # width of a matrix
+SEES = {"token": "each token", "sequence": "the mean of the prompt", "task": "the name of the task"}
+TOP = 118  # the mixture begins here; the frozen matrix lies above
 
 
-def diagram(down: str, gate: str, up: str, experts: int, selected: int | None = None) -> str:
-    """SVG of one split. ``selected``: experts used at a time, where fewer than all."""
-    shown = min(experts, SHOWN)
-    ys = [36 + i * STEP for i in range(shown)]
-    middle = sum(ys) / len(ys)
-    single = experts == 1 or (down == "shared" and up == "shared")
-    downs = [middle] if single or down == "shared" else ys
-    ups = [middle] if single or up == "shared" else ys
-    gated = not single and gate != "none"
-    parts = [_line(40, middle, 92, y) for y in downs]
-    for i, y in enumerate(downs):
-        parts.append(_box(92, y, "D", i if len(downs) > 1 else None, down))
-    if gated:
-        for i, y in enumerate(ys):
-            dim = selected is not None and i >= selected
-            parts += [
-                _line(146, downs[i] if len(downs) > 1 else middle, 196, y, dim),
-                f'<circle cx="209" cy="{y:.0f}" r="12"{_faint(dim)}/>'
-                f'<text x="209" y="{y + 4:.0f}" text-anchor="middle">g{_index(i)}</text>',
-                _line(222, y, 272, ups[i] if len(ups) > 1 else middle, dim),
-            ]
-    else:
-        parts += [_line(146, a, 272, b) for a, b in _pairs(downs, ups)]
-    for i, y in enumerate(ups):
-        parts += [_box(272, y, "U", i if len(ups) > 1 else None, up), _line(326, y, 378, middle)]
-    bottom = ys[-1] + 40
-    parts += _router(gate, middle, ys[0]) if gated else []
-    notes = []
-    if experts > shown and not single:
-        notes.append(f"{experts} experts in all")
-    if gated and selected is not None and selected < experts:
-        notes.append(f"the {selected} largest gates of {experts} speak")
-    if notes:
-        parts.append(
-            f'<text x="209" y="{bottom - 4}" text-anchor="middle" class="dim">{escape("; ".join(notes))}</text>'
-        )
-    ends = (
-        f'<text x="28" y="{middle + 5:.0f}" class="end">x</text>'
-        f'<text x="384" y="{middle + 5:.0f}" class="end">+ W₀x</text>'
-    )
-    label = f"down {down}, gate {gate}, up {up}, {experts} experts"
+@dataclass(frozen=True)
+class Mixture:
+    """What is drawn. ``selected``: experts used at a time; ``depth``: (block of layers, experts), lowest first."""
+
+    down: str
+    gate: str
+    up: str
+    experts: int = 1
+    selected: int = 1
+    rank: int = 8
+    inputs: int = 256
+    outputs: int = 256
+    projection: str = ""
+    down_shared: bool = False
+    up_shared: bool = False
+    depth: Sequence[tuple[str, int]] = ()
+
+    @property
+    def single(self) -> bool:
+        return self.experts == 1 or (self.down_shared and self.up_shared)
+
+    @property
+    def gated(self) -> bool:
+        return not self.single and self.gate != "none"
+
+    @property
+    def sparse(self) -> bool:
+        return self.gated and self.selected < self.experts
+
+
+def diagram(mixture: Mixture) -> str:
+    """SVG of one mixture, with the experts of each block of layers below where their numbers differ."""
+    m = mixture
+    lanes = _lanes(m)
+    ys = [y for y, _ in lanes]
+    middle = (ys[0] + ys[-1]) / 2
+    bottom = ys[-1] + _slot(m) / 2
+    parts = [_frozen(m, middle), *_mixture(m, lanes, middle), *_ends(m, middle), *_counts(m, bottom + 20)]
+    height = bottom + 52
+    if len({experts for _, experts in m.depth}) > 1:
+        picture, tall = _depth(m, height + 4)
+        parts.append(picture)
+        height += tall
+    parts.append(formula(m, height + 16))
     return (
-        f'<svg viewBox="0 0 440 {bottom + 10:.0f}" role="img" aria-label="{escape(label)}">{"".join(parts)}{ends}</svg>'
+        f'<svg class="mixture" viewBox="0 0 {WIDE} {height + 30:.0f}" role="img" aria-label="{escape(describe(m))}">'
+        f"{''.join(parts)}</svg>"
     )
 
 
-def _pairs(downs: list[float], ups: list[float]) -> list[tuple[float, float]]:
-    longest = max(len(downs), len(ups))
-    return [(downs[i % len(downs)], ups[i % len(ups)]) for i in range(longest)]
+def describe(m: Mixture) -> str:
+    """The figure in words."""
+    if m.single:
+        return f"One low-rank pair of rank {m.rank}"
+    who = SEES.get(m.gate, m.gate)
+    gates = "added up" if m.gate == "none" else f"weighted by {who}"
+    return f"{m.experts} experts of rank {m.rank}: down {m.down}, up {m.up}, {gates}, {m.selected} used at a time"
 
 
-def _router(gate: str, middle: float, top: float) -> list[str]:
-    """What the gate looks at, as a dashed line from the input."""
-    sees = {"token": "each token", "sequence": "the prompt", "task": "the task"}.get(gate, gate)
-    y = top - 24
+def _slot(m: Mixture) -> float:
+    """Height that one expert has."""
+    return 96.0 if m.single else {2: 62.0, 3: 50.0, 4: 42.0}.get(m.experts, 32.0)
+
+
+def _lanes(m: Mixture) -> list[tuple[float, int | None]]:
+    """(height, number of the expert) from the top; None stands for those that are left out."""
+    numbers: list[int | None] = list(range(1, 2 if m.single else m.experts + 1))
+    if len(numbers) > SHOWN:
+        numbers = [*numbers[: SHOWN - 2], None, m.experts]
+    slot = _slot(m)
+    return [(TOP + slot / 2 + i * slot, number) for i, number in enumerate(numbers)]
+
+
+def _mixture(m: Mixture, lanes: list[tuple[float, int | None]], middle: float) -> list[str]:
+    """From x through down, gate and up to the sum."""
+    one_down, one_up = m.single or m.down_shared, m.single or m.up_shared
+    scale = 0.84 * _slot(m) / max(m.inputs, m.outputs)
+    size = {"down": (m.inputs * scale, max(5.0, m.rank * scale)), "up": (max(5.0, m.rank * scale), m.outputs * scale)}
+    chosen = _chosen(m, [number for _, number in lanes])
+    lines, shapes = [], []
+    for y, number in lanes:
+        if number is None:
+            shapes += [f'<text x="{x}" y="{y + 5:.0f}" class="dots">⋮</text>' for x in _columns(m)]
+            continue
+        faint = m.sparse and number not in chosen
+        down_y, up_y = (middle if one_down else y), (middle if one_up else y)
+        lines.append(_curve(X + 8, middle, DOWN, down_y, faint and not one_down))
+        if m.gated:
+            lines.append(_curve(DOWN + BOX, down_y, GATE - 13, y, faint))
+            lines.append(_curve(GATE + 13, y, UP, up_y, faint))
+            shapes.append(_gate(y, number, faint, m))
+        else:
+            lines.append(_curve(DOWN + BOX, down_y, UP, up_y, False))
+        lines.append(_curve(UP + BOX, up_y, SUM - 12, middle, faint and not one_up))
+        if not one_down or number == lanes[0][1]:
+            name, dim = (None, False) if one_down else (number, faint)
+            shapes.append(_matrix(DOWN, down_y, *size["down"], "D", name, m.down, dim))
+        if not one_up or number == lanes[0][1]:
+            shapes.append(_matrix(UP, up_y, *size["up"], "U", number if not one_up else None, m.up, faint))
+    return [*dict.fromkeys(lines), *_router(m, middle, lanes[0][0]), *shapes, *_sum(m, middle)]
+
+
+def _columns(m: Mixture) -> list[float]:
+    """Where something stands for each expert."""
+    found = [(DOWN + BOX / 2, not m.down_shared), (GATE, m.gated), (UP + BOX / 2, not m.up_shared)]
+    return [x for x, several in found if several]
+
+
+def _chosen(m: Mixture, numbers: Sequence[int | None]) -> set[int]:
+    """The experts that the figure shows as selected: spread, since which ones they are changes from token to token."""
+    known = [number for number in numbers if number is not None]
+    if not m.sparse:
+        return set(known)
+    count = min(m.selected, len(known))
+    return {known[(2 * i + 1) * len(known) // (2 * count)] for i in range(count)}
+
+
+def _matrix(
+    x: float, y: float, left: float, right: float, letter: str, number: int | None, word: str, faint: bool
+) -> str:
+    """A trapezium whose upright sides are as long as the matrix is wide there; a thin one has its name above."""
+    corners = ((x, y - left / 2), (x + BOX, y - right / 2), (x + BOX, y + right / 2), (x, y + left / 2))
+    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in corners)
+    high = (left + right) / 2
+    line = y + 4 if high >= 14 else y - high / 2 - 3
+    return (
+        f'<g{_faint(faint)}><polygon class="matrix-box word-{escape(word)}" points="{points}"/>'
+        f'<text x="{x + BOX / 2}" y="{line:.1f}" text-anchor="middle" class="name">{letter}{_index(number)}</text></g>'
+    )
+
+
+def _gate(y: float, number: int, faint: bool, m: Mixture) -> str:
+    css = "gate" if faint else "gate on"
+    return (
+        f'<g{_faint(faint)}><circle class="{css} word-{escape(m.gate)}" cx="{GATE}" cy="{y:.1f}" r="12"/>'
+        f'<text x="{GATE}" y="{y + 4:.1f}" text-anchor="middle" class="name">g{_index(number)}</text></g>'
+    )
+
+
+def _router(m: Mixture, middle: float, first: float) -> list[str]:
+    """What the gates are decided from, as a dashed line from the input."""
+    if not m.gated:
+        return []
+    sees = {"token": "each token", "sequence": "the mean of the prompt", "task": "the name of the task"}.get(
+        m.gate, m.gate
+    )
+    y = first - max(22.0, _slot(m) / 2 + 8)
+    how = f"top {m.selected} of {m.experts}" if m.sparse else f"all {m.experts}, softmax"
+    start = f"M{X + 8} {middle - 14:.0f} C{X + 50} {y:.0f} {X + 80} {y:.0f} {GATE - 60} {y:.0f}"
+    path = f"{start} L{GATE - 14} {y:.0f} Q{GATE} {y:.0f} {GATE} {y + 9:.0f}"
     return [
-        f'<path d="M40 {middle - 8:.0f} C60 {y:.0f} 120 {y:.0f} 209 {y:.0f}" stroke-dasharray="3 3"/>',
-        f'<text x="216" y="{y + 4:.0f}" class="dim">gates from {escape(sees)}</text>',
+        f'<path class="router word-{escape(m.gate)}" d="{path}"/>',
+        f'<text x="{GATE + 12}" y="{y + 4:.0f}" class="dim">gates from {escape(sees)} · {how}</text>',
     ]
 
 
-def _line(x1: float, y1: float, x2: float, y2: float, dim: bool = False) -> str:
-    half = (x1 + x2) / 2
-    return f'<path d="M{x1} {y1:.0f} C{half} {y1:.0f} {half} {y2:.0f} {x2} {y2:.0f}"{_faint(dim)}/>'
-
-
-def _faint(dim: bool) -> str:
-    return ' opacity=".35"' if dim else ""
-
-
-def _index(i: int) -> str:
-    return f'<tspan dy="3" font-size="8">{i + 1}</tspan>'
-
-
-def _box(x: float, y: float, letter: str, index: int | None, word: str) -> str:
-    number = "" if index is None else _index(index)
+def _frozen(m: Mixture, middle: float) -> str:
+    """The matrix of the base: to scale with itself alone, so that it fits; it is never trained."""
+    y, x = 44, (DOWN + UP + BOX) / 2
+    tall, wide = 52 * min(1.0, m.outputs / m.inputs), 52 * min(1.0, m.inputs / m.outputs)
+    left = f"M{X + 8} {middle - 6:.0f} C{X + 40} {y} {X + 40} {y} {X + 70} {y} L{x - wide / 2:.0f} {y}"
+    right = f"M{x + wide / 2:.0f} {y} L{SUM} {y} Q{Y - 26} {y} {Y - 26} {y + 30} L{Y - 26} {middle - 13:.0f}"
+    name = f"W{_index(0)}"
+    roomy = min(tall, wide) >= 20
+    inside = f'<text x="{x:.0f}" y="{y + 4}" text-anchor="middle" class="name">{name}</text>' if roomy else ""
+    shape = f"{escape(m.projection)} {m.inputs:,} → {m.outputs:,}, frozen"
     return (
-        f'<rect class="matrix-box word-{escape(word)}" x="{x}" y="{y - 12:.0f}" width="54" height="24" rx="5"/>'
-        f'<text x="{x + 27}" y="{y + 4:.0f}" text-anchor="middle">{letter}{number}</text>'
+        f'<path d="{left}"/><path d="{right}"/><rect class="frozen" x="{x - wide / 2:.0f}" y="{y - tall / 2:.0f}" '
+        f'width="{wide:.0f}" height="{tall:.0f}" rx="3"/>{inside}'
+        f'<text x="{x + wide / 2 + 12:.0f}" y="{y - 8}" class="dim">{"" if roomy else name + ", "}'
+        f'<tspan dy="{0 if roomy else -3}">{shape}</tspan></text>'
     )
+
+
+def _ends(m: Mixture, middle: float) -> list[str]:
+    """x on the left and y on the right, as vectors of the right relative length."""
+    longest = max(m.inputs, m.outputs)
+    found = []
+    for x, size, letter, side in ((X, m.inputs, "x", -14), (Y, m.outputs, "y", 20)):
+        tall = 84 * size / longest
+        found.append(
+            f'<rect class="vector" x="{x}" y="{middle - tall / 2:.1f}" width="8" height="{tall:.1f}" rx="2"/>'
+            f'<text x="{x + side}" y="{middle + 5:.0f}" class="end">{letter}</text>'
+        )
+    plus = Y - 26
+    return [
+        *found,
+        f'<path d="M{SUM + 12} {middle:.0f} L{plus - 9} {middle:.0f} M{plus + 9} {middle:.0f} L{Y} {middle:.0f}"/>',
+        f'<circle class="node" cx="{plus}" cy="{middle:.0f}" r="9"/>'
+        f'<text x="{plus}" y="{middle + 5:.0f}" text-anchor="middle" class="sign">+</text>',
+    ]
+
+
+def _sum(m: Mixture, middle: float) -> list[str]:
+    scale = f'<text x="{SUM}" y="{middle + (18 if m.single else 28):.0f}" text-anchor="middle" class="dim">α ∕ r</text>'
+    if m.single:
+        return [f'<path d="M{SUM - 12} {middle:.0f} L{SUM + 12} {middle:.0f}"/>', scale]
+    return [
+        f'<circle class="node" cx="{SUM}" cy="{middle:.0f}" r="12"/>'
+        f'<text x="{SUM}" y="{middle + 5:.0f}" text-anchor="middle" class="sign">Σ</text>',
+        scale,
+    ]
+
+
+def _counts(m: Mixture, y: float) -> list[str]:
+    """How many matrices of which shape stand above."""
+    downs = 1 if m.single or m.down_shared else m.experts
+    ups = 1 if m.single or m.up_shared else m.experts
+    found = [
+        (DOWN + BOX / 2, "" if m.single else m.down, f"{downs} × ({m.rank} × {m.inputs:,})"),
+        (UP + BOX / 2, "" if m.single else m.up, f"{ups} × ({m.outputs:,} × {m.rank})"),
+    ]
+    if m.gated:
+        rows = "tasks" if m.gate == "task" else f"{m.inputs:,}"
+        found.append((GATE, m.gate, f"{m.experts} × {rows}"))
+    return [
+        f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="middle" class="shape">{escape(shape)}</text>'
+        f'<text x="{x:.0f}" y="{y + 15:.0f}" text-anchor="middle" class="word word-{escape(word)}">{escape(word)}</text>'
+        for x, word, shape in found
+    ]
+
+
+def _depth(m: Mixture, top: float) -> tuple[str, float]:
+    """A row of squares for each block of layers, the upper layers on top, as they lie in the model."""
+    row, most = 17.0, max(experts for _, experts in m.depth)
+    cell = min(15.0, 300 / most)
+    parts = [f'<text x="{DOWN}" y="{top + 12:.0f}" class="head">Experts in each block of layers</text>']
+    for i, (name, experts) in enumerate(reversed(m.depth)):
+        y = top + 22 + i * row
+        parts.append(
+            f'<text x="{DOWN + BOX}" y="{y + 11:.1f}" text-anchor="end" class="dim">layers {escape(name)}</text>'
+        )
+        parts += [
+            f'<rect class="matrix-box word-{escape(m.up)}" x="{GATE - 70 + e * cell:.1f}" y="{y + 1:.1f}" '
+            f'width="{cell - 2.5:.1f}" height="12" rx="2"/>'
+            for e in range(experts)
+        ]
+        parts.append(f'<text x="{GATE - 60 + experts * cell:.1f}" y="{y + 11:.1f}" class="shape">{experts}</text>')
+    return "".join(parts), 34 + row * len(m.depth)
+
+
+def formula(m: Mixture, y: float) -> str:
+    """The sentence of the mixture, with indices where experts differ."""
+    sub = '<tspan dy="3" font-size="10">{}</tspan><tspan dy="-3">​</tspan>'
+    e = sub.format("e")
+    down = "D" if m.single or m.down_shared else f"D{e}"
+    up = "U" if m.single or m.up_shared else f"U{e}"
+    gate = f"g{e}(x) " if m.gated else ""
+    total = "" if m.single else f"Σ{sub.format('e ∈ top ' + str(m.selected) if m.sparse else 'e')} "
+    return (
+        f'<text x="{WIDE / 2}" y="{y:.0f}" text-anchor="middle" class="formula">'
+        f"y = W{sub.format('0')}x + (α ∕ r) {total}{gate}{up} {down} x</text>"
+    )
+
+
+def _curve(x1: float, y1: float, x2: float, y2: float, faint: bool) -> str:
+    half = (x1 + x2) / 2
+    return f'<path d="M{x1:.0f} {y1:.1f} C{half:.0f} {y1:.1f} {half:.0f} {y2:.1f} {x2:.0f} {y2:.1f}"{_faint(faint)}/>'
+
+
+def _faint(faint: bool) -> str:
+    return ' opacity=".3"' if faint else ""
+
+
+def _index(number: int | None) -> str:
+    return "" if number is None else f'<tspan dy="3" font-size="9">{number}</tspan>'
