@@ -42,14 +42,17 @@ def _run(home: Home) -> None:
 
 def queue(records: Records) -> dict[str, Any]:
     """Who works, who waits, and who holds which device."""
+    from core.jobs import holds
     from storage.queries import attempts, jobs
 
     with records.read() as session:
         found = jobs.queue(session)
         held = attempts.leases(session)
+        chats = holds.living(session)
     working = [f"{job.run}/{job.name}" for job in found if job.state != "queued"]
     waiting = [f"{job.run}/{job.name}" for job in found if job.state == "queued"]
-    return {"working": working, "waiting": waiting, "devices": [f"{one['device']}: {one['run']}" for one in held]}
+    devices = [f"{one['device']}: {one['run']}" for one in held] + [f"{one.device}: {one.title}" for one in chats]
+    return {"working": working, "waiting": waiting, "devices": devices}
 
 
 def describe(home: Home, records: Records) -> str:

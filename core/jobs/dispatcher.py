@@ -24,6 +24,7 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from core.home import Home, write_json
+from core.jobs import holds
 from core.jobs.devices import Device, all_requests, list_devices, requests_for
 from core.jobs.executors import Executor, LocalExecutor
 from core.jobs.ingest import ingest_events
@@ -279,6 +280,8 @@ class Dispatcher:
             free = 1.0 - shares.get(device.name, 0.0)
             while free >= device.share - 1e-6 and self._start_next(device):
                 free -= device.share
+        if waiting:
+            holds.give_way(self.database, self._devices)
 
     def _start_next(self, device: Device) -> bool:
         """Claim the first job that may run on this device and start its worker."""

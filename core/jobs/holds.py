@@ -9,13 +9,14 @@ import subprocess
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from core.jobs.devices import Device, list_devices
+from core.jobs.devices import Device, list_devices, requests_for
 from core.jobs.processes import Process, alive
-from storage.queries import attempts, holds
+from storage.queries import attempts, holds, jobs
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from storage import Database
     from storage.queries.holds import HoldRow
 
 log = logging.getLogger("tessera.holds")
@@ -43,6 +44,22 @@ def ask_to_give_way(hold: HoldRow) -> None:
             os.kill(hold.pid, signal.SIGTERM)
 
 
+def give_way(database: Database, devices: list[Device]) -> None:
+    """Have the holders of devices that jobs wait for leave; forget those that have left."""
+    with database.session() as session:
+        held = holds.every(session)
+        named = {device.name: device for device in devices}
+        wishes = {hold.device: requests_for(named[hold.device], devices) for hold in held if hold.device in named}
+        wanted = {device for device, requests in wishes.items() if jobs.wanted(session, requests=requests)}
+    if held:
+        with database.write() as session:
+            held = sweep(session)
+    for hold in held:
+        if hold.device in wanted:
+            log.info("a job waits for %s: asking process %s to leave it", hold.device, hold.pid)
+            ask_to_give_way(hold)
+
+
 def gpus() -> list[Device]:
     """The GPUs of this machine; none where nvidia-smi does not answer."""
     try:
@@ -54,8 +71,8 @@ def gpus() -> list[Device]:
 
 def holder_of(session: Session, device: str) -> str:
     """Who works on a device, in words; empty where nobody does."""
-    jobs = [f"{lease['run']}/{lease['name']}" for lease in attempts.leases(session) if lease["device"] == device]
-    return ", ".join(jobs + [hold.title for hold in living(session) if hold.device == device])
+    working = [f"{lease['run']}/{lease['name']}" for lease in attempts.leases(session) if lease["device"] == device]
+    return ", ".join(working + [hold.title for hold in living(session) if hold.device == device])
 
 
 def _lives(hold: HoldRow) -> bool:

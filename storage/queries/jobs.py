@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import and_, func, or_, select, update
+from sqlalchemy import Exists, and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from storage.errors import ConflictError, MissingError
@@ -188,13 +188,9 @@ def claim(session: Session, *, requests: Sequence[str]) -> int | None:
 
     One UPDATE with a sub-select, so two claimants never get the same job.
     """
-    need, unmet = aliased(Job), JobNeed
-    blocked = (
-        select(unmet.job_id).join(need, need.id == unmet.needs_id).where(unmet.job_id == Job.id, need.state != "done")
-    )
     first = (
         select(Job.id)
-        .where(Job.state == "queued", Job.device.in_(list(requests)), ~blocked.exists())
+        .where(Job.state == "queued", Job.device.in_(list(requests)), ~_blocked())
         .order_by(*_order())
         .limit(1)
         .scalar_subquery()
@@ -253,6 +249,12 @@ def waiting(session: Session) -> int:
     return session.scalar(select(func.count()).select_from(Job).where(Job.state == "queued")) or 0
 
 
+def wanted(session: Session, *, requests: Sequence[str]) -> bool:
+    """Whether a job that may start asks for one of these devices."""
+    query = select(Job.id).where(Job.state == "queued", Job.device.in_(list(requests)), ~_blocked())
+    return session.scalar(query.limit(1)) is not None
+
+
 def free_name(session: Session, *, run_id: int, kind: str) -> str:
     """``train``, then ``train-2``: unique among the run's jobs."""
     taken = set(session.scalars(select(Job.name).where(Job.run_id == run_id)))
@@ -271,6 +273,13 @@ def _cancel_dependants(session: Session, failed: Job) -> None:
         end(
             session, job=job, state="cancelled", failure=DEPENDENCY, message=reason, hint=f"Resume {failed.name} first."
         )
+
+
+def _blocked() -> Exists:
+    """Whether a job needs another that is not done."""
+    need, unmet = aliased(Job), JobNeed
+    query = select(unmet.job_id).join(need, need.id == unmet.needs_id)
+    return query.where(unmet.job_id == Job.id, need.state != "done").exists()
 
 
 def _order() -> tuple[Any, ...]:
