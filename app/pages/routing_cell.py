@@ -125,6 +125,16 @@ def findings(atlas: Atlas, choice: Choice) -> str:
     return f"<h3>What the numbers say</h3><ul>{''.join(f'<li>{item}</li>' for item in items)}</ul>"
 
 
+def over(atlas: Atlas, choice: Choice) -> str:
+    """What the square of distances is an average of."""
+    found = atlas.distances(choice.moment, choice.one_role, None if choice.projection == ALL else choice.projection)
+    names = f"{len(atlas.projections)} projections" if choice.projection == ALL else choice.projection
+    return (
+        f"<p>Jensen–Shannon distance of the mean gates (0 routed alike, 1 no expert in common), averaged over "
+        f"{found.sites} sites: every layer of {escape(names)}.</p>"
+    )
+
+
 def _by_place(found: Distances) -> list[str]:
     if len(found.tasks) < 2 or not np.isfinite(found.by_site).any():
         return ["One task: there is nothing to compare its routing with."] if len(found.tasks) < 2 else []
@@ -175,11 +185,11 @@ def _certainty(atlas: Atlas, choice: Choice) -> list[str]:
     if not np.isfinite(values).any():
         return []
     mean = float(np.nanmean(values))
-    word = "nearly undecided" if mean > 0.9 else "leaning" if mean > 0.5 else "decided"
+    word = "are nearly undecided" if mean > 0.9 else "lean" if mean > 0.5 else "are decided"
     relative = atlas.grid(choice.moment, "relative_gate", choice.one_role)
     loudest = np.nanmax(np.where(np.isfinite(relative.values), relative.values, -1), axis=0)[relative.exists]
     silent = int((loudest < SILENT).sum())
-    said = f"The routers are {word}: mean normalised entropy <b>{mean:.2f}</b> (0 certain, 1 undecided)."
+    said = f"The routers {word}: mean normalised entropy <b>{mean:.2f}</b> (0 certain, 1 undecided)."
     quiet = (
         f"<b>{silent}</b> of {relative.exists.sum():,} experts hardly speak: below a tenth of an even share for "
         "every task."

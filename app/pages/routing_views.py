@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,7 +19,10 @@ EVERY = "all projections"
 def stops(atlas: Atlas, moment: str) -> dict[str, Any]:
     """The value of the slider over moments."""
     names = [one.name for one in atlas.moments]
-    shown = [{"short": _stop(one), "text": f"{moment_text(one)}, {one.split} rows"} for one in atlas.moments]
+    shown = [
+        {"name": one.name, "short": _stop(one), "text": f"{moment_text(one)}, {one.split} rows"}
+        for one in atlas.moments
+    ]
     return {"stops": shown, "at": names.index(moment)}
 
 
@@ -48,6 +52,15 @@ def heat(atlas: Atlas, choice: Choice, definition: Definition, *, other: Atlas |
         "picked": picked(grid, choice.cell, definition),
         "name": f"{atlas.run}-{definition.name}-{choice.moment}-{choice.projection}",
     }
+
+
+def beside(atlas: Atlas, other: Atlas, choice: Choice, definition: Definition) -> dict[str, Any]:
+    """The other run's picture at the moment of the same name, else at its newest, with the scale of both."""
+    names = [moment.name for moment in other.moments]
+    moment = choice.moment if choice.moment in names else names[-1]
+    projection = choice.projection if choice.projection in other.projections else ALL
+    chosen = replace(choice, run=other.run, moment=moment, projection=projection)
+    return heat(other, chosen, definition, other=atlas)
 
 
 def difference(atlas: Atlas, choice: Choice, definition: Definition) -> dict[str, Any]:

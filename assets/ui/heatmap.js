@@ -31,7 +31,7 @@ const counted = (v, r, c) => v.counts?.[r]?.[c] ? `${Math.round(v.counts[r][c]).
 // Where every panel stands. One projection: the tasks flow in lines; several: a row per task, a column per projection.
 function layout(v) {
   const W = Math.max(mount.clientWidth || 1000, 320), flow = v.cols.length === 1, wide = across(v).length, deep = v.layers.length;
-  const left = flow ? 46 : 132, gap = flow ? 22 : 10, top = v.compact ? 4 : flow ? 40 : 24, foot = 18;
+  const left = flow ? Math.max(46, (v.acrossName || 'expert').length * 6 + 12) : 132, gap = flow ? 22 : 10, top = v.compact ? 4 : flow ? 40 : 24, foot = 18;
   const fit = Math.max(1, Math.floor((W - left) / (wide * 10 + gap)));
   const lines = flow ? Math.ceil(v.rows.length / Math.min(fit, v.rows.length)) : v.rows.length;
   const columns = flow ? Math.ceil(v.rows.length / lines) : v.cols.length;

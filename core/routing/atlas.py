@@ -55,6 +55,14 @@ class Distances:
     projections: list[str]
     by_site: np.ndarray  # (projection, layer), NaN where nothing is adapted
 
+    @property
+    def most_specific(self) -> tuple[int, str]:
+        """Layer and projection with the largest distance; (-1, "") where there is none."""
+        if not np.isfinite(self.by_site).any():
+            return -1, ""
+        projection, layer = np.unravel_index(np.nanargmax(self.by_site), self.by_site.shape)
+        return self.layers[layer], self.projections[projection]
+
 
 @dataclass(frozen=True)
 class Atlas:

@@ -1,0 +1,354 @@
+"""The inspector of the Routing page: a text, token by token, in the colours of its experts."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from threading import Lock
+from typing import Any
+from urllib.parse import urlencode
+
+import gradio as gr
+
+from app.pages import routing_token_views as views
+from app.ui import components as ui
+from core.errors import StudioError
+from core.studio import Studio
+
+ROWS = 20
+KEPT = 32
+LONGEST_LINK = 1500
+GENERATED = 48
+ANSWERS = {"true": "its true answer", "made": "an answer that the model makes", "none": "no answer"}
+WAIT = (
+    '<p class="waiting-text">Reading the text. The first time, the inference worker loads the base model: '
+    "a few seconds.</p>"
+)
+NAMES = ("text", "raw", "system", "answer", "said", "acts", "row", "turn", "at", "on", "token")
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is looked into: a ``text`` (or a kept answer, ``turn``), as its address says it.
+
+    ``answer``: true (``said``, the row's own), made or none; ``acts``: the task acted as; ``at`` and ``on``: layer
+    and projection; ``row``: where the text came from; ``raw``: no chat template around it.
+    """
+
+    text: str = ""
+    raw: str = ""
+    system: str = ""
+    answer: str = "none"
+    said: str = ""
+    acts: str = ""
+    row: str = ""
+    turn: str = ""
+    at: str = ""
+    on: str = ""
+    token: str = ""
+
+    @classmethod
+    def from_query(cls, query: Mapping[str, Any]) -> Asked:
+        return cls(**{name: str(query[name]) for name in NAMES if query.get(name)})
+
+    def query(self) -> str:
+        """The address; a long text is left out of it."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        if self.turn:
+            values |= dict.fromkeys(("text", "said", "answer", "system", "raw", "row"), "")
+        if len(self.text) + len(self.said) > LONGEST_LINK:
+            values |= {"text": "", "said": ""}
+        if not (values["text"] or values["turn"]):
+            return ""
+        return urlencode({name: value for name, value in values.items() if value})
+
+
+class Traces:
+    """The newest traces of this process; one that is gone is made again."""
+
+    def __init__(self) -> None:
+        self._kept: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, studio: Studio, run: str, asked: Asked) -> Any:
+        key = (str(studio.home.root), run, *(getattr(asked, n) for n in NAMES if n not in ("row", "at", "on", "token")))
+        with self._lock:
+            if key in self._kept:
+                self._kept.move_to_end(key)
+                return self._kept[key]
+        found = _trace(studio, run, asked)
+        with self._lock:
+            self._kept[key] = found
+            while len(self._kept) > KEPT:
+                self._kept.popitem(last=False)
+        return found
+
+
+TRACES = Traces()
+
+
+def _trace(studio: Studio, run: str, asked: Asked) -> Any:
+    if asked.turn.isdigit():
+        return studio.chats.trace_turn(int(asked.turn), task=asked.acts or None)
+    return studio.trace(
+        run,
+        asked.text,
+        answer=asked.said if asked.answer == "true" and asked.said else None,
+        generate=GENERATED if asked.answer == "made" else 0,
+        task=asked.acts or None,
+        system=asked.system,
+        raw=bool(asked.raw),
+    )
+
+
+def build() -> dict[str, Any]:
+    """The tab; ``wire`` gives it life once the choice of the run is there."""
+    parts: dict[str, Any] = {}
+    with gr.Row(elem_classes="controls"):
+        parts["task"] = gr.Dropdown([], label="Task", scale=2, min_width=160, elem_id="inspect-task")
+        parts["row"] = gr.Dropdown([], label="A test row of the task", scale=6, min_width=300, elem_id="inspect-row")
+        parts["more"] = gr.Button("Other rows", size="md", scale=0, min_width=110)
+    with gr.Row(equal_height=True):
+        parts["text"] = gr.Textbox(
+            label="Text",
+            lines=3,
+            max_lines=8,
+            scale=6,
+            max_length=20_000,
+            placeholder="Type a prompt, or pick a row above.",
+            elem_id="inspect-text",
+        )
+        with gr.Column(scale=2, min_width=250):
+            parts["answer"] = gr.Radio([(text, name) for name, text in ANSWERS.items()], value="true",
+                                       label="Followed by", elem_id="inspect-answer")  # fmt: skip
+        parts["go"] = gr.Button("Inspect", variant="primary", scale=0, min_width=110, elem_id="inspect")
+    parts["told"] = ui.text("", elem_id="inspect-told")
+    with gr.Column(visible=False) as parts["found"]:
+        with gr.Row(elem_classes="controls"):
+            parts["layer"] = gr.Slider(0, 1, value=0, step=1, label="Layer", scale=3, elem_id="inspect-layer")
+            parts["projection"] = gr.Dropdown(
+                [], label="Projection", scale=2, min_width=200, elem_id="inspect-projection"
+            )
+        parts["strip"] = ui.token_strip(None, elem_id="inspect-strip")
+        ui.text(
+            "<h2>The route through the layers</h2><p>Each cell in the colour of its strongest expert. Experts are "
+            "numbered within a layer: expert 3 of one layer has nothing to do with expert 3 of another.</p>"
+        )
+        parts["ribbon"] = ui.drawn("ribbon", None, elem_id="inspect-ribbon")
+        parts["chosen"] = ui.text("<h2>One token</h2>")
+        parts["route"] = ui.heatmap(None, elem_id="inspect-route", elem_classes=["small"])
+    parts["address"] = ui.address(NAMES)
+    parts["asked"] = gr.State("")
+    return parts
+
+
+FILLED = ("told", "found", "layer", "projection", "strip", "ribbon", "chosen", "route", "address", "asked")
+CHOICES = ("task", "row", "text", "answer")
+
+
+def wire(studio: Studio, page: gr.Blocks, parts: dict[str, Any], run: gr.Dropdown, default: Any) -> None:
+    """``default(query)``: the run that the page shows where the address names none."""
+    filled, everything = [parts[n] for n in FILLED], [parts[n] for n in (*CHOICES, *FILLED)]
+    typed = [run, parts["task"], parts["row"], parts["text"], parts["answer"], parts["asked"]]
+    drawn = [run, parts["asked"], parts["layer"], parts["projection"]]
+
+    def opened(request: gr.Request) -> list[Any]:
+        query = dict(request.query_params)
+        return _values(start(studio, default(query), Asked.from_query(query)), (*CHOICES, *FILLED))
+
+    def other_run(name: Any) -> list[Any]:
+        return _values(start(studio, str(name or ""), Asked()), (*CHOICES, *FILLED))
+
+    def rows_of(name: Any, task: Any) -> Any:
+        return rows(studio, str(name or ""), str(task or ""), 0)
+
+    def other_rows(name: Any, task: Any, row: Any) -> Any:
+        return rows(studio, str(name or ""), str(task or ""), (_number(row) // ROWS + 1) * ROWS)
+
+    def picked(name: Any, task: Any, row: Any) -> list[Any]:
+        return _values(from_row(studio, str(name), str(task or ""), _number(row)), (*CHOICES, *FILLED))
+
+    def inspect(name: Any, task: Any, row: Any, text: Any, answer: Any, before: Any) -> list[Any]:
+        asked = asked_of(studio, str(name), str(task or ""), _number(row), str(text or ""), str(answer), str(before))
+        return _values(view(studio, str(name), asked), FILLED)
+
+    def moved(name: Any, asked: Any, layer: Any, projection: Any) -> list[Any]:
+        there = replace(kept(asked), at=str(layer), on=str(projection or ""))
+        return _values(view(studio, str(name), there, drawing=True), FILLED)
+
+    def token(name: Any, asked: Any, layer: Any, projection: Any, event: gr.EventData) -> list[Any]:
+        there = replace(
+            kept(asked), at=str(layer), on=str(projection or ""), token=str((event._data or {}).get("index"))
+        )
+        return _values(view(studio, str(name), there, drawing=True), FILLED)
+
+    def place(name: Any, asked: Any, layer: Any, projection: Any, event: gr.EventData) -> list[Any]:
+        data, there = event._data or {}, replace(kept(asked), on=str(projection or ""))
+        there = replace(there, at=f"#{data.get('layer')}", token=str(data.get("token")))
+        return _values(view(studio, str(name), there, drawing=True), FILLED)
+
+    slow = {**ui.QUIET, "trigger_mode": "once", "show_progress": "minimal", "show_progress_on": parts["told"]}
+    page.load(opened, None, everything, **ui.QUIET)
+    run.input(other_run, run, everything, **ui.QUIET)
+    parts["task"].input(rows_of, [run, parts["task"]], parts["row"], **ui.QUIET)
+    parts["more"].click(other_rows, [run, parts["task"], parts["row"]], parts["row"], **ui.QUIET)
+    # listeners of one trigger run one after another: the first says what the second waits for
+    pressed = [parts["go"].click, parts["text"].submit]
+    gr.on([*pressed, parts["row"].input], lambda: WAIT, None, parts["told"], **ui.QUIET)
+    parts["row"].input(picked, [run, parts["task"], parts["row"]], everything, **slow)
+    gr.on(pressed, inspect, typed, filled, **slow)
+    moves = [parts["layer"].input, parts["projection"].input]
+    gr.on(moves, moved, drawn, filled, **{**ui.QUIET, "trigger_mode": "always_last"})
+    parts["strip"].select(token, drawn, filled, **ui.QUIET)
+    parts["ribbon"].select(place, drawn, filled, **ui.QUIET)
+
+
+def _values(values: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
+    return [values.get(name, gr.skip()) for name in names]
+
+
+def kept(text: Any) -> Asked:
+    """What the page looks into now, from its own state."""
+    from urllib.parse import parse_qsl
+
+    return Asked.from_query(dict(parse_qsl(str(text or ""), keep_blank_values=True)))
+
+
+def start(studio: Studio, run: str, asked: Asked) -> dict[str, Any]:
+    """The tab for a run: its tasks and rows, and what the address asks for."""
+    nothing = {"told": "", "found": gr.update(visible=False), "asked": "", "address": ""}
+    try:
+        tasks = task_names(studio, run)
+        if asked.turn.isdigit():
+            turn = studio.chats.turn(int(asked.turn))
+            asked = replace(asked, text=turn["question"], said=turn["answer"], answer="true")
+        task = asked.acts if asked.acts in tasks else (tasks[0] if tasks else "")
+        row = _number(asked.row)
+        found = {
+            "task": gr.update(choices=tasks, value=task or None),
+            "row": rows(studio, run, task, row - row % ROWS, row if asked.row else None),
+            "text": asked.text,
+            "answer": asked.answer if asked.answer in ANSWERS and asked.text else "true",
+        }
+    except StudioError as error:
+        return nothing | {"told": ui.problem(error)}
+    return found | (view(studio, run, asked) if asked.text else nothing)
+
+
+def task_names(studio: Studio, run: str) -> list[str]:
+    return list(studio.run(run)["tasks"]) if run else []
+
+
+def rows(studio: Studio, run: str, task: str, first: int, chosen: int | None = None) -> Any:
+    """A page of the task's test rows for the choice; past the last row it begins again."""
+    if not (run and task):
+        return gr.update(choices=[], value=None)
+    try:
+        found = studio.prompts(run, task, first, ROWS) or studio.prompts(run, task, 0, ROWS)
+    except StudioError:  # the data set is gone or the run came from elsewhere: a text can still be typed
+        return gr.update(choices=[], value=None, label="No rows of this task are here")
+    listed = [
+        (f"{prompt.row + 1}: {_line(prompt.text)} → {_line(prompt.answer, 30)}", str(prompt.row)) for prompt in found
+    ]
+    known = {value for _, value in listed}
+    return gr.update(
+        choices=listed, value=str(chosen) if str(chosen) in known else None, label="A test row of the task"
+    )
+
+
+def from_row(studio: Studio, run: str, task: str, row: int) -> dict[str, Any]:
+    """A row was picked: its prompt as the run asks it, followed by its true answer."""
+    try:
+        found = studio.prompts(run, task, row, 1)
+    except StudioError as error:
+        return {"told": ui.problem(error)}
+    if not found:
+        return {"told": ""}
+    prompt = found[0]
+    asked = Asked(prompt.text, "1" if prompt.raw else "", prompt.system, "true", prompt.answer, task, str(row))
+    return {"text": prompt.text, "answer": "true"} | view(studio, run, asked)
+
+
+def asked_of(studio: Studio, run: str, task: str, row: int, text: str, answer: str, before: str) -> Asked:
+    """What the form says. A text that was changed is no longer the row's, and has no true answer."""
+    old = kept(before)
+    there = {"at": old.at, "on": old.on}
+    answer = answer if answer in ANSWERS else "none"
+    if text == old.text and old.turn:
+        return Asked(text, old.raw, old.system, "true", old.said, old.acts, turn=old.turn, **there)
+    if text == old.text and (old.row or old.said):
+        return replace(old, answer=answer, token="")
+    try:
+        found = studio.prompts(run, task, row, 1) if row or task else []
+    except StudioError:
+        found = []
+    if found and found[0].text == text:
+        prompt = found[0]
+        said = prompt.answer if answer == "true" else ""
+        return Asked(text, "1" if prompt.raw else "", prompt.system, answer, said, task, str(row), **there)
+    return Asked(text, answer="none" if answer == "true" else answer, acts=task, **there)
+
+
+def view(studio: Studio, run: str, asked: Asked, drawing: bool = False) -> dict[str, Any]:
+    """The text in the colours of its experts; ``drawing``: only layer, projection or token changed."""
+    if not (asked.text.strip() or asked.turn):
+        return {"told": "<p>Type a text, or pick a row.</p>", "found": gr.update(visible=False)}
+    try:
+        trace = TRACES.get(studio, run, asked)
+    except StudioError as error:
+        return {"told": ui.problem(error), "found": gr.update(visible=False)}
+    known, names = views.layers(trace), views.projections(trace)
+    if not known:
+        text = ui.empty("No gates", f"{run} routes nothing: its method has one expert for everything.")
+        return {"told": text, "found": gr.update(visible=False)}
+    asked = _placed(studio, run, asked, trace, known, names)
+    layer, token = int(asked.at), _number(asked.token)
+    listed = [(name, name) for name in names]
+    listed += [("averaged over projections", views.AVERAGE)] if len(names) > 1 else []
+    values = {
+        "strip": views.strip(trace, layer, asked.on, token),
+        "ribbon": views.ribbon(trace, layer, asked.on, token),
+        "chosen": f"<h2>Token {token + 1}, projection by projection</h2>",
+        "route": views.route(trace, token),
+        "address": asked.query(),
+        "asked": urlencode({field.name: getattr(asked, field.name) for field in fields(asked)}),
+        "layer": gr.update(minimum=known[0], maximum=max(known[-1], known[0] + 1), value=layer),
+    }
+    if not drawing:
+        values |= {"told": views.facts(trace, asked.answer), "found": gr.update(visible=True)}
+        values |= {"projection": gr.update(choices=listed, value=asked.on)}
+    return values
+
+
+def _placed(studio: Studio, run: str, asked: Asked, trace: Any, known: list[int], names: list[str]) -> Asked:
+    """Layer, projection and token that exist; by default those where the tasks part most, and the last prompt token."""
+    at, on = asked.at, asked.on
+    if at.startswith("#"):  # a place in the picture
+        place = _number(at[1:])
+        at = str(known[min(place, len(known) - 1)])
+    at = at.removesuffix(".0")
+    if on not in (*names, views.AVERAGE) or not at.lstrip("-").isdigit():
+        best_layer, best_name = _most_specific(studio, run)
+        on = on if on in (*names, views.AVERAGE) else (best_name if best_name in names else names[0])
+        at = at if at.lstrip("-").isdigit() else str(best_layer if best_layer in known else known[-1])
+    layer = min(known, key=lambda one: abs(one - int(at)))
+    token = _number(asked.token) if asked.token.isdigit() else max(0, trace.roles.count("prompt") - 1)
+    return replace(asked, at=str(layer), on=on, token=str(min(token, len(trace.tokens) - 1)))
+
+
+def _most_specific(studio: Studio, run: str) -> tuple[int, str]:
+    try:
+        atlas = studio.routing_atlas(run)
+        return atlas.distances(atlas.moments[-1].name).most_specific if atlas.moments else (-1, "")
+    except StudioError:
+        return -1, ""
+
+
+def _number(text: Any) -> int:
+    return int(text) if str(text or "").isdigit() else 0
+
+
+def _line(text: str, longest: int = 90) -> str:
+    line = " ".join(text.split())
+    return line if len(line) <= longest else line[: longest - 1] + "…"
