@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from app.pages import data, overview
+from app.pages import compare, data, overview, runs
 from core.studio import Studio
 
 
@@ -21,7 +21,11 @@ class Page(NamedTuple):
 
 
 HOME = Page("Home", "/", overview)
-PAGES: tuple[Page, ...] = (Page("Data", "/data", data),)
+PAGES: tuple[Page, ...] = (
+    Page("Data", "/data", data),
+    Page("Runs", "/runs", runs),
+    Page("Compare", "/compare", compare),
+)
 
 
 def blocks(studio: Studio, home: Page = HOME, pages: Sequence[Page] = PAGES) -> gr.Blocks:

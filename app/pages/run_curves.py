@@ -43,6 +43,14 @@ def members(name: str, known: Sequence[str]) -> list[str]:
     return [n for n in known if n in one.names] + [n for n in sorted(known) if one.below and n.startswith(one.below)]
 
 
+def unit(curve: str) -> str:
+    """What the axis of a single curve is called."""
+    for one in FAMILIES.values():
+        if curve in one.names or (one.below and curve.startswith(one.below)):
+            return one.unit
+    return curve.replace("_", " ")
+
+
 def curves(studio: Studio, run: Mapping[str, Any], name: str, known: Sequence[str]) -> dict[str, Any]:
     """The value of the curve component."""
     one = FAMILIES[name]

@@ -128,7 +128,8 @@ def _grouped(rows: Sequence[Mapping[str, Any]], entries: Sequence[dict[str, Any]
     for group in groups.values():
         count = len(group["runs"])
         group["title"] += f" · {count} seed{'s' if count > 1 else ''}"
-        group["compare"] = "/compare?runs=" + ",".join(entry["id"] for entry in group["runs"]) if count > 1 else ""
+        done = [entry["id"] for entry in group["runs"] if entry["state"] == "done"]
+        group["compare"] = "/compare?runs=" + ",".join(done) if len(done) > 1 else ""
     return list(groups.values())
 
 

@@ -52,8 +52,8 @@ def _filters(c: SimpleNamespace) -> None:
         c.tag = gr.Dropdown([("any", "")], value="", label="Tag", min_width=110)
         c.dataset = gr.Dropdown([("any", "")], value="", label="Data set", min_width=130)
         c.seeds = gr.Checkbox(label="Group seeds", scale=0, min_width=140)
-    c.page = gr.Textbox("1", elem_classes="unseen")
-    c.chosen = gr.Textbox("", elem_classes="unseen", elem_id="runs-chosen")
+    with gr.Row(elem_classes="unseen"):
+        c.page, c.chosen = gr.Textbox("1"), gr.Textbox("", elem_id="runs-chosen")
     c.seen, c.asking = gr.State({}), gr.State("")
 
 

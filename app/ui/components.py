@@ -79,6 +79,8 @@ def split_grid(value: dict[str, Any] | None = None, **kwargs: Any) -> gr.HTML:
 def live_curve(value: dict[str, Any] | None = None, **kwargs: Any) -> gr.HTML:
     """Curves that grow: ``series: [{name, points: [[x, y], ...]}]``, ``xmax``, ``x`` and ``y`` (axis names with units).
 
+    A series may name its ``colour`` (0 to 7); else they take turns.
+
     A tick moves paths; the frame is drawn again only when the axes change.
     """
     return drawn("curve", value, **kwargs)

@@ -43,7 +43,7 @@ function frame(v) {
   v.series.forEach((q, i) => {
     for (const kind of ['raw', 'smooth']) {
       const path = node('path', { class: kind, 'data-series': i });
-      path.style.stroke = colour(i);
+      path.style.stroke = colour(q.colour ?? i);
       svg.append(path);
     }
   });
@@ -54,7 +54,7 @@ function frame(v) {
     const key = Object.assign(document.createElement('button'), { textContent: q.name, title: 'Show or hide' });
     key.dataset.key = q.name;
     key.setAttribute('aria-pressed', !hidden.has(q.name));
-    key.style.setProperty('--hue', colour(i));
+    key.style.setProperty('--hue', colour(q.colour ?? i));
     keys.append(key);
   });
   const read = document.createElement('p');
@@ -76,7 +76,7 @@ function draw() {
   const v = props.value;
   scale = v?.series?.length ? limits(v) : null;
   if (!scale) { axes = ''; mount.replaceChildren(Object.assign(document.createElement('p'), { className: 'waiting', textContent: v?.empty || 'No points yet.' })); return; }
-  const now = JSON.stringify([scale, v.series.map(s => s.name), [...hidden]]);
+  const now = JSON.stringify([scale, v.x, v.y, v.series.map(s => [s.name, s.colour]), [...hidden]]);
   if (now !== axes) { frame(v); axes = now; }
   v.series.forEach((s, i) => {
     const off = hidden.has(s.name), points = s.points.filter(p => Number.isFinite(p[1])), soft = s.points.length >= 12 && v.smooth !== false;
