@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,23 +20,27 @@ LISTED = 300
 PARTS = ("told", "body", "run", "beside", "moment", "projection", "figure", "role", "left", "right", "right_column",
          "cell", "findings", "matrix", "over", "places", "address", "chosen")  # fmt: skip
 
+TAB = """() => { const query = new URLSearchParams(location.search); query.set('tab', '%s');
+  history.replaceState(null, '', `${location.pathname}?${query}`); }"""
+
 
 def build(studio: Studio, page: gr.Blocks) -> None:
     """Fill ``page``."""
     ui.page_head("Routing", "Which expert speaks, for which task, in which layer.")
     parts: dict[str, Any] = {}
-    with gr.Row(elem_classes="controls"):
-        parts["run"] = gr.Dropdown([], label="Run", scale=4, min_width=240, elem_id="routing-run")
-        parts["beside"] = gr.Dropdown([], label="Compare with", scale=3, min_width=220, elem_id="routing-beside")
+    parts["run"] = gr.Dropdown([], label="Run", elem_id="routing-run")
     parts["told"] = ui.text("", elem_id="routing-told")
     with gr.Column(visible=False, elem_id="routing-body") as body, gr.Tabs(elem_id="routing-tabs") as tabs:
-        with gr.Tab("Task by task", id="tasks"):
+        with gr.Tab("Task by task", id="tasks") as tasks:
             _tasks(parts)
             exports = routing_export.build()
-        with gr.Tab("Token by token", id="tokens"):
+        with gr.Tab("Token by token", id="tokens") as tokens:
             inspector = routing_tokens.build()
     parts |= {"body": body, "address": ui.address(OWNED), "chosen": gr.State("")}
     _wire(studio, page, parts, tabs)
+    for tab in (tasks, tokens):
+        tab.select(None, None, None, js=TAB % tab.id)
+    tokens.select(lambda run: warm(studio, run), parts["run"], None, **ui.QUIET)
     routing_export.wire(studio, exports, _controls(parts), choice_of)
     routing_tokens.wire(studio, page, inspector, parts["run"], lambda query: shown_run(studio, query.get("run", "")))
 
@@ -48,8 +53,9 @@ def _tasks(parts: dict[str, Any]) -> None:
     """The tab of heatmaps."""
     with gr.Row(elem_classes="controls"):
         figures = [(figure.title, figure.name) for figure in DEFINITIONS.figures]
-        parts["figure"] = gr.Radio(figures, value=figures[0][1], label="Figure", scale=1, elem_id="routing-figure")
-    with gr.Row(elem_classes="controls"):
+        parts["figure"] = gr.Radio(figures, value=figures[0][1], label="Figure", scale=7, elem_id="routing-figure")
+        parts["beside"] = gr.Dropdown([], label="Compare with", scale=3, min_width=230, elem_id="routing-beside")
+    with gr.Row(elem_classes="controls", equal_height=True):
         with gr.Column(scale=5, min_width=340):
             parts["moment"] = ui.moments(None, elem_id="routing-moment")
         roles = [(name, role) for role, name in ROLES.items()]
@@ -105,8 +111,8 @@ def _wire(studio: Studio, page: gr.Blocks, parts: dict[str, Any], tabs: gr.Tabs)
 
     def opened(request: gr.Request) -> list[Any]:
         query = dict(request.query_params)
-        tab = "tokens" if {"text", "turn", "row"} & set(query) else "tasks"
-        return [*_filled(view(studio, Choice.from_query(query))), gr.Tabs(selected=tab)]
+        tab = query.get("tab") or ("tokens" if {"text", "turn"} & set(query) else "tasks")
+        return [*_filled(view(studio, Choice.from_query(query))), gr.Tabs(selected=tab if tab == "tokens" else "tasks")]
 
     page.load(opened, None, [*outputs, tabs], **ui.QUIET)
     parts["run"].input(other_run, controls, outputs, **ui.QUIET)
@@ -214,6 +220,13 @@ def _shown(studio: Studio, choice: Choice, runs: list[dict[str, Any]], routed: s
         "address": choice.query(),
         "chosen": str(choice.cell or ""),
     }  # fmt: skip
+
+
+def warm(studio: Studio, run: Any) -> None:
+    """Who opens the inspector will ask soon: the worker loads the run meanwhile."""
+    with suppress(StudioError):  # the question that follows says it
+        if run and studio.moments(str(run)):
+            studio.chats.warm([str(run)])
 
 
 def newer(studio: Studio, run: Any, moment: Any) -> dict[str, Any]:

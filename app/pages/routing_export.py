@@ -29,7 +29,7 @@ def build() -> list[tuple[gr.Button, str]]:
             "<p>Save for a paper or for your own analysis (SVG and PNG of each picture: its upper right corner)</p>"
         )
         for kind in KINDS:
-            buttons.append((gr.Button(kind, size="md", scale=0, min_width=90), kind))
+            buttons.append((gr.Button(kind, size="md", scale=0, min_width=120), kind))
     return buttons
 
 

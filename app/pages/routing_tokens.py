@@ -13,7 +13,7 @@ import gradio as gr
 
 from app.pages import routing_token_views as views
 from app.ui import components as ui
-from core.errors import StudioError
+from core.errors import NotFoundError, StudioError
 from core.studio import Studio
 
 ROWS = 20
@@ -25,6 +25,7 @@ WAIT = (
     '<p class="waiting-text">Reading the text. The first time, the inference worker loads the base model: '
     "a few seconds.</p>"
 )
+HINT = "<p>Pick a row or type a text: every token is shown in the colour of the expert that speaks loudest for it.</p>"
 NAMES = ("text", "raw", "system", "answer", "said", "acts", "row", "turn", "at", "on", "token")
 
 
@@ -120,10 +121,10 @@ def build() -> dict[str, Any]:
             elem_id="inspect-text",
         )
         with gr.Column(scale=2, min_width=250):
-            parts["answer"] = gr.Radio([(text, name) for name, text in ANSWERS.items()], value="true",
-                                       label="Followed by", elem_id="inspect-answer")  # fmt: skip
-        parts["go"] = gr.Button("Inspect", variant="primary", scale=0, min_width=110, elem_id="inspect")
-    parts["told"] = ui.text("", elem_id="inspect-told")
+            answers = [(text, name) for name, text in ANSWERS.items()]
+            parts["answer"] = gr.Radio(answers, value="true", label="Followed by", elem_id="inspect-answer")
+            parts["go"] = gr.Button("Inspect", variant="primary", size="md", elem_id="inspect")
+    parts["told"] = ui.text(HINT, elem_id="inspect-told")
     with gr.Column(visible=False) as parts["found"]:
         with gr.Row(elem_classes="controls"):
             parts["layer"] = gr.Slider(0, 1, value=0, step=1, label="Layer", scale=3, elem_id="inspect-layer")
@@ -166,8 +167,15 @@ def wire(studio: Studio, page: gr.Blocks, parts: dict[str, Any], run: gr.Dropdow
     def other_rows(name: Any, task: Any, row: Any) -> Any:
         return rows(studio, str(name or ""), str(task or ""), (_number(row) // ROWS + 1) * ROWS)
 
+    def shown(name: Any, task: Any, row: Any) -> tuple[Any, Any]:
+        found = from_row(studio, str(name), str(task or ""), _number(row))
+        return (ui.problem(found), gr.skip()) if isinstance(found, StudioError) else (WAIT, found.text)
+
     def picked(name: Any, task: Any, row: Any) -> list[Any]:
-        return _values(from_row(studio, str(name), str(task or ""), _number(row)), (*CHOICES, *FILLED))
+        found = from_row(studio, str(name), str(task or ""), _number(row))
+        if isinstance(found, StudioError):
+            return _values({"told": ui.problem(found)}, (*CHOICES, *FILLED))
+        return _values({"answer": "true"} | view(studio, str(name), found), (*CHOICES, *FILLED))
 
     def inspect(name: Any, task: Any, row: Any, text: Any, answer: Any, before: Any) -> list[Any]:
         asked = asked_of(studio, str(name), str(task or ""), _number(row), str(text or ""), str(answer), str(before))
@@ -188,14 +196,16 @@ def wire(studio: Studio, page: gr.Blocks, parts: dict[str, Any], run: gr.Dropdow
         there = replace(there, at=f"#{data.get('layer')}", token=str(data.get("token")))
         return _values(view(studio, str(name), there, drawing=True), FILLED)
 
-    slow = {**ui.QUIET, "trigger_mode": "once", "show_progress": "minimal", "show_progress_on": parts["told"]}
+    slow = {**ui.QUIET, "trigger_mode": "once"}
     page.load(opened, None, everything, **ui.QUIET)
     run.input(other_run, run, everything, **ui.QUIET)
     parts["task"].input(rows_of, [run, parts["task"]], parts["row"], **ui.QUIET)
     parts["more"].click(other_rows, [run, parts["task"], parts["row"]], parts["row"], **ui.QUIET)
     # listeners of one trigger run one after another: the first says what the second waits for
     pressed = [parts["go"].click, parts["text"].submit]
-    gr.on([*pressed, parts["row"].input], lambda: WAIT, None, parts["told"], **ui.QUIET)
+    gr.on(pressed, lambda: WAIT, None, parts["told"], **ui.QUIET)
+    wait = [parts["told"], parts["text"]]
+    parts["row"].input(shown, [run, parts["task"], parts["row"]], wait, **ui.QUIET)
     parts["row"].input(picked, [run, parts["task"], parts["row"]], everything, **slow)
     gr.on(pressed, inspect, typed, filled, **slow)
     moves = [parts["layer"].input, parts["projection"].input]
@@ -217,7 +227,7 @@ def kept(text: Any) -> Asked:
 
 def start(studio: Studio, run: str, asked: Asked) -> dict[str, Any]:
     """The tab for a run: its tasks and rows, and what the address asks for."""
-    nothing = {"told": "", "found": gr.update(visible=False), "asked": "", "address": ""}
+    nothing = {"told": HINT, "found": gr.update(visible=False), "asked": "", "address": ""}
     try:
         tasks = task_names(studio, run)
         if asked.turn.isdigit():
@@ -257,17 +267,16 @@ def rows(studio: Studio, run: str, task: str, first: int, chosen: int | None = N
     )
 
 
-def from_row(studio: Studio, run: str, task: str, row: int) -> dict[str, Any]:
+def from_row(studio: Studio, run: str, task: str, row: int) -> Asked | StudioError:
     """A row was picked: its prompt as the run asks it, followed by its true answer."""
     try:
         found = studio.prompts(run, task, row, 1)
     except StudioError as error:
-        return {"told": ui.problem(error)}
+        return error
     if not found:
-        return {"told": ""}
+        return NotFoundError(f"{task} has no test row {row + 1}.", "Choose another one.")
     prompt = found[0]
-    asked = Asked(prompt.text, "1" if prompt.raw else "", prompt.system, "true", prompt.answer, task, str(row))
-    return {"text": prompt.text, "answer": "true"} | view(studio, run, asked)
+    return Asked(prompt.text, "1" if prompt.raw else "", prompt.system, "true", prompt.answer, task, str(row))
 
 
 def asked_of(studio: Studio, run: str, task: str, row: int, text: str, answer: str, before: str) -> Asked:
@@ -293,7 +302,7 @@ def asked_of(studio: Studio, run: str, task: str, row: int, text: str, answer: s
 def view(studio: Studio, run: str, asked: Asked, drawing: bool = False) -> dict[str, Any]:
     """The text in the colours of its experts; ``drawing``: only layer, projection or token changed."""
     if not (asked.text.strip() or asked.turn):
-        return {"told": "<p>Type a text, or pick a row.</p>", "found": gr.update(visible=False)}
+        return {"told": HINT, "found": gr.update(visible=False)}
     try:
         trace = TRACES.get(studio, run, asked)
     except StudioError as error:

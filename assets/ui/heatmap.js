@@ -42,7 +42,7 @@ function layout(v) {
     const [i, j] = flow ? [r % columns, Math.floor(r / columns)] : [c, r];
     return { r, c, i, j, x: left + i * (width + gap), y: top + j * step };
   }));
-  const H = top + lines * step - (flow ? top : 12 - foot) + (v.compact ? 0 : 52);
+  const H = top + lines * step - (flow ? top : 12 - foot) + (v.compact ? 0 : W - left < 440 ? 84 : 52);
   return { W, H, flow, cell, tall, width, height, panels, lines, columns, left };
 }
 
@@ -99,7 +99,7 @@ function titles(svg, v, p, panel) {
 }
 
 function legend(svg, v, p) {
-  const y = p.H - 24, x = p.left, wide = 5, length = (STEPS + 1) * wide, at = value => x + share(v, value) * length;
+  const under = p.W - p.left < 440, y = p.H - (under ? 56 : 24), x = p.left, wide = 5, length = (STEPS + 1) * wide, at = value => x + share(v, value) * length;
   for (let i = 0; i <= STEPS; i++) {
     const box = node('rect', { x: x + i * wide, y, width: wide + .4, height: 8 });
     box.style.fill = colour(v, i);
@@ -113,9 +113,9 @@ function legend(svg, v, p) {
     if (anchor === 'middle') svg.append(node('line', { class: 'mark', x1: at(value), x2: at(value), y1: y - 2, y2: y + 10 }));
   }
   needle = node('path', { class: 'needle', d: 'M-4 -5L4 -5L0 0Z', visibility: 'hidden' });
-  const room = p.W - x - length - 14;
-  svg.append(needle, node('text', { class: 'unit', x: x + length + 14, y: y + 4 }, clip(v.figure, room, 6.2)));
-  if (v.caption) svg.append(node('text', { class: 'tick', x: x + length + 14, y: y + 18 }, clip(v.caption, room, 5)));
+  const at0 = under ? 4 : x + length + 14, room = p.W - at0, line = under ? y + 36 : y + 4;  // beside the scale, or below it
+  svg.append(needle, node('text', { class: 'unit', x: at0, y: line }, clip(v.figure, room, 6.2)));
+  if (v.caption) svg.append(node('text', { class: 'tick', x: at0, y: line + 14 }, clip(v.caption, room, 5)));
 }
 
 function draw() {
@@ -159,7 +159,7 @@ function say(key, x, y) {
     ghost.setAttribute('visibility', cells.has(`${ghost.panel.r},${ghost.panel.c},${at.layer},${at.expert}`) ? 'visible' : 'hidden');
   }
   if (!needle || at.value === false) return;
-  needle.setAttribute('transform', `translate(${plan.left + share(v, at.value) * (STEPS + 1) * 5} ${plan.H - 25})`);
+  needle.setAttribute('transform', `translate(${plan.left + share(v, at.value) * (STEPS + 1) * 5} ${plan.H - (plan.W - plan.left < 440 ? 57 : 25)})`);
   needle.setAttribute('visibility', 'visible');
 }
 

@@ -28,7 +28,7 @@ function draw() {
       const at = Math.max(0, Math.min(1, (value - low) / ((v.top - low) || 1))), step = Math.round(at * STEPS);
       const box = node('rect', { x: x0, y: y0, width: cell - 1, height: cell - 1 });
       box.style.fill = `var(--heat-${step})`;
-      const label = node('text', { x: x0 + cell / 2, y: y0 + cell / 2 + 4, 'text-anchor': 'middle', class: at > .55 ? 'on-dark' : 'on-light' }, value.toFixed(2));
+      const label = node('text', { x: x0 + cell / 2, y: y0 + cell / 2 + 4, 'text-anchor': 'middle', class: at > .46 ? 'on-dark' : 'on-light' }, value.toFixed(2));
       svg.append(box, label);
     });
   });

@@ -20,7 +20,7 @@ function draw() {
   const v = props.value;
   if (!v?.tokens?.length) { mount.replaceChildren(); return; }
   const W = Math.max(mount.clientWidth || 1000, 320), left = 46, n = v.tokens.length, deep = v.layers.length;
-  const cell = Math.max(7, Math.min(26, (W - left - 24) / n)), tall = Math.max(7, Math.min(18, 300 / deep)), top = 16, foot = cell >= 9 ? 66 : 18;
+  const cell = Math.max(7, Math.min(40, (W - left - 24) / n)), tall = Math.max(7, Math.min(18, 300 / deep)), top = 16, foot = cell >= 9 ? 66 : 18;
   const width = left + cell * n + 24, H = top + deep * tall + foot;
   const svg = node('svg', { viewBox: `0 0 ${width.toFixed(0)} ${H.toFixed(0)}`, role: 'img', tabindex: 0,
     'aria-label': `Strongest expert of every token in every layer, ${v.note || ''}. Arrow keys walk, Enter chooses layer and token.` });
