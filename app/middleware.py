@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import json
-from collections.abc import Awaitable, Callable, MutableMapping
+import re
+import socket
+from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -12,22 +14,54 @@ from core.errors import ConfigurationError
 
 Scope = MutableMapping[str, Any]
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+FETCHER = re.compile(r"/(file=|file/|proxy=)\s*https?:", re.I)  # Gradio would fetch what an address names
+HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"SAMEORIGIN"),
+    (b"referrer-policy", b"same-origin"),
+)
 
 
-def require_loopback(host: str) -> None:
-    """Raise ConfigurationError for an address that other machines could reach: the studio has no sign-in."""
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches an address or name."""
     name = host.strip("[]")
-    if name == "localhost":
-        return
     try:
-        if ipaddress.ip_address(name).is_loopback:
-            return
+        return name == "localhost" or ipaddress.ip_address(name).is_loopback
     except ValueError:
-        pass
-    raise ConfigurationError(
-        f"The studio does not serve on {host}: whoever reaches that address could train, read and delete everything.",
-        "Serve on 127.0.0.1 and reach it from elsewhere through a tunnel: ssh -L 7860:127.0.0.1:7860 <this machine>.",
+        return False
+
+
+def require_password(host: str, names: Sequence[str], password: str | None) -> None:
+    """Raise ConfigurationError where others could come in and nobody asks them for a password."""
+    beyond = [name for name in (host, *names) if not is_loopback(name)]
+    if beyond and password is None:
+        raise ConfigurationError(
+            f"The studio does not serve {beyond[0]} without a password: whoever reaches it could train, read and "
+            "delete everything.",
+            "Set TESSERA_PASSWORD or --password-file, or stay on 127.0.0.1 and come through a tunnel: "
+            "ssh -L 7860:127.0.0.1:7860 <this machine>.",
+        )
+
+
+def own_names(host: str) -> tuple[str, ...]:
+    """Names under which a studio that serves on ``host`` may be asked for: for 0.0.0.0 and ::, all of this machine."""
+    given = host.strip("[]").lower()
+    if is_loopback(given):
+        return tuple(dict.fromkeys((*LOOPBACK_NAMES, given)))
+    if given not in ("0.0.0.0", "::"):
+        return (*LOOPBACK_NAMES, given)
+    import psutil
+
+    families = (socket.AF_INET, socket.AF_INET6)
+    cards = (one for card in psutil.net_if_addrs().values() for one in card if one.family in families)
+    name = socket.gethostname().lower()
+    found = (
+        *LOOPBACK_NAMES,
+        name,
+        f"{name.partition('.')[0]}.local",
+        *(one.address.partition("%")[0] for one in cards),
     )
+    return tuple(dict.fromkeys(found))
 
 
 class LocalOnly:
@@ -42,10 +76,14 @@ class LocalOnly:
         self._hosts = frozenset(hosts)
 
     async def __call__(self, scope: Scope, receive: Callable[..., Any], send: Callable[..., Any]) -> None:
-        if scope["type"] in ("http", "websocket") and (problem := self.problem(scope)) is not None:
-            await _refuse(scope, receive, send, problem)
-            return
-        await self._app(scope, receive, send)
+        if scope["type"] not in ("http", "websocket"):
+            await self._app(scope, receive, send)
+        elif (problem := self.problem(scope)) is not None:
+            await answer(scope, receive, send, 403, problem)
+        elif FETCHER.search(scope["path"]):
+            await answer(scope, receive, send, 404, "The studio fetches no addresses for others.")
+        else:
+            await self._app(scope, receive, with_headers(send))
 
     def problem(self, scope: Scope) -> str | None:
         """Why a request is refused, or None."""
@@ -78,17 +116,26 @@ def _hostname(url: str) -> str | None:
         return None
 
 
-async def _refuse(scope: Scope, receive: Callable[..., Any], send: Callable[..., Any], reason: str) -> None:
+def with_headers(send: Callable[..., Awaitable[None]]) -> Callable[..., Awaitable[None]]:
+    """``send`` that tells browsers not to guess types, not to show the studio inside other sites, to keep addresses."""
+
+    async def sending(message: MutableMapping[str, Any]) -> None:
+        if message["type"] == "http.response.start":
+            given = list(message.get("headers", []))
+            named = {name.lower() for name, _ in given}
+            message["headers"] = given + [pair for pair in HEADERS if pair[0] not in named]
+        await send(message)
+
+    return sending
+
+
+async def answer(scope: Scope, receive: Callable[..., Any], send: Callable[..., Any], status: int, reason: str) -> None:
+    """Refuse a request in the way of its protocol."""
     if scope["type"] == "websocket":
         await receive()
         await send({"type": "websocket.close", "code": 1008, "reason": reason})
         return
     body = json.dumps({"error": reason}).encode()
-    await send(
-        {
-            "type": "http.response.start",
-            "status": 403,
-            "headers": [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())],
-        }
-    )
+    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode()), *HEADERS]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -4,27 +4,32 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import gradio as gr
 import uvicorn
 from fastapi import FastAPI, Response
+from gradio.utils import get_upload_folder
 
-from app.middleware import LocalOnly, require_loopback
-from app.pages import overview
+from app import shell, sign_in
+from app.auth import Access, password_from
+from app.middleware import LOOPBACK_NAMES, LocalOnly, own_names, require_password
 from app.ui import theme
 from core.errors import ConfigurationError
+from core.home import PROJECT
 from core.studio import Studio
 
-STATIC = Path(__file__).resolve().parent / "static"
 UPLOAD_LIMIT = "2gb"
 PORTS_TRIED = 20
 
 
-def build(studio: Studio) -> FastAPI:
-    """The whole application of one studio, ready for any ASGI server."""
+def build(studio: Studio, *, names: Sequence[str] = LOOPBACK_NAMES, access: Access | None = None) -> FastAPI:
+    """The whole application of one studio, ready for any ASGI server.
+
+    It answers to ``names`` only, and with ``access`` to those only who signed in.
+    """
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -35,49 +40,76 @@ def build(studio: Studio) -> FastAPI:
 
     @app.get("/health")
     def health(response: Response) -> dict[str, str]:
-        """200 when the database answers, 503 otherwise."""
+        """200 when the database answers, 503 otherwise; why is told to those only who may know."""
         state = studio.health()
         response.status_code = 200 if state["database"] == "ok" else 503
-        return state
+        return state if access is None or state["database"] == "ok" else {"database": "does not answer"}
 
+    if access is not None:
+        sign_in.add_routes(app, access)
+    mount(app, studio, shell.blocks(studio), access)
+    if access is not None:
+        app.add_middleware(sign_in.SignIn, access=access)
+    app.add_middleware(LocalOnly, hosts=tuple(names))  # outermost: the last one added
+    return app
+
+
+def mount(app: FastAPI, studio: Studio, pages: gr.Blocks, access: Access | None = None) -> None:
+    """Put the pages at the root; Gradio itself asks for the session once more before every event and file."""
     gr.mount_gradio_app(
         app,
-        pages(studio),
+        pages,
         path="/",
         theme=theme.theme(),
-        css=theme.css() + (STATIC / "overview.css").read_text("utf-8"),
+        css=theme.css(),
         head=theme.head(),
         footer_links=[],
         run_history=False,
         ssr_mode=False,
         max_file_size=UPLOAD_LIMIT,
-        blocked_paths=[str(Path.cwd()), str(studio.home.root)],
+        blocked_paths=private_folders(studio),
         show_error=False,
+        auth_dependency=None if access is None else sign_in.require(access),
     )
-    app.add_middleware(LocalOnly)
-    return app
 
 
-def pages(studio: Studio) -> gr.Blocks:
-    """All pages; each is built inside its own context by one function."""
-    with gr.Blocks(title="Tessera", fill_width=True, analytics_enabled=False) as demo:
-        overview.build(studio, demo)
-    demo.queue(default_concurrency_limit=20)
-    return demo
+def private_folders(studio: Studio) -> list[str]:
+    """What no address may name: the home, the checkout, and the folder of the process, which Gradio would hand out."""
+    here = Path.cwd()
+    uploads = Path(get_upload_folder()).resolve()
+    return [str(folder) for folder in (studio.home.root, PROJECT, here) if not uploads.is_relative_to(folder)]
 
 
-def run(studio: Studio, *, host: str = "127.0.0.1", port: int = 7860) -> None:
+def run(
+    studio: Studio,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 7860,
+    password_file: Path | None = None,
+    allow_hosts: Sequence[str] = (),
+) -> None:
     """Serve until Ctrl-C; the next free port is taken when ``port`` is in use."""
-    require_loopback(host)
+    password = password_from(password_file)
+    require_password(host, allow_hosts, password)
+    access = None if password is None else Access(password)
+    names = (*own_names(host), *(name.lower().strip("[]") for name in allow_hosts))
     listener = listen(host, port)
     chosen = listener.getsockname()[1]
     if port and chosen != port:
         print(f"Port {port} is in use; taking {chosen}.", file=sys.stderr)
-    shown = f"[{host}]" if ":" in host else host
-    print(f"The studio is at http://{shown}:{chosen} (home: {studio.home.root}). Ctrl-C ends it.", flush=True)
-    config = uvicorn.Config(build(studio), log_level="warning", timeout_graceful_shutdown=3, server_header=False)
+    app = build(studio, names=names, access=access)
+    print(f"The studio is at {address(host, chosen)} (home: {studio.home.root}). Ctrl-C ends it.", flush=True)
+    if access is not None:
+        print(f"It asks for the password and answers to {', '.join(names)}.", file=sys.stderr, flush=True)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3, server_header=False)
     with suppress(KeyboardInterrupt):  # raised again after the orderly end that it asked for
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def address(host: str, port: int) -> str:
+    """Where a browser finds the studio; for all addresses at once, the machine's name."""
+    host = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host.strip("[]"), host.strip("[]"))
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def listen(host: str, port: int) -> socket.socket:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from app.pages import compare, data, overview, runs
+from app.pages import compare, data, home, runs
 from core.studio import Studio
 
 
@@ -20,7 +20,7 @@ class Page(NamedTuple):
     module: ModuleType
 
 
-HOME = Page("Home", "/", overview)
+HOME = Page("Home", "/", home)
 PAGES: tuple[Page, ...] = (
     Page("Data", "/data", data),
     Page("Runs", "/runs", runs),
@@ -30,7 +30,7 @@ PAGES: tuple[Page, ...] = (
 
 def blocks(studio: Studio, home: Page = HOME, pages: Sequence[Page] = PAGES) -> gr.Blocks:
     """The pages of one studio. Components of different pages cannot be wired: what they share is in the database."""
-    with gr.Blocks(title="Tessera", fill_width=True, analytics_enabled=False) as demo:
+    with gr.Blocks(title="Tessera", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         gr.Navbar(main_page_name=home.name)
         home.module.build(studio, demo)
     for page in pages:

@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock
+
 from core.errors import StudioError
 from core.home import ASSETS, BUNDLED_BASE_FOLDER, PROJECT
 from core.schema import RunSpec
@@ -83,7 +85,23 @@ def run_demo(
     """
     say = say or _to_stderr
     began = time.monotonic()
-    specs = _specs(studio, recipe, data or ASSETS / "demo")
+    with FileLock(studio.home.dispatcher / "demo.lock"):  # asked for twice at once, there is still one set of runs
+        runs, trained = _start(studio, _specs(studio, recipe, data or ASSETS / "demo"), again, say)
+    if not follow:
+        return Demo(runs, trained, time.monotonic() - began)
+    for method, run in runs.items():
+        _wait(studio, method, run, say)
+    comparison = studio.compare(list(runs.values()))
+    folder = out or OUT
+    folder.mkdir(parents=True, exist_ok=True)
+    files = studio.routing_files(runs[SHOWN], html=folder / "routing.html", png=folder / "routing.png")
+    return Demo(runs, trained, time.monotonic() - began, comparison, gains(comparison, runs), files)
+
+
+def _start(
+    studio: Studio, specs: dict[str, RunSpec], again: bool, say: Callable[[str], None]
+) -> tuple[dict[str, str], list[str]]:
+    """Method -> run, queued or found; and the methods that are trained."""
     runs, trained = {}, []
     for method, spec in specs.items():
         known = None if again else _earlier(studio, spec)
@@ -95,15 +113,7 @@ def run_demo(
             runs[method] = studio.submit(spec)
             trained.append(method)
             say(f"{method}: queued as {runs[method]}.")
-    if not follow:
-        return Demo(runs, trained, time.monotonic() - began)
-    for method, run in runs.items():
-        _wait(studio, method, run, say)
-    comparison = studio.compare(list(runs.values()))
-    folder = out or OUT
-    folder.mkdir(parents=True, exist_ok=True)
-    files = studio.routing_files(runs[SHOWN], html=folder / "routing.html", png=folder / "routing.png")
-    return Demo(runs, trained, time.monotonic() - began, comparison, gains(comparison, runs), files)
+    return runs, trained
 
 
 def gains(comparison: Comparison, runs: dict[str, str]) -> dict[str, float]:

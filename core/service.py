@@ -14,6 +14,8 @@ from core.records import Records, explained
 if TYPE_CHECKING:
     from core.studio import Studio
 
+DEMO_TAG = "demo"
+
 
 def dispatcher(home: Home, records: Records, action: str) -> dict[str, Any]:
     """``status``, ``start`` (if none lives), ``stop``, or ``run`` in this process until idle."""
@@ -96,7 +98,27 @@ def overview(studio: Studio, recent: int) -> dict[str, Any]:
     working = sum(states.get(state, 0) for state in ("starting", "running", "cancelling"))
     counts = {"data sets": sets, "runs": sum(states.values()), "running": working, "queued": states.get("queued", 0)}
     newest = studio.runs(limit=recent)
-    return {"counts": counts, "runs": newest, "next": _next(sets, newest, states)}
+    shown = {"demo": _demo(studio), "routed": _routed(studio)}
+    return {"counts": counts, "runs": newest, "next": _next(sets, newest, states), **shown}
+
+
+def _demo(studio: Studio) -> list[dict[str, Any]]:
+    """The newest runs of the demo, one of each method; none where nobody asked for it."""
+    from core.demo import METHODS
+
+    found = studio.runs(tag=DEMO_TAG, limit=4 * len(METHODS))
+    marked = [run for run in found if any(tag.startswith(f"{DEMO_TAG}-") for tag in run["tags"])]
+    newest = {run["method"]: run for run in reversed(marked)}
+    return [newest[method] for method in METHODS if method in newest]
+
+
+def _routed(studio: Studio) -> str | None:
+    """The newest finished run that recorded routing."""
+    from core import results
+
+    done = [run["id"] for run in studio.runs(state="done", limit=20)]
+    known = results.routed(studio.records, done)
+    return next((run for run in done if run in known), None)
 
 
 def _next(sets: int, newest: list[dict[str, Any]], states: dict[str, int]) -> list[dict[str, str]]:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from core.demo import Demo
     from core.doctor import Finding
     from core.drafts import Drafts
+    from core.machine import Machine
     from core.planning import Plan
     from core.routing.atlas import Atlas
     from core.routing.snapshot import RoutingSnapshot
@@ -421,13 +422,20 @@ class Studio:
 
         return service.web_presence(self.home, self.records)
 
+    @cached_property
+    def machine(self) -> Machine:
+        """What the machine does, who holds its devices, what the home takes on disk, and cleaning up."""
+        from core.machine import Machine
+
+        return Machine(self.home, self.records)
+
     def health(self) -> dict[str, str]:
         from core import service
 
         return service.health(self.records)
 
     def overview(self, *, recent: int = 12) -> dict[str, Any]:
-        """Counts, recent runs, and what to do next."""
+        """Counts, recent runs, what to do next, the newest demo and the newest run whose routing can be seen."""
         from core import service
 
         return service.overview(self, recent)

@@ -17,15 +17,22 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     context: typer.Context,
-    host: Annotated[str, typer.Option(help="Only this machine's own addresses are accepted.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Beyond this machine (0.0.0.0): with a password only.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 7860,
+    password_file: Annotated[
+        Path | None, typer.Option(help="Its first line is the password; otherwise TESSERA_PASSWORD.")
+    ] = None,
+    allow_host: Annotated[
+        list[str] | None, typer.Option(metavar="NAME", help="Another name of this machine, as a proxy passes it on.")
+    ] = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Serve the studio's pages (also without any command)."""
     from app import server
 
-    server.run(session(context, home, as_json).studio, host=host, port=port)
+    studio = session(context, home, as_json).studio
+    server.run(studio, host=host, port=port, password_file=password_file, allow_hosts=allow_host or ())
 
 
 def demo(

@@ -172,6 +172,11 @@ def counts(session: Session) -> dict[str, int]:
     return {state: n for state, n in session.execute(select(Run.state, func.count()).group_by(Run.state))}
 
 
+def states(session: Session) -> dict[str, str]:
+    """Run -> state, of all runs."""
+    return {run: state for run, state in session.execute(select(Run.slug, Run.state))}
+
+
 def tags(session: Session) -> dict[str, int]:
     """Tag -> number of runs, most used first."""
     number = func.count()

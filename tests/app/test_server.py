@@ -18,8 +18,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app import server
-from app.middleware import LocalOnly, require_loopback
-from app.pages.overview import render
+from app.middleware import LocalOnly, is_loopback, own_names, require_password
 from core.errors import ConfigurationError
 from core.home import PROJECT
 from core.studio import Studio
@@ -96,14 +95,27 @@ def test_a_request_without_a_host_is_refused():
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org", ""])
-def test_the_studio_does_not_serve_beyond_this_machine(host: str):
-    with pytest.raises(ConfigurationError, match="does not serve on"):
-        require_loopback(host)
+def test_others_may_come_in_only_with_a_password(host: str):
+    with pytest.raises(ConfigurationError, match="without a password"):
+        require_password(host, (), None)
+    require_password(host, (), "correct horse")
+
+
+def test_a_proxy_that_brings_others_needs_a_password_too():
+    with pytest.raises(ConfigurationError, match="studio.example.org without a password"):
+        require_password("127.0.0.1", ["studio.example.org"], None)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
-def test_loopback_addresses_are_served(host: str):
-    require_loopback(host)
+def test_this_machine_alone_needs_none(host: str):
+    require_password(host, (), None)
+    assert is_loopback(host) and host in own_names(host)
+
+
+def test_a_studio_for_all_answers_to_the_names_and_addresses_of_its_machine():
+    names = own_names("0.0.0.0")
+    assert {"localhost", "127.0.0.1", socket.gethostname().lower()} <= set(names)
+    assert own_names("192.168.1.7")[-1] == "192.168.1.7" and "0.0.0.0" not in names
 
 
 def test_the_next_free_port_is_taken():
@@ -113,13 +125,6 @@ def test_the_next_free_port_is_taken():
         port = taken.getsockname()[1]
         with server.listen("127.0.0.1", port) as listener:
             assert port < listener.getsockname()[1] < port + server.PORTS_TRIED
-
-
-def test_names_from_data_are_text_on_the_page():
-    run = {"id": "run-1", "name": "<script>alert(1)</script>", "method": "${6*7}", "state": "done", "progress": ""}
-    state = {"counts": {"runs": 1}, "runs": [run | {"trainable": 4096}], "next": [{"text": "a", "command": "<b>"}]}
-    page = render(state)
-    assert "<script" not in page and "&lt;script&gt;" in page and "&lt;b&gt;" in page and "4,096" in page
 
 
 @pytest.mark.browser
@@ -137,10 +142,10 @@ def test_a_browser_shows_the_state_and_follows_it(tmp_path: Path, colours: Path)
             problems: list[str] = []
             page.on("pageerror", lambda error: problems.append(str(error)))
             page.goto(address)
-            page.get_by_text("python app.py demo").wait_for(timeout=60_000)
+            page.get_by_role("button", name="Run the demo").wait_for(timeout=60_000)
             assert page.evaluate("document.body.classList.contains('dark')")
             Studio(tmp_path / "home").upload(colours)
-            page.get_by_text("python app.py train RUN.yaml").wait_for(timeout=30_000)
+            page.locator("#home-counts").get_by_text("data sets").wait_for(timeout=30_000)
             page.set_viewport_size({"width": 820, "height": 800})
             assert page.evaluate("document.documentElement.scrollWidth") <= 820
             assert problems == []
