@@ -104,6 +104,15 @@ class Chats:
         if found := self._asking.get(asking):
             found.stop(model)
 
+    def check(self, models: Sequence[str]) -> None:
+        """Raise what speaks against asking these models together."""
+        self._models(models)
+
+    def tasks(self, models: Sequence[str]) -> list[str]:
+        """The tasks that some of these models can act as."""
+        found = [tasks_of(adapter) for adapter in self._models(models)[1].values()] if models else []
+        return list(dict.fromkeys(task for tasks in found for task in tasks))
+
     def warm(self, models: Sequence[str]) -> None:
         """Start the worker and have it load these models, without waiting for it."""
         model, adapters = self._models(models)
@@ -246,6 +255,15 @@ class Asking:
         elif model in self._adapters:
             self._answering.stop(self._adapters[model].name)
 
+    def close(self) -> None:
+        """Leave: what still grows stops and is kept as it is."""
+        self._answering.close()
+        self._chats.forget(self.id)
+        for model, answer in self.answers.items():
+            if answer.turn is None:
+                self.answers[model] = replace(answer, ended=answer.ended or "stopped")
+                self._keep(model)
+
     def __iter__(self) -> Iterator[Answer]:
         names = {adapter.name: model for model, adapter in self._adapters.items()}
         try:
@@ -257,12 +275,7 @@ class Asking:
                     self._keep(model)
                 yield self.answers[model]
         finally:
-            self._answering.close()
-            self._chats.forget(self.id)
-            for model, answer in self.answers.items():  # the reader left: what was said so far is kept
-                if answer.turn is None:
-                    self.answers[model] = replace(answer, ended=answer.ended or "stopped")
-                    self._keep(model)
+            self.close()
 
     def _keep(self, model: str) -> None:
         try:

@@ -1,0 +1,151 @@
+"""What the Chat page shows, from plain data: panes, the list of conversations, where answers are computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import urlencode
+
+from app.ui import components as ui
+
+BASE = "base"
+PANES = 4
+TURNS = 30
+LISTED = 20
+WHY = {"end": "", "length": "cut at the longest answer", "stopped": "stopped", "failed": "failed"}
+
+
+def label(run: Mapping[str, Any]) -> str:
+    return f"{run['id']} · {run['name'] or run['method']}"
+
+
+def choices(runs: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> list[tuple[str, str]]:
+    """The base, then finished runs; once one is chosen, only those on its base."""
+    base = next((run["base"] for run in runs if run["id"] in chosen), None)
+    fitting = [run for run in runs if base is None or run["base"] == base]
+    return [(f"base · {base or 'tessera-base'}, untouched", BASE), *((label(run), run["id"]) for run in fitting)]
+
+
+def first_choice(runs: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The two newest runs of one base beside it; without runs the base alone."""
+    if not runs:
+        return [BASE]
+    newest = [run["id"] for run in runs if run["base"] == runs[0]["base"]]
+    return [*newest[:2], BASE]
+
+
+def pane(model: str, run: Mapping[str, Any] | None, turns: Sequence[Any], *, earlier: bool = False) -> dict[str, Any]:
+    """One model's side of the kept turns: (question, answers) as the studio has them."""
+    shown = []
+    for question, answers in turns:
+        own = [answer for answer in answers if answer.model == model]
+        if own:
+            shown.append(kept(question.text, own[-1]))
+    value = {
+        "turns": shown,
+        "growing": False,
+        "earlier": "There are earlier turns." if earlier else "",
+    }
+    if model == BASE:
+        return value | {
+            "name": BASE,
+            "href": "",
+            "about": "untouched",
+            "empty": "The base answers without any adapter.",
+        }
+    if run is None:
+        return value | {"name": model, "href": "", "about": "no such run", "empty": "This run does not exist any more."}
+    about = f"{run['method']} · {ui.short(run['trainable'])} trainable"
+    href = "/runs?" + urlencode({"run": run["id"]})
+    return value | {
+        "name": label(run),
+        "href": href,
+        "about": about,
+        "empty": "It has not been asked anything here yet.",
+    }
+
+
+def kept(question: str, answer: Any) -> dict[str, Any]:
+    """A turn that is over."""
+    return _turn(question, answer, answer.id)
+
+
+def growing(question: str, answer: Any | None) -> dict[str, Any]:
+    """The turn that is being answered; ``answer`` is None before the first token."""
+    if answer is None or (answer.ended is None and not answer.tokens):
+        return {
+            "question": question,
+            "text": "",
+            "state": "growing",
+            "note": "reading the question",
+            "link": "",
+            "copy": False,
+        }
+    if answer.ended is None:
+        note = figures(answer.tokens, answer.seconds)
+        return {"question": question, "text": answer.text, "state": "growing", "note": note, "link": "", "copy": False}
+    return _turn(question, answer, answer.turn)
+
+
+def _turn(question: str, answer: Any, number: int | None) -> dict[str, Any]:
+    ended = answer.ended or "stopped"
+    problem = " ".join(filter(None, (answer.problem, getattr(answer, "hint", ""))))
+    notes = [figures(answer.tokens, answer.seconds), WHY.get(ended, ended)]
+    routed = answer.model != BASE and number is not None and ended != "failed" and answer.text
+    link = "/routing?" + urlencode({"run": answer.model, "turn": number}) if routed else ""
+    return {
+        "question": question,
+        "text": answer.text,
+        "state": ended,
+        "note": " · ".join(filter(None, notes)),
+        "link": link,
+        "copy": bool(answer.text),
+        "problem": problem,
+    }
+
+
+def figures(tokens: int, seconds: float) -> str:
+    """``36 tokens · 14.2 tokens/s``"""
+    speed = f" · {tokens / seconds:.1f} tokens/s" if seconds and tokens else ""
+    return f"{tokens} token{'' if tokens == 1 else 's'}{speed}"
+
+
+def history(page: Any, current: int | None) -> dict[str, Any]:
+    """The list of conversations, as ``assets/ui/chats.js`` draws it."""
+    rows = [
+        {
+            "title": row.title or "(empty)",
+            "about": f"{row.changed:%Y-%m-%d %H:%M} · {', '.join(row.models)}",
+            "href": "/chat?" + urlencode({"conversation": row.id}),
+            "on": row.id == current,
+        }
+        for row in page.rows
+    ]
+    pages = max(1, -(-page.total // LISTED))
+    total = f"{page.total:,} conversations"
+    return {"rows": rows, "page": page.offset // LISTED + 1, "pages": pages, "total": total, "empty": "None yet."}
+
+
+def where(workers: Sequence[Mapping[str, Any]], devices: Sequence[str]) -> str:
+    """Who computes the answers, on what, and who else holds a device."""
+    lines = [_worker(worker) for worker in workers]
+    if not lines:
+        lines = ["No model is in memory: it is loaded with the first question and leaves after ten idle minutes."]
+    others = [device for device in devices if "chat and token inspector" not in device]
+    if others:
+        held = ", ".join(map(ui.escape, others))
+        lines.append(f"Held by training: {held}. Answers wait for nobody: they are computed on the CPU meanwhile.")
+    return "".join(f'<p class="where num">{line}</p>' for line in lines)
+
+
+def _worker(worker: Mapping[str, Any]) -> str:
+    place = worker["held"] or ("the CPU" if worker["device"] == "cpu" else worker["device"])
+    name = ui.escape(worker["base"])
+    if worker["state"] == "loading":
+        return f"<b>{name}</b> is being loaded on {ui.escape(place)}."
+    count = len(worker["adapters"])
+    adapters = f"{count} adapter{'' if count == 1 else 's'}"
+    busy = f"{worker['active']} answering now" if worker["active"] else "idle"
+    note = f" ({ui.escape(worker['note'])})" if worker["note"] else ""
+    gives = "; a training job that waits for it gets it after the present answers" if worker["held"] else ""
+    return f"<b>{name}</b> on {ui.escape(place)}{note}: one copy with {adapters} in memory, {busy}{gives}."
