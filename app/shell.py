@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from app.pages import compare, data, home, runs
+from app.pages import chat, compare, data, home, runs
 from core.studio import Studio
 
 
@@ -25,6 +25,7 @@ PAGES: tuple[Page, ...] = (
     Page("Data", "/data", data),
     Page("Runs", "/runs", runs),
     Page("Compare", "/compare", compare),
+    Page("Chat", "/chat", chat),
 )
 
 

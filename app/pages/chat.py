@@ -85,9 +85,9 @@ def _side(c: SimpleNamespace) -> None:
     ui.text("<h2>Conversations</h2>")
     c.list = ui.drawn("chats", {"rows": [], "pages": 1, "empty": "None yet."}, elem_id="chat-history")
     with gr.Column(visible=False) as c.tools:
-        c.markdown = gr.Button("Export as Markdown", size="md")
-        c.lines = gr.Button("Export as JSON lines", size="md")
-        c.delete = gr.Button("Delete…", size="md")
+        c.markdown = gr.Button("Export as Markdown", size="sm")
+        c.lines = gr.Button("Export as JSON lines", size="sm")
+        c.delete = gr.Button("Delete…", size="sm")
         with gr.Row(visible=False, elem_classes="ask") as c.sure:
             ui.text("Delete this conversation for ever?")
             c.yes = gr.Button("Yes, delete", variant="stop", size="md", min_width=100)

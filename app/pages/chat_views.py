@@ -83,7 +83,14 @@ def growing(question: str, answer: Any | None) -> dict[str, Any]:
         }
     if answer.ended is None:
         note = figures(answer.tokens, answer.seconds)
-        return {"question": question, "text": answer.text, "state": "growing", "note": note, "link": "", "copy": False}
+        return {
+            "question": question,
+            "text": answer.text.lstrip("\n"),
+            "state": "growing",
+            "note": note,
+            "link": "",
+            "copy": False,
+        }
     return _turn(question, answer, answer.turn)
 
 
@@ -95,7 +102,7 @@ def _turn(question: str, answer: Any, number: int | None) -> dict[str, Any]:
     link = "/routing?" + urlencode({"run": answer.model, "turn": number}) if routed else ""
     return {
         "question": question,
-        "text": answer.text,
+        "text": answer.text.lstrip("\n"),
         "state": ended,
         "note": " · ".join(filter(None, notes)),
         "link": link,
