@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from app.pages import chat, compare, data, home, runs
+from app.pages import chat, compare, data, experiment, home, runs
 from core.studio import Studio
 
 
@@ -23,6 +23,7 @@ class Page(NamedTuple):
 HOME = Page("Home", "/", home)
 PAGES: tuple[Page, ...] = (
     Page("Data", "/data", data),
+    Page("Experiment", "/experiment", experiment),
     Page("Runs", "/runs", runs),
     Page("Compare", "/compare", compare),
     Page("Chat", "/chat", chat),

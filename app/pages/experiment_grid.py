@@ -226,3 +226,16 @@ def controls_of(size: Any) -> dict[str, Any]:
 def same(first: Any, second: Any) -> bool:
     """Whether two sizes describe the same mixture, place by place."""
     return [signature(place) for place in first.places] == [signature(place) for place in second.places]
+
+
+def moved(grid: Any, size: Any, words: Mapping[str, Sequence[Mapping[str, Any]]], blocks: int) -> dict[str, Any]:
+    """What was painted on another base, on the projections that this one has too; on all of them if it has none."""
+    fresh = grid_of(size, words, blocks)
+    cells = grid.get("cells") if isinstance(grid, Mapping) and isinstance(grid.get("cells"), Mapping) else {}
+    known = [cell for cell in cells.values() if isinstance(cell, Mapping) and all(part in cell for part in PARTS)]
+    for key in fresh["cells"]:
+        row, _, col = key.rpartition("|")
+        fresh["cells"][key] = cells.get(f"{row}|{min(int(col), blocks - 1)}")
+    if known and not any(fresh["cells"].values()):
+        fresh["cells"] = dict.fromkeys(fresh["cells"], dict(known[0]))
+    return fresh

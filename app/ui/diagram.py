@@ -236,7 +236,8 @@ def _counts(m: Mixture, y: float) -> list[str]:
         found.append((GATE, m.gate, f"{m.experts} × {rows}"))
     return [
         f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="middle" class="shape">{escape(shape)}</text>'
-        f'<text x="{x:.0f}" y="{y + 15:.0f}" text-anchor="middle" class="word word-{escape(word)}">{escape(word)}</text>'
+        f'<text x="{x:.0f}" y="{y + 15:.0f}" text-anchor="middle" '
+        f'class="word word-{escape(word)}">{escape(word)}</text>'
         for x, word, shape in found
     ]
 

@@ -12,7 +12,7 @@ const plain = value => value === null || value === undefined || value === '' || 
 const shown = value => value === null || value === undefined || value === '' ? 'empty' : Array.isArray(value) ? value.join(', ') || 'empty' : String(value);
 
 function control(field, id) {
-  const common = { id, 'data-name': field.name, 'aria-describedby': field.help ? `${id}-help` : null };
+  const common = { id, 'data-name': field.name, 'data-lazy': field.lazy ? '1' : null, 'aria-describedby': field.help ? `${id}-help` : null };
   if (field.type === 'boolean') return make('input', { ...common, type: 'checkbox' });
   if (field.type === 'choice') {
     const made = make('select', common), choices = field.optional ? [['', field.empty || '—'], ...field.choices] : field.choices;
@@ -47,16 +47,26 @@ function fieldset(field) {
   return box;
 }
 
+const fold = (title, open, ...inside) => {
+  const made = make('details', { 'data-group': title }, make('summary', {}, make('span', { text: title }), make('em', { class: 'marks' })), ...inside);
+  made.open = open;
+  return made;
+};
+
+// A group stands open, folds away, or lies with others inside one fold.
 function build(v) {
-  const open = new Map([...mount.querySelectorAll('details')].map(node => [node.dataset.group, node.open]));
-  mount.replaceChildren(...v.groups.map(group => {
-    const fields = make('div', { class: 'fields' }, ...group.fields.map(fieldset));
-    const note = group.note ? [make('p', { text: group.note })] : [];
-    if (!group.fold) return make('section', {}, ...(group.title ? [make('h3', { text: group.title })] : []), ...note, fields);
-    const made = make('details', { 'data-group': group.title }, make('summary', {}, make('span', { text: group.title }), make('em', { class: 'marks' })), ...note, fields);
-    made.open = open.get(group.title) ?? !!group.open;
-    return made;
-  }));
+  const open = new Map([...mount.querySelectorAll('details')].map(node => [node.dataset.group, node.open])), outer = new Map();
+  mount.replaceChildren();
+  for (const group of v.groups) {
+    const inside = [...(group.note ? [make('p', { text: group.note })] : []), make('div', { class: 'fields' }, ...group.fields.map(fieldset))];
+    const title = group.title && !group.fold ? [make('h3', { text: group.title })] : [];
+    const node = group.fold ? fold(group.title, open.get(group.title) ?? !!group.open, ...inside) : make('section', {}, ...title, ...inside);
+    if (group.inside && !outer.has(group.inside)) {
+      outer.set(group.inside, fold(group.inside, !!open.get(group.inside)));
+      mount.append(outer.get(group.inside));
+    }
+    (outer.get(group.inside) || mount).append(node);
+  }
 }
 
 function fill(v) {
@@ -120,9 +130,12 @@ element.addEventListener('input', event => {
   if (unsent && unsent[0] !== name) flush();
   unsent = [name, read(event.target)];
   clearTimeout(timer);
+  if (event.target.dataset.lazy) return;  // costly to answer: sent when the field is left or Enter is pressed
   timer = setTimeout(flush, event.target.tagName === 'SELECT' || event.target.type === 'checkbox' ? 0 : 300);
 });
 element.addEventListener('focusout', flush);
+element.addEventListener('change', flush);
+element.addEventListener('keydown', event => { if (event.key === 'Enter' && event.target.tagName === 'INPUT') flush(); });
 element.addEventListener('click', event => {
   const button = event.target.closest('button');
   if (!button) return;

@@ -1,0 +1,102 @@
+"""The Experiment page: base, tasks, method and split, training; size live; YAML both ways; one run for each seed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+
+from app.pages import experiment_grid as grids
+from app.pages import experiment_state as state
+from app.ui import components as ui
+from core.studio import Studio
+
+STORED = "tessera-experiment"
+
+
+def build(studio: Studio, page: gr.Blocks) -> None:
+    """Fill ``page``. Every handler takes all values, so that what is shown always belongs to one run."""
+    desk = state.Desk(studio)
+    ui.page_head(
+        "Experiment", "Choose what the experts share, projection by projection, layer by layer; then train it."
+    )
+    stored = gr.BrowserState(None, storage_key=STORED, secret=STORED)
+    address, token = gr.State(""), gr.State("")
+    parts, figure = _parts(desk)
+    view = _view(figure)
+    apply = view.pop("apply")
+    inputs = [*parts.values(), address]
+    outputs = [*parts.values(), *view.values(), stored, address]
+
+    def opened(draft: Any, request: gr.Request) -> list[Any]:
+        return [*desk.open(draft, dict(request.query_params)), state.new_token()]
+
+    page.load(opened, stored, [*outputs, token], **ui.QUIET)
+    live = [*view.values(), stored]
+
+    latest = {"trigger_mode": "always_last", **ui.QUIET}
+    gr.on([parts["training"].input, parts["task_form"].input], desk.show, inputs, live, **latest)
+    handlers = {
+        "base": desk.base_changed, "tasks": desk.tasks_changed, "method": desk.method_changed,
+        "options": desk.options_changed, "grid": desk.painted,
+    }  # fmt: skip
+    for name, handler in handlers.items():
+        parts[name].input(handler, inputs, [*parts.values(), *live], **latest)
+    parts["blocks"].release(desk.blocks_changed, inputs, [*parts.values(), *live], **latest)
+    apply.click(desk.apply, [view["code"], address], outputs, **ui.QUIET)
+    _start(desk, inputs, outputs, token)
+
+
+def _parts(desk: state.Desk) -> tuple[dict[str, Any], gr.HTML]:
+    """What a person fills in, in the order in which handlers take it; and the figure, which stands beside the grid."""
+    first = next(iter(desk.methods))
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=2, min_width=300):
+            base = ui.settings(elem_id="base")
+        with gr.Column(scale=3, min_width=380):
+            tasks = gr.Dropdown([], value=[], multiselect=True, label="Tasks, trained together", elem_id="tasks")
+            task_form = ui.settings(elem_id="task-form")
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=1, min_width=300):
+            names = [(one["title"], name) for name, one in desk.methods.items()]
+            method = gr.Dropdown(names, value=first, label="Method", elem_id="method")
+            card = ui.text("", "method-card", elem_id="method-card")
+        with gr.Column(scale=2, min_width=380):
+            options = ui.settings(elem_id="options")
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=1, min_width=380):
+            grid = ui.split_grid(elem_id="grid")
+            blocks = gr.Slider(1, grids.MOST_BLOCKS, 1, step=1, label="Equal blocks of layers", elem_id="blocks")
+        with gr.Column(scale=1, min_width=380):
+            figure = ui.figure(None, "panel", "diagram", elem_id="figure")
+    training = ui.settings(elem_id="training")
+    parts = {
+        "base": base, "tasks": tasks, "task_form": task_form, "method": method, "card": card, "options": options,
+        "grid": grid, "blocks": blocks, "training": training,
+    }  # fmt: skip
+    return parts, figure
+
+
+def _view(figure: gr.HTML) -> dict[str, Any]:
+    """What is shown of the run: size and figure, whether it can start, its YAML."""
+    with gr.Accordion("As YAML", open=False):
+        code = gr.Code(
+            language="yaml", label="Edit or paste a run, then apply", interactive=True, elem_id="yaml", lines=8
+        )
+        apply = gr.Button("Apply the YAML", size="md", scale=0, elem_id="apply")
+    told = ui.text("", elem_id="told")
+    return {"figure": figure, "told": told, "code": code, "apply": apply}
+
+
+def _start(desk: state.Desk, inputs: list[Any], outputs: list[Any], token: gr.State) -> None:
+    with gr.Row():
+        start = gr.Button("Start", variant="primary", size="md", scale=0, min_width=150, elem_id="start")
+        over = gr.Button("Start over", size="md", scale=0, min_width=120, elem_id="over")
+        demo = gr.Button("Use the demo tasks", size="md", scale=0, min_width=160, elem_id="demo-tasks")
+    done = ui.text("", elem_id="started")
+    start.click(desk.start, [*inputs, token], done, **{**ui.QUIET, "show_progress": "minimal"})
+    over.click(lambda: [*desk.open(None, {}), state.new_token()], None, [*outputs, token], js=CLEAR, **ui.QUIET)
+    demo.click(desk.with_demo, inputs, outputs, trigger_mode="once", **ui.QUIET)
+
+
+CLEAR = "(...given) => { history.replaceState(null, '', location.pathname); return given; }"

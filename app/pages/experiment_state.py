@@ -1,0 +1,422 @@
+"""What the Experiment page answers: values of its forms in, what is to be shown out. Knows Gradio's updates alone."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import gradio as gr
+import yaml
+
+from app import forms
+from app.pages import experiment_form as form
+from app.pages import experiment_grid as grids
+from app.pages import experiment_views as views
+from app.ui import components as ui
+from core.errors import ConfigurationError, StudioError
+from core.home import ASSETS
+from core.schema import MethodSpec, ModelSpec, RunSpec, TrainSpec
+from core.studio import Studio
+
+SEEDS = re.compile(r"^# one run for each seed: ([\d, ]+)$", re.M)
+QUERY = ("clone", "dataset", "method")
+BARE = MethodSpec(name="base")
+DEFAULT_METHOD = MethodSpec().name
+
+
+class Values(NamedTuple):
+    """What the page sends, in this order."""
+
+    base: Any
+    tasks: Any
+    task_form: Any
+    method: Any
+    card: Any
+    options: Any
+    grid: Any
+    blocks: Any
+    training: Any
+    address: Any
+
+
+PARTS = Values._fields[:-1]
+Data = dict[str, Any]
+
+
+def new_token() -> str:
+    """What makes a second click the same wish as the first."""
+    return secrets.token_hex(8)
+
+
+class Desk:
+    """The answers for one studio; holds what never changes while it is open."""
+
+    def __init__(self, studio: Studio) -> None:
+        self.studio = studio
+        self.methods = {one["name"]: one for one in studio.methods()}
+        self.settings = studio.drafts.settings()
+        self.words = studio.drafts.words()
+
+    # Opening
+
+    def open(self, draft: Any, query: Mapping[str, str]) -> list[Any]:
+        """Everything that is shown first: the draft of this address, what the address asks for, or a fresh run."""
+        address = {name: str(query.get(name) or "")[:200] for name in QUERY}
+        kept = draft if isinstance(draft, Mapping) and isinstance(draft.get("data"), Mapping) else None
+        try:
+            if kept and (kept.get("address") == address or not any(address.values())):
+                address = kept["address"] if isinstance(kept.get("address"), Mapping) else address
+                seeds = form.seeds_of(kept.get("seeds") or [0])
+                return self.fill(
+                    dict(kept["data"]), seeds, {n: str(address.get(n, "")) for n in QUERY}, kept.get("blocks")
+                )
+            data, seeds = self.asked(address)
+            return self.fill(data, seeds, address)
+        except StudioError as error:
+            return self.fill({}, [0], dict.fromkeys(QUERY, ""), said=ui.problem(error))
+
+    def asked(self, address: Mapping[str, str]) -> tuple[Data, list[int]]:
+        """The settings that an address names."""
+        if address["clone"]:
+            spec = self.studio.cloned_spec(address["clone"])
+            return form.plain_data(spec), [spec.seed]
+        data: Data = {}
+        sets = self.studio.datasets()
+        if address["dataset"]:
+            data["tasks"] = [{"dataset": self.studio.dataset(address["dataset"])["name"]}]
+        elif len(sets) == 1:
+            data["tasks"] = [{"dataset": sets[0]["name"]}]
+        if address["method"]:
+            data["method"] = {"name": self.studio.method(address["method"])["name"]}
+        return data, [0]
+
+    def compared(self, address: Any) -> tuple[Data, list[int]] | None:
+        """The run that was cloned: what changes are marked against."""
+        run = address.get("clone") if isinstance(address, Mapping) else ""
+        if not run:
+            return None
+        try:
+            return self.asked({**dict.fromkeys(QUERY, ""), "clone": run})
+        except StudioError:
+            return None
+
+    # All values from settings
+
+    def fill(
+        self, data: Data, seeds: Sequence[int], address: Mapping[str, str], blocks: Any = None, said: str = ""
+    ) -> list[Any]:
+        """The whole page for the settings of a run."""
+        before, before_seeds = self.compared(address) or ({}, [0])
+        sets = self.studio.datasets()
+        chosen, task_values = form.task_values(data.get("tasks") or [], sets)
+        base_tasks = form.task_values(before.get("tasks") or [], sets)[1] if before.get("tasks") else {}
+        method = data.get("method") or {}
+        name = method.get("name", DEFAULT_METHOD)
+        if name not in self.methods:
+            name, method = DEFAULT_METHOD, {}
+        grid, count, options = self.designed(name, method, data, blocks, before)
+        parts = {
+            "base": forms.form(
+                form.model_groups(self.settings), form.flat("model", data, self.settings),
+                form.flat("model", before, self.settings),
+            ),
+            "tasks": gr.update(choices=form.task_choices(sets), value=chosen),
+            "task_form": forms.form(form.task_groups(self.settings, chosen), task_values, base_tasks),
+            "method": name,
+            "card": views.method_card(self.methods[name]),
+            "options": options,
+            "grid": grid,
+            "blocks": gr.update(value=count, maximum=max(2, min(self.depth(data), grids.MOST_BLOCKS))),
+            "training": forms.form(
+                form.train_groups(self.settings), form.train_values(data, seeds, self.settings),
+                form.train_values(before, before_seeds, self.settings),
+            ),
+        }  # fmt: skip
+        view = self.view(data, seeds, address, count)
+        if said:
+            view[1] = said
+        return [*(parts[part] for part in PARTS), *view, dict(address)]
+
+    def designed(
+        self, name: str, method: Mapping[str, Any], data: Data, blocks: Any, before: Data
+    ) -> tuple[Any, int, dict[str, Any]]:
+        """Grid, number of blocks and option form of a method; an empty grid where the base cannot be read."""
+        try:
+            size = self.sized({**data, "method": dict(method) or {"name": name}})
+            count = int(blocks) if isinstance(blocks, int | float) and blocks >= 1 else grids.blocks_needed(size)
+            count = max(1, min(count, size.layers, grids.MOST_BLOCKS))
+            grid = grids.grid_of(size, self.words, count)
+            if name == "split" and not self.faithful(grid, size, data, count):
+                grid["given"] = list(method.get("cells") or [])
+            return grid, count, self.option_form(name, method, size, before)
+        except StudioError:
+            return None, 1, self.option_form(name, method, None, before)
+
+    def faithful(self, grid: Any, size: Any, data: Data, blocks: int) -> bool:
+        """Whether the grid and its controls say all that the cells say."""
+        painted = grids.checked(grid, size, self.words) or {}
+        cells = grids.cells_of(painted, grids.controls_of(size), size, self.words, blocks)
+        return bool(cells) and grids.same(size, self.sized({**data, "method": {"name": "split", "cells": cells}}))
+
+    def option_form(self, name: str, method: Mapping[str, Any], size: Any, before: Data) -> dict[str, Any]:
+        known = self.methods[name]
+        groups = form.method_groups(known, self.settings, self.words, size.projections if size else [])
+        if name == "split":
+            found = grids.controls_of(size) if size else {}
+            return forms.form(groups, {f"split.{key}": value for key, value in found.items()}, method=name)
+        earlier = before.get("method") or {}
+        same = earlier.get("name", DEFAULT_METHOD) == name
+        base = form.option_values(known, (earlier.get("options") or {}) if same else {})
+        return forms.form(groups, form.option_values(known, method.get("options") or {}), base, method=name)
+
+    # Settings from all values
+
+    def collect(self, values: Values) -> tuple[Data, list[int]]:
+        """The settings that the forms say; StudioError names a field that cannot be read."""
+        about, seeds = form.train_data(self.settings, values.training)
+        model = form.model_data(self.settings, values.base)
+        sets = self.studio.datasets()
+        chosen = form.expanded(values.tasks or [], sets)
+        tasks = form.task_data(self.settings, chosen, values.task_form, sets)
+        data = {**about, "model": model, "tasks": tasks}
+        return {**data, "method": self.method_data(values, data)}, seeds
+
+    def method_data(self, values: Values, data: Data) -> Data:
+        name = values.method
+        if name not in self.methods:
+            raise ConfigurationError(f"There is no method {str(name)[:60]!r}.", "Choose one of the list.")
+        if name != "split":
+            options = form.option_data(self.methods[name], values.options)
+            return {"name": name, **({"options": options} if options else {})}
+        given = values.grid.get("given") if isinstance(values.grid, Mapping) else None
+        if isinstance(given, list) and given:
+            return {"name": name, "cells": given}
+        size = self.sized({**data, "method": {"name": "base"}})
+        painted = grids.checked(values.grid, size, self.words)
+        if painted is None:
+            raise ConfigurationError(
+                "The grid does not belong to this base model.", "Choose a method to paint it anew."
+            )
+        controls = form.controls(self.settings, self.words, values.options)
+        cells = grids.cells_of(painted, controls, size, self.words, len(values.grid["cols"]))
+        if not cells:
+            raise ConfigurationError("No projection is adapted.", "Paint at least one, or choose a preset.")
+        return {"name": name, "cells": cells}
+
+    def sized(self, data: Mapping[str, Any]) -> Any:
+        """``Drafts.size`` of settings as plain data; one task stands for the tasks while none is chosen."""
+        tasks = sum(len(self.task_names(task)) for task in data.get("tasks") or ()) or 1
+        return self.studio.drafts.size(
+            MethodSpec.parse(dict(data.get("method") or {})),
+            ModelSpec.parse(dict(data.get("model") or {})),
+            TrainSpec.parse(dict(data.get("train") or {})),
+            tasks=tasks,
+            device=str(data.get("device") or "auto"),
+        )
+
+    def task_names(self, task: Mapping[str, Any]) -> list[str]:
+        if task.get("task"):
+            return [task["task"]]
+        return list(self.studio.dataset(task.get("dataset") or "")["tasks"])
+
+    def depth(self, data: Data) -> int:
+        try:
+            return self.sized({**data, "method": {"name": "base"}}).layers
+        except StudioError:
+            return grids.MOST_BLOCKS
+
+    # What is shown of them
+
+    def view(self, data: Data, seeds: Sequence[int], address: Any, blocks: Any) -> list[Any]:
+        """[figure, what Start would do or what is wrong, YAML, draft]"""
+        try:
+            figure = views.summary(self.sized(data))
+        except StudioError as error:
+            figure = {"html": ui.problem(error), "name": "split"}
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+        try:
+            spec = RunSpec.parse({**data, "seed": seeds[0]})
+            text = spec.to_yaml()
+            said = views.ready(*self.examined(spec, seeds, address))
+        except StudioError as error:
+            said = ui.problem(error) if self.studio.datasets() else NO_DATA
+        if len(seeds) > 1:
+            text = f"# one run for each seed: {', '.join(map(str, seeds))}\n{text}"
+        draft = {"data": data, "seeds": list(seeds), "blocks": blocks, "address": dict(address or {})}
+        return [figure, said, text, draft]
+
+    def examined(self, spec: RunSpec, seeds: Sequence[int], address: Any) -> tuple[Any, ...]:
+        rows, remarks = self.studio.drafts.examine(spec)
+        before = self.compared(address)
+        changed = ""
+        if before is not None:
+            earlier = RunSpec.parse(before[0] | {"seed": before[1][0]}).model_dump(mode="json")
+            changed = views.cloned(address["clone"], form.differences(earlier, spec.model_dump(mode="json")))
+        return rows, seeds, remarks, changed
+
+    def show(self, *given: Any) -> list[Any]:
+        """What follows from the forms as they are."""
+        values = Values(*given)
+        try:
+            data, seeds = self.collect(values)
+        except StudioError as error:
+            return [gr.skip(), ui.problem(error), gr.skip(), gr.skip()]
+        return self.view(data, seeds, values.address, values.blocks)
+
+    def answer(self, values: Values, **parts: Any) -> list[Any]:
+        """The parts that a handler changed, and what follows from all of them."""
+        plain = {name: p["value"] if isinstance(p, dict) and "__type__" in p else p for name, p in parts.items()}
+        return [*(parts.get(name, gr.skip()) for name in PARTS), *self.show(*values._replace(**plain))]
+
+    # Changes
+
+    def tasks_changed(self, *given: Any) -> list[Any]:
+        values = Values(*given)
+        chosen = form.expanded(values.tasks or [], self.studio.datasets())
+        task_form = {**(values.task_form or {}), "groups": form.task_groups(self.settings, chosen)}
+        return self.answer(values, tasks=gr.update(value=chosen), task_form=task_form)
+
+    def method_changed(self, *given: Any) -> list[Any]:
+        """Another method: options that both have stay as they were changed; the grid shows the new one."""
+
+        def act(values: Values, data: Data, size: Any, before: str) -> dict[str, Any]:
+            name = values.method
+            if name == "split":
+                return self.as_split(values, size, values.grid)
+            old = form.option_data(self.methods[before], values.options) if before in self.methods else {}
+            method = {"name": name, "options": form.carried(self.methods[before], self.methods[name], old)}
+            grid, count, options = self.designed(name, method, data, None, (self.compared(values.address) or ({},))[0])
+            card = views.method_card(self.methods[name])
+            return {"card": card, "options": options, "grid": grid, "blocks": gr.update(value=count)}
+
+        return self.change(Values(*given), act)
+
+    def options_changed(self, *given: Any) -> list[Any]:
+        """Options decide what the grid shows; of a split they are the grid's own."""
+        values = Values(*given)
+        if values.method == "split":
+            grid = {k: v for k, v in (values.grid or {}).items() if k != "given"}
+            return self.answer(values, grid=grid)
+        try:
+            data, _ = self.collect(values)
+            size = self.sized(data)
+        except StudioError as error:
+            return [*[gr.skip()] * len(PARTS), gr.skip(), ui.problem(error), gr.skip(), gr.skip()]
+        count = grids.blocks_needed(size)
+        return self.answer(values, grid=grids.grid_of(size, self.words, count), blocks=gr.update(value=count))
+
+    def painted(self, *given: Any) -> list[Any]:
+        """A painted grid is a split of one's own, with the controls that the preset had."""
+
+        def act(values: Values, data: Data, size: Any, before: str) -> dict[str, Any]:
+            grid = {k: v for k, v in (values.grid or {}).items() if k != "given"}
+            if values.method == "split":
+                return {"grid": grid} if "given" in (values.grid or {}) else {}
+            return {"method": "split", **self.as_split(values, size, grid)}
+
+        return self.change(Values(*given), act)
+
+    def as_split(self, values: Values, size: Any, grid: Any) -> dict[str, Any]:
+        card = views.method_card(self.methods["split"])
+        return {"card": card, "options": self.option_form("split", {}, size, {}), "grid": grid}
+
+    def change(self, values: Values, act: Callable[[Values, Data, Any, str], dict[str, Any]]) -> list[Any]:
+        """Apply ``act``, which gets the settings and the size of the method that the option form belongs to."""
+        try:
+            before = self.form_method(values)
+            data, _ = self.collect(values._replace(method=before))
+            parts = act(values, data, self.sized(data), before)
+        except StudioError as error:
+            return [*[gr.skip()] * len(PARTS), gr.skip(), ui.problem(error), gr.skip(), gr.skip()]
+        return self.answer(values, **parts)
+
+    def form_method(self, values: Values) -> str:
+        """The method whose options the form shows: the one chosen before the drop-down changed."""
+        known = values.options.get("method") if isinstance(values.options, Mapping) else None
+        return known if known in self.methods else values.method
+
+    def blocks_changed(self, *given: Any) -> list[Any]:
+        values = Values(*given)
+        try:
+            data, _ = self.collect(values)
+            size = self.sized(data)
+        except StudioError as error:
+            return [*[gr.skip()] * len(PARTS), gr.skip(), ui.problem(error), gr.skip(), gr.skip()]
+        count = max(1, min(int(values.blocks or 1), size.layers, grids.MOST_BLOCKS))
+        return self.answer(values, grid=grids.grid_of(size, self.words, count), blocks=gr.update(value=count))
+
+    def base_changed(self, *given: Any) -> list[Any]:
+        """Another base: presets are painted on its projections; a split keeps what it can."""
+        values = Values(*given)
+        try:
+            model = form.model_data(self.settings, values.base)
+            bare = self.sized({"model": model, "method": {"name": "base"}})
+            if values.method == "split":
+                count = max(1, min(len((values.grid or {}).get("cols") or [1]), bare.layers))
+                grid = grids.moved(values.grid, bare, self.words, count)
+            else:
+                data, _ = self.collect(values)
+                size = self.sized(data)
+                count = grids.blocks_needed(size)
+                grid = grids.grid_of(size, self.words, count)
+        except StudioError as error:
+            problem = {"html": ui.problem(error), "name": "split"}
+            return [*[gr.skip()] * len(PARTS), problem, ui.problem(error), gr.skip(), gr.skip()]
+        maximum = max(2, min(bare.layers, grids.MOST_BLOCKS))
+        return self.answer(values, grid=grid, blocks=gr.update(value=count, maximum=maximum))
+
+    # YAML, demo, start
+
+    def apply(self, text: str, address: Any) -> list[Any]:
+        """The whole page from YAML; what is wrong is named and nothing else changes."""
+        try:
+            spec = self.studio.read_spec(str(text or ""))[0]
+            found = SEEDS.search(str(text or ""))
+            seeds = form.seeds_of([int(part) for part in found[1].split(",") if part.strip()] if found else [spec.seed])
+            return self.fill(form.plain_data(spec), seeds, {n: str((address or {}).get(n, "")) for n in QUERY})
+        except StudioError as error:
+            return [*[gr.skip()] * len(PARTS), gr.skip(), ui.problem(error), gr.skip(), gr.skip(), gr.skip()]
+
+    def with_demo(self, *given: Any) -> list[Any]:
+        """Store the tasks of the demo, if they are not, and choose them."""
+        values = Values(*given)
+        try:
+            name = self.studio.upload(ASSETS / "demo", name="demo")["name"]
+        except StudioError as error:
+            return [*[gr.skip()] * len(PARTS), gr.skip(), ui.problem(error), gr.skip(), gr.skip(), gr.skip()]
+        try:
+            data, seeds = self.collect(values)
+        except StudioError:
+            data, seeds = {}, [0]
+        return self.fill({**data, "tasks": [{"dataset": name}]}, seeds, values.address or {}, values.blocks)
+
+    def start(self, *given: Any) -> str:
+        """Queue one run for each seed; the same wish from the same page is queued once."""
+        *values, token = given
+        try:
+            data, seeds = self.collect(Values(*values))
+            specs = [RunSpec.parse({**data, "seed": seed}) for seed in seeds]
+            self.studio.drafts.examine(specs[0])
+            parent = (Values(*values).address or {}).get("clone") or None
+            runs = [self.studio.submit(s, request_id=request(token, s), parent=parent) for s in specs]
+        except StudioError as error:
+            return ui.problem(error)
+        return views.started(runs)
+
+
+NO_DATA = ui.empty(
+    "No tasks are stored yet",
+    "Upload your own on the Data page, or press “Use the demo tasks” for four small ones.",
+    "/data",
+    "Add data",
+)
+
+
+def request(token: Any, spec: RunSpec) -> str:
+    """The same for the same settings from the same opening of the page."""
+    text = json.dumps([str(token)[:40], spec.model_dump(mode="json")], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:40]
