@@ -22,7 +22,7 @@ from core.jobs.service import register_web
 from core.schema import ModelSpec
 from core.studio import Studio
 from storage.queries import attempts, holds, jobs, runs
-from tests.chat.conftest import spec
+from tests.support.talkers import spec
 
 SHORT = {"max_new_tokens": 6, "temperature": 0}
 
