@@ -55,6 +55,13 @@ class Watch:
         rows = [views.run(row) | {"ahead": ahead.get(row.id), "device": holds.get(row.id)} for row in page.rows]
         return {"rows": rows, "total": page.total, "counts": counts, "waiting": waiting, "devices": devices}
 
+    def several(self, runs: Sequence[str]) -> list[dict[str, Any]]:
+        """The runs with these ids and their specs, in this order; NotFoundError names those that are missing."""
+        from storage.queries import runs as stored
+
+        with self._records.read() as session:
+            return [views.run(row) | {"spec": row.spec} for row in stored.many(session, runs=runs)]
+
     def facets(self) -> dict[str, list[str]]:
         """What runs can be filtered by: ``methods`` and ``tags`` that any of them has."""
         from storage.queries import runs

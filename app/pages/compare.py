@@ -112,7 +112,7 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
     def tick(*values: Any) -> list[Any]:
         *fields, seen = values
         choice = chosen(fields)
-        return [gr.skip()] * len(drawn) if not choice.runs or state(studio, choice) == seen else view(studio, choice)
+        return [gr.skip()] * len(drawn) if unchanged(studio, choice, seen) else view(studio, choice)
 
     def opened(request: gr.Request) -> list[Any]:
         choice = Choice.of(dict(request.query_params))
@@ -136,12 +136,13 @@ def view(studio: Studio, choice: Choice) -> list[Any]:
     if not choice.runs:
         return [nothing(studio), *[gr.skip()] * 3, gr.update(visible=False), ""]
     try:
+        runs = studio.watch.several(choice.runs)
         found = compared(studio, choice)
-        names = {run: studio.run(run)["name"] for run in choice.runs}
+        names = {run["id"]: run["name"] for run in runs}
         table = compare_views.table(found, names) if found.rows else unscored(choice)
         cost = {"html": compare_views.cost(found), "name": "score-against-parameters"}
         settings = compare_views.settings(found, choice.every)
-        return [table, curves(studio, choice), cost, settings, gr.update(visible=True), state(studio, choice)]
+        return [table, curves(studio, choice, runs), cost, settings, gr.update(visible=True), state(choice, runs)]
     except StudioError as error:
         return [ui.problem(error), *[gr.skip()] * 3, gr.update(visible=False), ""]
 
@@ -156,21 +157,23 @@ def compared(studio: Studio, choice: Choice) -> Any:
     )
 
 
-def state(studio: Studio, choice: Choice) -> str:
-    """Changes when a compared run goes on, ends or is scored."""
+def unchanged(studio: Studio, choice: Choice, seen: str) -> bool:
     try:
-        told = []
-        for name in choice.runs:
-            run = studio.run(name)
-            told.append([(job["name"], job["state"], job["step"]) for job in run["jobs"]])
-    except StudioError as error:
-        told = [str(error)]
+        return not choice.runs or state(choice, studio.watch.several(choice.runs)) == seen
+    except StudioError:
+        return not seen  # a run has gone: said once
+
+
+def state(choice: Choice, runs: Sequence[Mapping[str, Any]]) -> str:
+    """Changes when a compared run goes on, ends or is scored."""
+    told = [
+        (run["id"], run["state"], run["job"] and [run["job"][name] for name in ("id", "state", "step")]) for run in runs
+    ]
     return hashlib.sha256(repr((choice, told)).encode()).hexdigest()[:16]
 
 
-def curves(studio: Studio, choice: Choice) -> dict[str, Any]:
+def curves(studio: Studio, choice: Choice, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """One curve of every run; the seeds of one setting in one colour when they are grouped."""
-    runs = [studio.run(name) for name in choice.runs]
     found = studio.watch.compared_curves([run["id"] for run in runs], choice.curve)
     hues: dict[str, int] = {}
     series = []
@@ -195,7 +198,7 @@ def offered(studio: Studio, choice: Choice) -> list[Any]:
     """Baselines, metrics and curves that the chosen runs have."""
     try:
         found = compared(studio, Choice(choice.runs, seeds=choice.seeds)) if choice.runs else None
-        names = sorted({name for run in choice.runs for name in studio.watch.curve_names(studio.run(run)["id"])})
+        names = sorted({name for run in choice.runs for name in studio.watch.curve_names(run)})
     except StudioError:
         found, names = None, []
     columns = found.columns if found else []

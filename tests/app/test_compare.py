@@ -3,11 +3,14 @@ from __future__ import annotations
 import csv
 import io
 import statistics
+from dataclasses import replace
 
 import pytest
 
 from core.compare import BASE, Column, build
 from core.errors import ConfigurationError, NotFoundError
+from core.evaluation import metrics
+from core.evaluation import statistics as statistics_of
 from core.evaluation.predictions import Answer, Predictions
 from storage.queries.scores import ScoreRow
 from storage.types import now
@@ -120,3 +123,45 @@ def test_markdown_and_latex_are_tables_of_equal_width():
 def test_an_unknown_format_is_refused():
     with pytest.raises(ConfigurationError, match="is not a format"):
         comparison().render("xlsx")
+
+
+def words(run: str, answers: list[str], model: str = "adapter") -> tuple[ScoreRow, Predictions]:
+    """A BLEU score of a run with the predictions that it was made from."""
+    metric = metrics.get("bleu")
+    given = [Answer(answer, ("the cat sat on the mat",)) for answer in answers]
+    predictions = metrics.judge("k", given, [metric])
+    found = statistics_of.estimate(metric, predictions)
+    one = replace(score("run-1", model), id=hash((run, model)), run=run, metric="bleu")
+    return replace(one, value=found.value, stderr=found.stderr, predictions=run), predictions
+
+
+def test_corpus_metrics_of_seeds_are_compared_over_all_rows_at_once():
+    good, half, bad = ["the cat sat on the mat"] * 4, ["the cat sat on it"] * 4, ["a dog ran to the park today"] * 4
+    made = {run: words(run, answers) for run, answers in (("a", good), ("b", half), ("c", bad))}
+    columns = [Column("ab", ["a", "b"]), Column("c", ["c"])]
+    scores = {run: [one] for run, (one, _) in made.items()}
+    found = build(columns, scores, lambda one: made[one.run][1], baseline="c").rows[0].cells
+    expected = (made["a"][0].value + made["b"][0].value) / 2 - made["c"][0].value
+    assert found[0].difference.value == pytest.approx(expected)
+    assert found[0].difference.test == "bootstrap"
+
+
+def test_what_is_within_two_paired_errors_of_the_best_is_a_tie():
+    cells = comparison().rows[0].cells
+    assert [cell.tie for cell in cells] == [False, True, False]
+
+
+def test_the_mean_is_over_tasks_that_every_column_has():
+    scores = {run: [score(run), score(run, task="shapes")] for run in ("run-1", "run-2", "run-3")}
+    scores["run-1"].append(score("run-1", task="only here"))
+    columns = [Column("one", ["run-1"]), Column("two", ["run-2", "run-3"])]
+    mean = build(columns, scores, read, baseline="one").mean
+    assert mean.cells[0].value == pytest.approx(6 / 8) and mean.cells[0].best
+    assert mean.cells[0].stderr == pytest.approx(0.1 * 2**0.5 / 2)
+    assert mean.cells[1].spread == pytest.approx(statistics.stdev([3 / 8, 4 / 8]))
+    assert mean.cells[1].difference.value == pytest.approx(7 / 16 - 6 / 8) and mean.cells[0].difference is None
+
+
+def test_a_metric_that_nobody_has_is_refused():
+    with pytest.raises(ConfigurationError, match="scored by 'rouge_l'"):
+        comparison(metric="rouge_l")

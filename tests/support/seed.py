@@ -24,8 +24,10 @@ from core.jobs.sinks import FileSink
 from core.routing.snapshot import RoutingSnapshot, SiteInfo
 from core.schema import RunSpec
 from core.studio import Studio
-from storage.queries import attempts, jobs, scores, series
+from storage import models
+from storage.queries import attempts, jobs, series
 from storage.queries import runs as stored_runs
+from storage.types import setting_hash
 
 BEGAN = datetime(2026, 5, 4, 9, 0, tzinfo=UTC)
 OPTIONS = {"topic": ("sport", "science", "music", "politics"), "mood": ("good", "bad")}
@@ -288,26 +290,64 @@ def many(home: str | Path, runs: int = 300, points: int = 200) -> list[str]:
     """Finished runs as rows alone, stored in one transaction; returns their ids."""
     studio = QuietStudio(home)
     stored = dataset(studio.home.root).id
+    plain = {method: spec(stored, method).model_dump(mode="json") for method in ("mosld", "lora", "molora")}
     steps = np.arange(1, points + 1)
     with studio.records.write() as session:
-        made = [_stored(session, stored, index, steps) for index in range(runs)]
+        made = [_run(session, plain, index) for index in range(runs)]
+        session.flush()
+        for run in made:
+            run.slug = run.folder = f"run-{run.id}"
+            session.add(models.RunTag(run_id=run.id, tag=f"batch-{run.id // 100}"))
+            session.add(models.RunDataset(run_id=run.id, dataset_id=stored))
+        jobs_ = [
+            models.Job(run_id=run.id, name="train", kind="train", state=run.state, position=run.id) for run in made
+        ]
+        session.add_all(jobs_)
+        session.flush()
+        for run, job in zip(made, jobs_, strict=True):
+            _results(session, stored, run, job.id, steps)
+        ids = [run.slug for run in made]
     studio.close()
-    return made
+    return ids
 
 
-def _stored(session: Any, stored: str, index: int, steps: np.ndarray) -> str:
-    method = ("mosld", "lora", "molora")[index % 3]
-    plain = spec(stored, method, seed=index // 3, tags=[f"batch-{index // 100}"]).model_dump(mode="json")
-    row, _ = stored_runs.add(session, spec=plain, name=f"{method} number {index}", datasets=[stored])
-    stored_runs.set_parameters(session, run_id=row.number, trainable=PARAMETERS[method], total=TOTAL)
-    job = jobs.add(session, run=row.id, kind="train", device="cpu").id
+def _run(session: Any, plain: Mapping[str, Any], index: int) -> models.Run:
+    method = tuple(plain)[index % len(plain)]
+    run = models.Run(
+        slug=f"new-{index}",
+        name=f"{method} number {index}",
+        spec=plain[method] | {"seed": index // len(plain)},
+        method=method,
+        base="tessera-base",
+        tasks=list(TASKS),
+        seed=index // len(plain),
+        setting_hash=setting_hash(plain[method]),
+        state="done" if index % 10 else "failed",
+        trainable_parameters=PARAMETERS[method],
+        total_parameters=TOTAL,
+        folder="",
+    )
+    session.add(run)
+    return run
+
+
+def _results(session: Any, stored: str, run: models.Run, job: int, steps: np.ndarray) -> None:
     for name in ("loss", "validation"):
-        values = 2 * np.exp(-steps / len(steps)) + 0.01 * index
-        series.append(session, run_id=row.number, job_id=job, name=name, steps=steps, values=values)
+        values = 2 * np.exp(-steps / len(steps)) + 0.001 * run.id
+        last = {"last_step": int(steps[-1]), "last_value": float(values[-1])}
+        curve = models.Series(run_id=run.id, job_id=job, name=name, count=len(steps), **last)
+        session.add(curve)
+        session.flush()
+        for start in range(0, len(steps), series.CHUNK):
+            part = slice(start, start + series.CHUNK)
+            own = steps[part]
+            facts = {"first_step": int(own[0]), "last_step": int(own[-1]), "count": len(own)}
+            points = {
+                "steps": own.astype(series.STEPS).tobytes(),
+                "values": values[part].astype(series.VALUES).tobytes(),
+            }
+            session.add(models.SeriesChunk(series_id=curve.id, **facts, **points))
     for task in TASKS:
-        facts = {"task": task, "dataset": stored, "split": "test", "metric": "accuracy", "primary": True, "rows": 40}
-        facts |= {"chance": None, "key": "", "predictions": None, "extras": {}}
-        value = min(0.99, SKILL[method] + 0.0005 * index)
-        scores.put(session, run_id=row.number, job_id=job, model="adapter", value=value, stderr=0.05, **facts)
-    jobs.end(session, job=job, state="done" if index % 10 else "failed", message=None if index % 10 else "It broke.")
-    return row.id
+        facts = {"task": task, "dataset": stored, "split": "test", "model": "adapter", "metric": "accuracy"}
+        value = min(0.99, SKILL[run.method] + 0.0005 * run.id)
+        session.add(models.Score(run_id=run.id, job_id=job, value=value, stderr=0.05, rows=40, primary=True, **facts))
