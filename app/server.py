@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
+import warnings
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -56,21 +57,23 @@ def build(studio: Studio, *, names: Sequence[str] = LOOPBACK_NAMES, access: Acce
 
 def mount(app: FastAPI, studio: Studio, pages: gr.Blocks, access: Access | None = None) -> None:
     """Put the pages at the root; Gradio itself asks for the session once more before every event and file."""
-    gr.mount_gradio_app(
-        app,
-        pages,
-        path="/",
-        theme=theme.theme(),
-        css=theme.css(),
-        head=theme.head(),
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        max_file_size=UPLOAD_LIMIT,
-        blocked_paths=private_folders(studio),
-        show_error=False,
-        auth_dependency=None if access is None else sign_in.require(access),
-    )
+    with warnings.catch_warnings():  # it says that rendering on the server is off, which is what was asked for
+        warnings.filterwarnings("ignore", message="SSR mode")
+        gr.mount_gradio_app(
+            app,
+            pages,
+            path="/",
+            theme=theme.theme(),
+            css=theme.css(),
+            head=theme.head(),
+            footer_links=[],
+            run_history=False,
+            ssr_mode=False,
+            max_file_size=UPLOAD_LIMIT,
+            blocked_paths=private_folders(studio),
+            show_error=False,
+            auth_dependency=None if access is None else sign_in.require(access),
+        )
 
 
 def private_folders(studio: Studio) -> list[str]:

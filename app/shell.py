@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from app.pages import chat, compare, data, experiment, home, runs
+from app.pages import chat, compare, data, experiment, home, routing, runs
 from core.studio import Studio
 
 
@@ -26,6 +26,7 @@ PAGES: tuple[Page, ...] = (
     Page("Experiment", "/experiment", experiment),
     Page("Runs", "/runs", runs),
     Page("Compare", "/compare", compare),
+    Page("Routing", "/routing", routing),
     Page("Chat", "/chat", chat),
 )
 

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from app.commands.common import Home, Json, session, table
+from app.commands.common import Home, Json, Yes, confirm, session, table
 
 
 def register(app: typer.Typer) -> None:
-    for command in (serve, demo, dispatcher, doctor):
+    for command in (serve, demo, dispatcher, disk, doctor):
         app.command()(command)
 
 
@@ -62,6 +62,36 @@ def dispatcher(
         raise typer.BadParameter(f"{action!r} is none of {', '.join(actions)}.")
     state = here.studio.dispatcher(action)
     here.answer(state, lambda: "\n".join(f"{name}: {value}" for name, value in state.items()))
+
+
+def disk(
+    context: typer.Context,
+    clean: Annotated[
+        str | None, typer.Option(metavar="KINDS", help="Delete: checkpoints (of finished runs), caches, orphans.")
+    ] = None,
+    yes: Yes = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """What the home takes on disk by kind, and cleaning up."""
+    here = session(context, home, as_json)
+    machine = here.studio.machine
+    if clean is not None:
+        confirm(f"Delete {clean} in {here.studio.home.root}?", yes)
+        freed = machine.clean([kind.strip() for kind in clean.split(",") if kind.strip()])
+        here.answer(freed, lambda: "\n".join(f"{kind}: {mib(count)} freed" for kind, count in freed.items()))
+        return
+    found = machine.disk()
+    rows = [
+        {"kind": kind, "takes": mib(count), "can go": mib(found["removable"].get(kind, 0))}
+        for kind, count in found["kinds"].items()
+    ]
+    free = f"{found['free'] / 2**30:.1f} of {found['total'] / 2**30:.1f} GiB are free."
+    here.answer(found, lambda: table(rows, {name: name for name in rows[0]}) + f"\n{free}")
+
+
+def mib(count: int) -> str:
+    return f"{count / 2**20:,.1f} MiB"
 
 
 def doctor(context: typer.Context, home: Home = None, as_json: Json = False) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -20,26 +21,46 @@ SECONDS = 2.0
 TEASER_TASKS = 6
 LEAVE = '<form method="post" action="/logout"><button class="leave">Sign out</button></form>'
 # What a view fills, in the order of the outputs.
-PARTS = ("told", "start", "demo", "counts", "runs", "teaser_column", "teaser_text", "teaser",
+PARTS = ("body", "told", "start", "demo", "counts", "runs", "teaser_column", "teaser_text", "teaser",
          "machine", "awake", "rest", "disk")  # fmt: skip
+
+SWITCHES = ("body", "start", "awake", "rest")
+OPTIONAL = ("told", "demo", "counts", "runs")
 
 
 def build(studio: Studio, page: gr.Blocks) -> None:
     """Fill ``page``: drawn when opened, redrawn part by part where something changed."""
     ui.page_head("Tessera", "Train mixtures of LoRA experts on several tasks, and see which expert speaks for which.")
-    parts: dict[str, Any] = {"told": ui.text("", elem_id="home-told")}
+    parts: dict[str, Any] = {}
+    # Shown with all that it holds at once, so that nothing moves while it is filled.
+    with gr.Column(visible=False, elem_id="home-body") as parts["body"]:
+        run = _work(parts)
+        cleaning = _machine(studio, parts)
+        leave = ui.text("", visible=False, elem_id="home-leave")
+    _wire(studio, page, parts, run, leave)
+    cleaning()
+
+
+def _work(parts: dict[str, Any]) -> gr.Button:
+    """The demo, what the studio holds, its newest runs and one picture; returns the button of the demo."""
+    parts["told"] = ui.text("", visible=False, elem_id="home-told")
     with gr.Column(visible=False, elem_id="home-start", elem_classes="start") as parts["start"]:
         ui.text(views.welcome())
         run = gr.Button("Run the demo", variant="primary", scale=0, min_width=180, elem_id="run-demo")
         ui.text(views.other_ways())
-    parts["demo"] = ui.text("", elem_id="home-demo")
-    parts["counts"] = ui.text("", elem_id="home-counts")
+    parts["demo"] = ui.text("", visible=False, elem_id="home-demo")
+    parts["counts"] = ui.text("", visible=False, elem_id="home-counts")
     with gr.Row(equal_height=False):
         with gr.Column(scale=7, min_width=460):
-            parts["runs"] = ui.text("", "home-runs", elem_id="home-runs")
+            parts["runs"] = ui.text("", "home-runs", visible=False, elem_id="home-runs")
         with gr.Column(scale=5, min_width=380, visible=False) as parts["teaser_column"]:
             parts["teaser_text"] = ui.text("")
             parts["teaser"] = ui.heatmap(None, elem_id="home-teaser", elem_classes=["teaser"])
+    return run
+
+
+def _machine(studio: Studio, parts: dict[str, Any]) -> Callable[[], None]:
+    """The machine, its disk and what they can be told to do; returns what wires the cleaning up."""
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=380):
             parts["machine"] = ui.text("", "panel", "machine", elem_id="home-machine")
@@ -49,12 +70,10 @@ def build(studio: Studio, page: gr.Blocks) -> None:
         with gr.Column(scale=1, min_width=380):
             parts["disk"] = ui.text("", "panel", "disk", elem_id="home-disk")
             cleaning = _cleaning(studio, parts["disk"])
-    leave = ui.text("", elem_id="home-leave")
-    _wire(studio, page, parts, run, leave)
-    cleaning()
+    return cleaning
 
 
-def _cleaning(studio: Studio, disk: gr.HTML) -> Any:
+def _cleaning(studio: Studio, disk: gr.HTML) -> Callable[[], None]:
     """What to delete, and a button that asks first; returns what wires them."""
     with gr.Row(elem_classes="controls"):
         kinds = gr.CheckboxGroup(
@@ -101,7 +120,8 @@ def _wire(studio: Studio, page: gr.Blocks, parts: dict[str, Any], run: gr.Button
         return changed(view(studio, before.get("teaser")), before)
 
     def opened(request: gr.Request) -> list[Any]:
-        return [*changed(view(studio, None), {}), LEAVE if COOKIE in request.cookies else ""]
+        signed_in = COOKIE in request.cookies
+        return [*changed(view(studio, None), {}), gr.update(value=LEAVE if signed_in else "", visible=signed_in)]
 
     def press(before: dict[str, Any]) -> list[Any]:
         problem = start_demo(studio)
@@ -145,10 +165,11 @@ def view(studio: Studio, teaser: str | None) -> dict[str, Any]:
         found = studio.overview(recent=RECENT)
         machine = studio.machine.state()
     except StudioError as error:
-        return {"told": ui.problem(error)}
+        return {"body": True, "told": ui.problem(error)}
     runs, demo = found["runs"], found["demo"]
     missing = not demo or any(run["state"] in views.BROKEN for run in demo)
     shown = {
+        "body": True,
         "told": "",
         "start": missing and not (runs and not demo and found["counts"]["runs"] > RECENT),
         "demo": views.demo(demo),
@@ -195,4 +216,6 @@ def _output(name: str, shown: dict[str, Any], before: dict[str, Any]) -> Any:
         return gr.update(visible=shown["value"] is not None) if "value" in shown else gr.skip()
     if name not in shown or shown[name] == before.get(name):
         return gr.skip()
-    return gr.update(visible=shown[name]) if name in ("start", "awake", "rest") else shown[name]
+    if name in SWITCHES:
+        return gr.update(visible=shown[name])
+    return gr.update(value=shown[name], visible=bool(shown[name])) if name in OPTIONAL else shown[name]
