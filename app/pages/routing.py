@@ -20,7 +20,9 @@ LISTED = 300
 PARTS = ("told", "body", "run", "beside", "moment", "projection", "figure", "role", "left", "right", "right_column",
          "cell", "findings", "matrix", "over", "places", "address", "chosen")  # fmt: skip
 
-TAB = """() => { const query = new URLSearchParams(location.search); query.set('tab', '%s');
+TAB = """() => { const query = new URLSearchParams(location.search);
+  query.delete('tab');
+  if ('%s' !== 'tasks') query.set('tab', 'tokens');
   history.replaceState(null, '', `${location.pathname}?${query}`); }"""
 
 
@@ -66,6 +68,7 @@ def _tasks(parts: dict[str, Any]) -> None:
     with gr.Row(equal_height=False):
         with gr.Column(scale=6, min_width=420):
             parts["left"] = ui.heatmap(None, elem_id="routing-heat")
+            parts["findings"] = ui.text("", "panel", "findings", elem_id="routing-findings")
         with gr.Column(scale=6, min_width=420, visible=False) as parts["right_column"]:
             parts["right"] = ui.heatmap(None, elem_id="routing-heat-beside")
         with gr.Column(scale=2, min_width=250):
@@ -78,9 +81,6 @@ def _tasks(parts: dict[str, Any]) -> None:
         with gr.Column(scale=4, min_width=300):
             ui.text("<h2>Where tasks part</h2>")
             parts["places"] = ui.heatmap(None, elem_id="routing-places", elem_classes=["small"])
-        with gr.Column(scale=4, min_width=280):
-            ui.text("<h2>In words</h2>")
-            parts["findings"] = ui.text("", "panel", "findings", elem_id="routing-findings")
     with gr.Accordion("What the figures are", open=False):
         ui.text(routing_cell.definitions(DEFINITIONS), "definitions")
 

@@ -24,12 +24,12 @@ HIDDEN = "routing-file"
 def build() -> list[tuple[gr.Button, str]]:
     """One button for each kind of file; ``wire`` tells them what is shown."""
     buttons = []
-    with gr.Row(elem_classes="controls exports"):
-        ui.text(
-            "<p>Save for a paper or for your own analysis (SVG and PNG of each picture: its upper right corner)</p>"
-        )
+    ui.text(
+        "<p>Save these heatmaps for a paper, or their numbers. Each picture saves itself: its upper right corner.</p>"
+    )
+    with gr.Row(elem_classes="controls"):
         for kind in KINDS:
-            buttons.append((gr.Button(kind, size="md", scale=0, min_width=120), kind))
+            buttons.append((gr.Button(kind, size="md", scale=1, min_width=120), kind))
     return buttons
 
 

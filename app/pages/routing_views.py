@@ -28,7 +28,7 @@ def stops(atlas: Atlas, moment: str) -> dict[str, Any]:
 
 def moment_text(moment: Moment) -> str:
     if moment.name == "end":
-        return f"end of training, step {moment.step:,}"
+        return f"end, step {moment.step:,}"
     return "step 0" if moment.step == 0 else f"step {moment.step:,}"
 
 
@@ -41,6 +41,8 @@ def heat(atlas: Atlas, choice: Choice, definition: Definition, *, other: Atlas |
     grid = grid_of(atlas, choice, definition)
     top = max(a.top(definition.name, choice.one_role) for a in (atlas, other) if a is not None)
     value = _panels(grid, definition, choice) | {"top": _round_up(top), "mid": definition.even}
+    if definition.even is not None:  # twice as much and half as much stand as far from the middle
+        value |= {"log": True, "top": _round_up(max(top, 1.05))}
     if definition.name == "entropy":
         value["top"] = 1.0
     if definition.name in ("mean_gate", "top1_share") and (sizes := _experts(grid)) is not None:

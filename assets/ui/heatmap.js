@@ -20,9 +20,10 @@ const node = (name, attributes = {}, text = null) => {
 const clip = (text, room, size = 6.6) => text.length * size > room ? text.slice(0, Math.max(3, Math.floor(room / size) - 1)) + '…' : text;
 const clamp = (x, low, high) => Math.max(low, Math.min(high, x));
 const signed = v => v.mid !== undefined && v.mid !== null;
-const low = v => signed(v) ? v.mid - v.top : v.low || 0;
-const high = v => signed(v) ? v.mid + v.top : v.top;
-const share = (v, x) => clamp((x - low(v)) / ((high(v) - low(v)) || 1), 0, 1);
+const low = v => v.log ? v.mid / v.top : signed(v) ? v.mid - v.top : v.low || 0;
+const high = v => v.log ? v.mid * v.top : signed(v) ? v.mid + v.top : v.top;
+const bend = (v, x) => v.log ? Math.log(Math.max(x, 1e-9)) : x;  // as far above the middle as below it, as a factor
+const share = (v, x) => clamp((bend(v, x) - bend(v, low(v))) / ((bend(v, high(v)) - bend(v, low(v))) || 1), 0, 1);
 const colour = (v, i) => `var(--${signed(v) ? 'diverge' : 'heat'}-${i})`;
 const across = v => v.across?.length ? v.across : Array.from({ length: v.experts }, (_, e) => String(e + 1));
 const show = (v, x) => x === false || x === null ? '–' : (signed(v) && v.mid === 0 && x > 0 ? '+' : '') + x.toFixed(v.digits ?? 3);
@@ -31,12 +32,12 @@ const counted = (v, r, c) => v.counts?.[r]?.[c] ? `${Math.round(v.counts[r][c]).
 // Where every panel stands. One projection: the tasks flow in lines; several: a row per task, a column per projection.
 function layout(v) {
   const W = Math.max(mount.clientWidth || 1000, 320), flow = v.cols.length === 1, wide = across(v).length, deep = v.layers.length;
-  const left = flow ? Math.max(46, (v.acrossName || 'expert').length * 6 + 12) : 132, gap = flow ? 22 : 10, top = v.compact ? 4 : flow ? 40 : 24, foot = 18;
+  const left = flow ? Math.max(46, (v.acrossName || 'expert').length * 6 + 12) : 150, gap = flow ? 22 : 10, top = v.compact ? 4 : flow ? 40 : 24, foot = 18;
   const fit = Math.max(1, Math.floor((W - left) / (wide * 10 + gap)));
   const lines = flow ? Math.ceil(v.rows.length / Math.min(fit, v.rows.length)) : v.rows.length;
   const columns = flow ? Math.ceil(v.rows.length / lines) : v.cols.length;
   const cell = clamp(((W - left) / columns - gap) / wide, 3, v.compact ? 16 : wide < 3 ? 44 : 34);
-  const tall = clamp(Math.min(cell * 1.1, (flow ? 430 : 250) / deep), 4, v.compact ? 10 : 22);
+  const tall = clamp(Math.min(cell * 1.1, (flow ? 430 : 190) / deep), 4, v.compact ? 10 : 22);
   const width = cell * wide, height = tall * deep, step = height + (flow ? top + foot : 12);
   const panels = v.rows.flatMap((_, r) => v.cols.map((_, c) => {
     const [i, j] = flow ? [r % columns, Math.floor(r / columns)] : [c, r];
@@ -108,7 +109,7 @@ function legend(svg, v, p) {
   const even = signed(v) ? v.mid : v.even, marks = [[low(v), 'start'], [high(v), 'end']];
   if (even !== undefined && even !== null && share(v, even) > .14 && share(v, even) < .8) marks.push([even, 'middle']);
   for (const [value, anchor] of marks) {
-    const text = value === even && v.evenName && anchor === 'middle' ? `${v.evenName} ${+value.toFixed(3)}` : +value.toFixed(3);
+    const text = value === even && v.evenName && anchor === 'middle' ? `${v.evenName} ${+value.toFixed(3)}` : +value.toFixed(v.log ? 2 : 3);
     svg.append(node('text', { class: 'tick', x: at(value), y: y + 19, 'text-anchor': anchor }, text));
     if (anchor === 'middle') svg.append(node('line', { class: 'mark', x1: at(value), x2: at(value), y1: y - 2, y2: y + 10 }));
   }
@@ -123,7 +124,7 @@ function draw() {
   numbers.hidden = !v?.rows?.length || Boolean(v.compact);
   if (!v?.rows?.length) { mount.replaceChildren(); shape = ''; return; }
   const holes = v.values.flat(3).map(x => x === null ? 'n' : x === false ? 'f' : '').join();
-  const now = JSON.stringify([v.rows, v.cols, v.layers, across(v), v.counts, v.top, v.low, v.mid, v.even, v.figure, v.caption, v.compact, mount.clientWidth, holes]);
+  const now = JSON.stringify([v.rows, v.cols, v.layers, across(v), v.counts, v.top, v.low, v.mid, v.log, v.even, v.figure, v.caption, v.compact, mount.clientWidth, holes]);
   if (now !== shape) { frame(v); shape = now; }
   for (const [key, rect] of cells) {
     const x = cell(key).value;
@@ -175,16 +176,19 @@ function choose(key) {
 }
 
 // The same numbers for readers of tables: a line for each task, projection and layer; the whole can be copied.
-const head = v => ['task', 'projection', 'layer', ...across(v).map(n => across(v).length > 1 ? `${v.acrossName || 'expert'} ${n}` : v.short || v.figure), `${v.unit || 'decision'}s`];
-const lines = v => v.rows.flatMap((row, r) => v.cols.flatMap((col, c) => v.values[r][c].map((line, l) =>
-  [row, col, v.layers[l], ...across(v).map((_, e) => show(v, line[e] ?? null)), v.counts?.[r]?.[c] ?? '']))).filter(line => line.slice(3, -1).some(x => x !== '–'));
+const many = v => v.cols.length > 1 || Boolean(v.cols[0]);
+const names3 = v => ['task', ...(many(v) ? ['projection'] : []), 'layer'];
+const head = v => [...names3(v), ...across(v).map(n => across(v).length < 2 ? v.short || v.figure : v.acrossName ? n : `expert ${n}`), `${v.unit || 'decision'}s`];
+const lines = v => v.rows.flatMap((row, r) => v.cols.flatMap((col, c) => v.values[r][c].map((line, l) => ({
+  names: [row, ...(many(v) ? [col] : []), v.layers[l]], shown: across(v).map((_, e) => show(v, line[e] ?? null)), count: v.counts?.[r]?.[c] ?? '' }))))
+  .filter(line => line.shown.some(x => x !== '–')).map(line => [...line.names, ...line.shown, line.count]);
 
 function table() {
   const v = props.value, all = lines(v), pages = Math.max(1, Math.ceil(all.length / PAGE));
   page = clamp(page, 0, pages - 1);
   const grid = document.createElement('table'), bar = document.createElement('p');
   grid.className = 'grid';
-  const row = (values, tag) => { const tr = document.createElement('tr'); values.forEach((x, i) => tr.append(Object.assign(document.createElement(tag), { textContent: x, className: i > 1 ? 'num' : '' }))); return tr; };
+  const row = (values, tag) => { const tr = document.createElement('tr'); values.forEach((x, i) => tr.append(Object.assign(document.createElement(tag), { textContent: x, className: i >= names3(v).length - 1 ? 'num' : '' }))); return tr; };
   grid.createTHead().append(row(head(v), 'th'));
   grid.createTBody().append(...all.slice(page * PAGE, (page + 1) * PAGE).map(line => row(line, 'td')));
   const button = (label, act, off = false) => { const made = Object.assign(document.createElement('button'), { textContent: label, disabled: off }); made.addEventListener('click', act); bar.append(made); };

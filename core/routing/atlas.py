@@ -88,7 +88,8 @@ class Atlas:
         """``role`` None: prompts and answers together; ``projection`` None: all of them."""
         shot = self.moment(moment).snapshot
         names = self.projections if projection is None else [projection]
-        sites = [site for site in _routed(shot) if site.projection in names]
+        chosen = {i: s for i, s in enumerate(shot.sites) if s.experts > 1 and s.projection in names}
+        sites = list(chosen.values())
         if not sites:
             raise NotFoundError(f"{self.run} routes nothing at {projection}.", f"It has {', '.join(self.projections)}.")
         layers = sorted({site.layer for site in sites})
@@ -98,29 +99,26 @@ class Atlas:
         shape = (len(names), len(layers), wide)
         grid = np.full((len(shot.tasks), *shape), np.nan)
         exists, counted = np.zeros(shape, bool), np.zeros((len(shot.tasks), *shape[:2]))
-        for index, site in enumerate(shot.sites):
-            if site in sites:
-                p, layer, size = names.index(site.projection), layers.index(site.layer), site.experts
-                size = size if per_expert else 1
-                found = values[:, index, :size] if per_expert else values[:, index, None]
-                grid[:, p, layer, :size], exists[p, layer, :size] = found, True
-                counted[:, p, layer] = counts[:, index]
+        for index, site in chosen.items():
+            p, layer, size = names.index(site.projection), layers.index(site.layer), site.experts if per_expert else 1
+            found = values[:, index, :size] if per_expert else values[:, index, None]
+            grid[:, p, layer, :size], exists[p, layer, :size] = found, True
+            counted[:, p, layer] = counts[:, index]
         units = {site.unit for site in sites}
         across = [str(e + 1) for e in range(wide)] if per_expert else []
         unit = units.pop() if len(units) == 1 else "decision"
         return Grid(list(shot.tasks), names, layers, across, grid, exists, counted, unit)
 
     def top(self, figure: str, role: str | None = None) -> float:
-        """The end of the scale: the largest value of any moment; from the middle of a scale that has one."""
-        even = DEFINITIONS.of(figure).even
-        found = [figures(moment.snapshot, figure, role) - (even or 0.0) for moment in self.moments]
-        known = [np.abs(values[np.isfinite(values)]) for values in found]
+        """The end of the scale: the largest value of any moment."""
+        found = [figures(moment.snapshot, figure, role) for moment in self.moments]
+        known = [values[np.isfinite(values)] for values in found]
         return max((float(values.max()) for values in known if values.size), default=1.0) or 1.0
 
     def distances(self, moment: str, role: str | None = None, projection: str | None = None) -> Distances:
         """``between`` averages over the sites of ``projection``, or over all sites."""
         shot = self.moment(moment).snapshot
-        found = site_distances(shot, role)  # (site, task, task)
+        found = _distances(shot, role)
         names = self.projections
         chosen = [i for i, s in enumerate(shot.sites) if s.experts > 1 and projection in (None, s.projection)]
         layers = sorted({site.layer for site in _routed(shot)})
@@ -138,6 +136,14 @@ def figures(snapshot: RoutingSnapshot, figure: str, role: str | None) -> np.ndar
     if figure == "relative_gate":
         return over_roles(snapshot, "mean_gate", role) * np.array([[[site.experts] for site in snapshot.sites]])
     return over_roles(snapshot, figure, role)
+
+
+def _distances(snapshot: RoutingSnapshot, role: str | None) -> np.ndarray:
+    """site x task x task; worked out once for a snapshot, which nobody changes."""
+    kept = snapshot.__dict__.setdefault("_distances", {})
+    if role not in kept:
+        kept[role] = site_distances(snapshot, role)
+    return kept[role]
 
 
 def latest(moments: Sequence[Moment]) -> list[Moment]:

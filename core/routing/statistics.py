@@ -51,16 +51,18 @@ def task_similarity(
 
 def site_distances(snapshot: RoutingSnapshot, role: str | None = None) -> np.ndarray:
     """Jensen-Shannon distance (root of the divergence in bits) of mean gates: site x task x task, NaN if uncounted."""
-    values = over_roles(snapshot, "mean_gate", role)
-    tasks = len(snapshot.tasks)
-    result = np.full((len(snapshot.sites), tasks, tasks), np.nan)
-    for s, site in enumerate(snapshot.sites):
-        gates = values[:, s, : site.experts]
-        known = np.flatnonzero(np.isfinite(gates).all(1))
-        for a in known:
-            for b in known:
-                result[s, a, b] = max(0.0, 1.0 - _js(gates[a], gates[b])) ** 0.5 if a != b else 0.0
-    return result
+    values = over_roles(snapshot, "mean_gate", role).astype(float)
+    wide = np.arange(values.shape[-1]) < np.array([[site.experts] for site in snapshot.sites])
+    known = (np.isfinite(values) | ~wide).all(-1).T  # site x task
+    p = np.where(wide & np.isfinite(values), values, 0.0).swapaxes(0, 1)
+    p = p / np.maximum(p.sum(-1, keepdims=True), 1e-12)
+    own, middle = _bits(p), _bits((p[:, :, None] + p[:, None]) / 2)
+    divergence = np.clip(middle - (own[:, :, None] + own[:, None]) / 2, 0.0, 1.0)
+    return np.where(known[:, :, None] & known[:, None], np.sqrt(divergence), np.nan)
+
+
+def _bits(p: np.ndarray) -> np.ndarray:
+    return -(p * np.log2(np.where(p > 0, p, 1.0))).sum(-1)
 
 
 def by_layer(snapshot: RoutingSnapshot, figure: str = "entropy", role: str | None = None) -> np.ndarray:
