@@ -23,8 +23,7 @@ def build(studio: Studio, page: gr.Blocks) -> None:
     stored = gr.BrowserState(None, storage_key=STORED, secret=STORED)
     address, token = gr.State(""), gr.State("")
     parts, figure = _parts(desk)
-    view = _view(figure)
-    apply = view.pop("apply")
+    view, acts = _view(figure)
     inputs = [*parts.values(), address]
     outputs = [*parts.values(), *view.values(), stored, address]
 
@@ -43,8 +42,15 @@ def build(studio: Studio, page: gr.Blocks) -> None:
     for name, handler in handlers.items():
         parts[name].input(handler, inputs, [*parts.values(), *live], **latest)
     parts["blocks"].release(desk.blocks_changed, inputs, [*parts.values(), *live], **latest)
-    apply.click(desk.apply, [view["code"], address], outputs, **ui.QUIET)
-    _start(desk, inputs, outputs, token)
+    acts["apply"].click(desk.apply, [view["code"], address], outputs, **ui.QUIET)
+    busy = {**ui.QUIET, "show_progress": "minimal"}
+    acts["start"].click(desk.start, [*inputs, token], acts["done"], **busy)
+    acts["demo"].click(desk.with_demo, inputs, outputs, trigger_mode="once", **ui.QUIET)
+
+    def over() -> list[Any]:
+        return [*desk.open(None, {}), state.new_token(), ""]
+
+    acts["over"].click(over, None, [*outputs, token, acts["done"]], js=CLEAR, **ui.QUIET)
 
 
 def _parts(desk: state.Desk) -> tuple[dict[str, Any], gr.HTML]:
@@ -77,26 +83,21 @@ def _parts(desk: state.Desk) -> tuple[dict[str, Any], gr.HTML]:
     return parts, figure
 
 
-def _view(figure: gr.HTML) -> dict[str, Any]:
-    """What is shown of the run: size and figure, whether it can start, its YAML."""
-    with gr.Accordion("As YAML", open=False):
-        code = gr.Code(
-            language="yaml", label="Edit or paste a run, then apply", interactive=True, elem_id="yaml", lines=8
-        )
-        apply = gr.Button("Apply the YAML", size="md", scale=0, elem_id="apply")
+def _view(figure: gr.HTML) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What is shown of the run (figure, whether it can start, YAML), and what acts on it."""
     told = ui.text("", elem_id="told")
-    return {"figure": figure, "told": told, "code": code, "apply": apply}
-
-
-def _start(desk: state.Desk, inputs: list[Any], outputs: list[Any], token: gr.State) -> None:
     with gr.Row():
         start = gr.Button("Start", variant="primary", size="md", scale=0, min_width=150, elem_id="start")
         over = gr.Button("Start over", size="md", scale=0, min_width=120, elem_id="over")
         demo = gr.Button("Use the demo tasks", size="md", scale=0, min_width=160, elem_id="demo-tasks")
     done = ui.text("", elem_id="started")
-    start.click(desk.start, [*inputs, token], done, **{**ui.QUIET, "show_progress": "minimal"})
-    over.click(lambda: [*desk.open(None, {}), state.new_token()], None, [*outputs, token], js=CLEAR, **ui.QUIET)
-    demo.click(desk.with_demo, inputs, outputs, trigger_mode="once", **ui.QUIET)
+    with gr.Accordion("As YAML", open=False):
+        code = gr.Code(
+            language="yaml", label="Edit or paste a run, then apply", interactive=True, elem_id="yaml", lines=8
+        )
+        apply = gr.Button("Apply the YAML", size="md", scale=0, elem_id="apply")
+    view = {"figure": figure, "told": told, "code": code}
+    return view, {"start": start, "over": over, "demo": demo, "done": done, "apply": apply}
 
 
 CLEAR = "(...given) => { history.replaceState(null, '', location.pathname); return given; }"

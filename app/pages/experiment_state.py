@@ -233,15 +233,16 @@ class Desk:
 
     def view(self, data: Data, seeds: Sequence[int], address: Any, blocks: Any) -> list[Any]:
         """[figure, what Start would do or what is wrong, YAML, draft]"""
+        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+        said = figure = ""
         try:
             figure = views.summary(self.sized(data))
         except StudioError as error:
-            figure = {"html": ui.problem(error), "name": "split"}
-        text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
+            figure, said = {"html": ui.problem(error), "name": "split"}, ui.problem(error)
         try:
             spec = RunSpec.parse({**data, "seed": seeds[0]})
             text = spec.to_yaml()
-            said = views.ready(*self.examined(spec, seeds, address))
+            said = said or views.ready(*self.examined(spec, seeds, address))
         except StudioError as error:
             said = ui.problem(error) if self.studio.datasets() else NO_DATA
         if len(seeds) > 1:
@@ -254,9 +255,20 @@ class Desk:
         before = self.compared(address)
         changed = ""
         if before is not None:
-            earlier = RunSpec.parse(before[0] | {"seed": before[1][0]}).model_dump(mode="json")
-            changed = views.cloned(address["clone"], form.differences(earlier, spec.model_dump(mode="json")))
+            earlier = self.spelled_out(RunSpec.parse(before[0]))
+            changed = views.cloned(address["clone"], form.differences(earlier, self.spelled_out(spec)))
         return rows, seeds, remarks, changed
+
+    def spelled_out(self, spec: RunSpec) -> Data:
+        """All settings with every task by name and every option of the method, however briefly they were written."""
+        data = spec.model_dump(mode="json")
+        sets = self.studio.datasets()
+        tasks = {}
+        for row in data["tasks"]:
+            said = {name: value for name, value in row.items() if name not in ("dataset", "task")}
+            tasks |= dict.fromkeys((key.replace(form.TAB, ": ") for key in form.task_values([row], sets)[0]), said)
+        known = {o["name"]: o["default"] for o in self.methods[spec.method.name]["options"] if o["type"] != "cells"}
+        return {**data, "tasks": tasks, "method": {**data["method"], "options": {**known, **data["method"]["options"]}}}
 
     def show(self, *given: Any) -> list[Any]:
         """What follows from the forms as they are."""
@@ -401,6 +413,7 @@ class Desk:
             data, seeds = self.collect(Values(*values))
             specs = [RunSpec.parse({**data, "seed": seed}) for seed in seeds]
             self.studio.drafts.examine(specs[0])
+            self.sized(data)
             parent = (Values(*values).address or {}).get("clone") or None
             runs = [self.studio.submit(s, request_id=request(token, s), parent=parent) for s in specs]
         except StudioError as error:

@@ -12,10 +12,12 @@ const make = (name, attributes = {}, ...inside) => {
 
 function brushes(v) {
   const bar = make('div', { class: 'brush', role: 'toolbar', 'aria-label': 'Brush' });
+  const first = Object.values(v.cells).find(words => words);  // the brush begins with what is there
   for (const [side, words] of Object.entries(v.words)) {
-    if (!words.includes(brush[side])) brush[side] = words[0];
-    bar.append(make('span', { text: side }));
-    for (const word of words) bar.append(make('button', { class: `chip word-${word} ${!brush.off && brush[side] === word ? 'on' : ''}`,
+    if (!words.includes(brush[side])) brush[side] = first?.[side] || words[0];
+    const group = make('div', {}, make('span', { text: side }));
+    bar.append(group);
+    for (const word of words) group.append(make('button', { class: `chip word-${word} ${!brush.off && brush[side] === word ? 'on' : ''}`,
       'data-side': side, 'data-word': word, 'aria-pressed': !brush.off && brush[side] === word, text: word }));
   }
   bar.append(make('button', { class: `chip word-off ${brush.off ? 'on' : ''}`, 'data-off': '1', 'aria-pressed': !!brush.off, text: 'not adapted', title: 'Leave the projection as it is in the base' }));

@@ -1,0 +1,373 @@
+"""The Experiment page without a browser: forms and settings, grid and cells, drafts, YAML, start."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from html import unescape
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from app.pages import experiment_form as form
+from app.pages import experiment_grid as grids
+from app.pages import experiment_state as state
+from app.pages import experiment_views as views
+from app.ui.diagram import Mixture, describe, diagram
+from core.errors import ConfigurationError
+from core.home import ASSETS
+from core.schema import MethodSpec, ModelSpec, RunSpec, TrainSpec
+from core.studio import Studio
+from tests.support.seed import QuietStudio
+
+PRESETS = ("lora", "mosld", "molora", "hydralora")
+NO_QUERY: dict[str, str] = {}
+
+
+@pytest.fixture(scope="module")
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Studio]:
+    made = QuietStudio(tmp_path_factory.mktemp("experiment") / "home")
+    made.upload(ASSETS / "demo", name="demo")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def desk(studio: Studio) -> state.Desk:
+    return state.Desk(studio)
+
+
+def size(studio: Studio, method: MethodSpec, tasks: int = 4) -> Any:
+    return studio.drafts.size(method, ModelSpec(), TrainSpec(), tasks=tasks)
+
+
+def values(desk: state.Desk, outputs: list[Any]) -> state.Values:
+    """What the browser would hold after a handler filled the whole page."""
+    plain = [o["value"] if isinstance(o, dict) and "__type__" in o else o for o in outputs]
+    return state.Values(*json.loads(json.dumps(plain[: len(state.PARTS)])), plain[-1])
+
+
+def opened(desk: state.Desk, **query: str) -> state.Values:
+    return values(desk, desk.open(None, query))
+
+
+def after(given: state.Values, outputs: list[Any]) -> state.Values:
+    """The page after a handler answered with some of its parts."""
+    changed = {}
+    for name, out in zip(state.PARTS, outputs, strict=False):
+        if isinstance(out, dict) and out.get("__type__") == "update":
+            changed |= {name: out["value"]} if "value" in out else {}
+        else:
+            changed[name] = out
+    return given._replace(**changed)
+
+
+def edit(given: state.Values, part: str, **changes: Any) -> state.Values:
+    before = getattr(given, part)
+    named = {name.replace("__", "."): value for name, value in changes.items()}
+    return given._replace(**{part: {**before, "values": {**before["values"], **named}}})
+
+
+def paint(given: state.Values, words: dict[str, str] | None, *cells: str) -> state.Values:
+    return given._replace(grid={**given.grid, "cells": {**given.grid["cells"], **dict.fromkeys(cells, words)}})
+
+
+# grid and cells
+
+
+@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize(
+    "options", [{}, {"modules": "all-linear", "rank": 4}, {"layers": ["2-5"], "modules": ["down_proj"]}]
+)
+def test_every_preset_survives_the_grid(studio: Studio, name: str, options: dict[str, Any]):
+    words, first = studio.drafts.words(), size(studio, MethodSpec(name=name, options=options))
+    blocks = grids.blocks_needed(first)
+    grid = grids.grid_of(first, words, blocks)
+    cells = grids.cells_of(grids.checked(grid, first, words), grids.controls_of(first), first, words, blocks)
+    second = size(studio, MethodSpec(name="split", cells=cells))
+    assert len(cells) == 1 and grids.same(first, second) and first.trainable == second.trainable
+
+
+def test_painted_cells_come_back_from_the_cells_that_they_become(studio: Studio):
+    words, bare = studio.drafts.words(), size(studio, MethodSpec(name="base"))
+    some = [("shared", "token", "unique"), ("unique", "none", "unique"), ("unique", "task", "shared"), None]
+    painted = {
+        (row, col): kind
+        for i, row in enumerate(bare.projections)
+        for col in range(4)
+        if (kind := some[(i * 3 + col * 5 + i * col) % 4])
+    }
+    cells = grids.cells_of(painted, {"experts": [2, 4, 6, 8], "rank": 4}, bare, words, 4)
+    found = size(studio, MethodSpec(name="split", cells=cells))
+    assert grids.checked(grids.grid_of(found, words, 4), found, words) == painted
+    assert {p.experts for p in found.places if p.words and p.layer in (6, 7)} == {8}
+
+
+def test_one_exception_needs_two_patterns(studio: Studio):
+    words, bare = studio.drafts.words(), size(studio, MethodSpec(name="base"))
+    painted = {(row, col): ("shared", "token", "unique") for row in bare.projections for col in range(4)}
+    painted["v_proj", 2] = ("unique", "none", "unique")
+    cells = grids.cells_of(painted, {"experts": 2}, bare, words, 4)
+    assert [cell["modules"] for cell in cells] == [["v_proj"], "all-linear"] and cells[0]["layers"] == ["4-5"]
+
+
+def test_a_grid_of_another_base_is_refused(studio: Studio):
+    words, bare = studio.drafts.words(), size(studio, MethodSpec(name="base"))
+    grid = grids.grid_of(bare, words, 2)
+    assert grids.checked({**grid, "rows": ["c_attn"]}, bare, words) is None
+    assert (
+        grids.checked({**grid, "cells": {"q_proj|0": {"down": "<b>", "gate": "none", "up": "unique"}}}, bare, words)
+        is None
+    )
+    assert grids.checked("nonsense", bare, words) is None
+    moved = grids.moved({"cells": {"c_attn|0": {"down": "shared", "gate": "token", "up": "unique"}}}, bare, words, 2)
+    assert set(map(str, moved["cells"].values())) == {"{'down': 'shared', 'gate': 'token', 'up': 'unique'}"}
+
+
+@pytest.mark.parametrize(
+    ("values", "short"), [([8, 8, 8], 8), ([2, 2, 4, 4], [2, 4]), ([2, 4, 4], [2, 4, 4]), ([1, 1, 2], [1, 2])]
+)
+def test_experts_are_said_as_shortly_as_they_can_be(values: list[int], short: Any):
+    assert grids.shortest(values) == short
+
+
+def test_layers_are_said_as_ranges():
+    assert grids.ranges([0, 1, 2, 5, 7, 8]) == ["0-2", 5, "7-8"]
+
+
+# forms and settings
+
+
+def test_a_fresh_page_is_the_default_run(desk: state.Desk):
+    data, seeds = desk.collect(opened(desk))
+    assert RunSpec.parse({**data, "seed": seeds[0]}) == RunSpec.parse({"tasks": [{"dataset": "demo"}]})
+
+
+def test_a_full_run_survives_the_forms(desk: state.Desk):
+    spec = RunSpec.parse(
+        {
+            "name": "mine",
+            "model": {"dtype": "float32"},
+            "tasks": [
+                {"dataset": "demo", "task": "opinion", "train_rows": 10, "template": {"user": "{input}?"}},
+                {"dataset": "demo", "task": "subject", "train_rows": 20, "template": {"user": "{input}?"}},
+            ],
+            "method": {
+                "name": "hydralora",
+                "options": {"experts": [2, 4], "modules": "all-linear", "layers": ["0-3", 5]},
+            },
+            "train": {"steps": 12, "learning_rate": 3e-4, "activation_checkpointing": True, "early_stopping": 2},
+            "evaluation": {"split": "validation", "base": False},
+            "device": "cpu",
+            "tags": ["a", "b"],
+            "notes": "two\nlines",
+        }
+    )
+    data, seeds = desk.collect(values(desk, desk.fill(form.plain_data(spec), [3, 4], NO_QUERY)))
+    assert seeds == [3, 4] and RunSpec.parse(data) == spec
+
+
+def test_what_all_tasks_share_stands_once(studio: Studio):
+    rows = [
+        {"dataset": "demo", "task": t, "max_new_tokens": 8, "test_rows": n} for t, n in (("opinion", 1), ("subject", 2))
+    ]
+    chosen, found = form.task_values(rows, studio.datasets())
+    assert chosen == ["demo\topinion", "demo\tsubject"]
+    assert found == {"*\tmax_new_tokens": 8, "demo\topinion\ttest_rows": 1, "demo\tsubject\ttest_rows": 2}
+
+
+def test_choosing_a_whole_set_chooses_each_task(studio: Studio):
+    assert len(form.expanded(["demo\t*", "demo\topinion", "gone\tx"], studio.datasets())) == 4
+
+
+def test_hand_written_cells_that_the_grid_cannot_show_stay(desk: state.Desk):
+    cells = [
+        {"modules": ["q_proj"], "rank": 4, "experts": 3, "gate": "token"},
+        {"modules": ["v_proj"], "rank": 16, "experts": 2, "gate": {"word": "token", "top_k": 1}},
+    ]
+    data = {"tasks": [{"dataset": "demo"}], "method": {"name": "split", "cells": cells}}
+    page = values(desk, desk.fill(data, [0], NO_QUERY))
+    assert desk.collect(page)[0]["method"]["cells"] == cells
+    painted = after(page, desk.painted(*paint(page, None, "q_proj|0")))
+    assert "given" not in painted.grid and desk.collect(painted)[0]["method"]["cells"] != cells
+
+
+@pytest.mark.parametrize(
+    ("part", "change", "words"),
+    [
+        ("training", {"train__steps": "many"}, "steps: 'many' is not a whole number"),
+        ("training", {"train__warmup": "2"}, "train.warmup"),
+        ("training", {"run__seeds": "0, -1"}, "Seeds are"),
+        ("training", {"train__steps": "5", "train__evaluate_every": "9"}, "after the last step"),
+        ("options", {"option__rank": "0"}, "rank"),
+        ("options", {"option__modules": "qq_proj"}, "matches no projection"),
+        ("base", {"model__base": "/no/such/folder"}, "neither a folder nor a model"),
+    ],
+)
+def test_what_is_wrong_is_a_sentence_and_start_refuses_with_it(
+    desk: state.Desk, part: str, change: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    page = edit(opened(desk), part, **change)
+    said = desk.show(*page)[1]
+    assert words in unescape(said)
+    assert 'class="problem"' in desk.start(*page, "token") and desk.studio.runs() == []
+
+
+# what handlers answer
+
+
+def test_painting_a_preset_makes_a_split_with_its_options(desk: state.Desk):
+    page = opened(desk)
+    page = paint(page, {"down": "unique", "gate": "none", "up": "unique"}, "o_proj|3")
+    page = after(page, desk.painted(*page))
+    assert page.method == "split" and page.options["values"]["split.experts"] == [2, 4, 6, 8]
+    cells = desk.collect(page)[0]["method"]["cells"]
+    assert cells[0]["modules"] == ["o_proj"] and cells[0]["experts"] == 8
+    assert cells[1]["down"] == {"word": "shared", "dropout": 0.1, "init": "gaussian"}
+
+
+def test_another_method_keeps_the_options_that_it_has_too(desk: state.Desk):
+    page = edit(opened(desk), "options", option__rank="4", option__dropout_on="up")
+    page = page._replace(method="molora")
+    page = after(page, desk.method_changed(*page))
+    assert desk.collect(page)[0]["method"] == {"name": "molora", "options": {"rank": 4}}
+    page = page._replace(method="split")
+    page = after(page, desk.method_changed(*page))
+    assert desk.collect(page)[0]["method"]["cells"][0]["rank"] == 4
+
+
+def test_options_repaint_the_grid(desk: state.Desk):
+    page = edit(opened(desk), "options", option__modules="all-linear", option__experts="4")
+    page = after(page, desk.options_changed(*page))
+    assert all(page.grid["cells"].values()) and page.blocks == 1
+    assert "trainable parameters" in desk.show(*page)[0]["html"]
+
+
+def test_fewer_blocks_and_more_blocks(desk: state.Desk):
+    page = opened(desk)._replace(blocks=2)
+    page = after(page, desk.blocks_changed(*page))
+    assert page.grid["cols"] == ["0–3", "4–7"] and page.blocks == 2
+
+
+def test_without_tasks_the_page_says_so(desk: state.Desk):
+    page = opened(desk)._replace(tasks=[])
+    assert "name at least one data set" in desk.tasks_changed(*page)[len(state.PARTS) + 1]
+
+
+def test_yaml_goes_both_ways(desk: state.Desk):
+    page = edit(opened(desk), "training", train__steps="7", run__seeds="1, 2")
+    text = desk.show(*page)[2]
+    assert text.startswith("# one run for each seed: 1, 2\n") and yaml.safe_load(text)["train"] == {"steps": 7}
+    again = values(desk, desk.apply(text, {}))
+    assert desk.collect(again) == desk.collect(page)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("tasks: [{dataset: demo}]\ntrain: {stepz: 3}", "Did you mean steps"),
+        ("tasks: [", "does not parse at line"),
+        ("tasks: [{dataset: nowhere}]", "There is no data set"),
+        ("[1]", "mapping"),
+        ("", "name at least one data set"),
+    ],
+)
+def test_wrong_yaml_changes_nothing_and_is_named(desk: state.Desk, text: str, words: str):
+    *rest, said, _, _, _ = desk.apply(text, {})
+    assert words in said and all(isinstance(part, dict) and part["__type__"] == "update" for part in rest)
+
+
+def test_one_wish_is_one_run_for_each_seed(desk: state.Desk):
+    page = edit(opened(desk), "training", run__seeds="0, 1", train__steps="3")
+    first, again = desk.start(*page, "token"), desk.start(*page, "token")
+    assert first == again and first.count("/runs?run=") == 2
+    assert len(desk.studio.runs()) == 2 and {run["seed"] for run in desk.studio.runs()} == {0, 1}
+    assert desk.start(*page, "another token") != first
+
+
+def test_a_clone_shows_what_differs(desk: state.Desk):
+    run = desk.studio.submit(RunSpec.parse({"tasks": [{"dataset": "demo"}], "train": {"steps": 9}, "seed": 5}))
+    page = opened(desk, clone=run)
+    assert desk.collect(page)[1] == [5] and "The same settings" in desk.show(*page)[1]
+    page = edit(page, "training", train__steps="11")
+    assert "<code>train.steps</code> 9 → <b>11</b>" in desk.show(*page)[1]
+    assert page.training["base"]["train.steps"] == 9
+    desk.start(*page, "t")
+    assert desk.studio.runs()[0]["parent"] == run
+    desk.studio.cancel(run)
+
+
+def test_a_draft_comes_back_on_its_own_address(desk: state.Desk):
+    page = edit(opened(desk, dataset="demo"), "training", train__steps="7")
+    draft = json.loads(json.dumps(desk.show(*page)[3]))
+    for query in ({"dataset": "demo"}, {}):
+        assert desk.collect(values(desk, desk.open(draft, query)))[0]["train"]["steps"] == 7
+    fresh = values(desk, desk.open(draft, {"method": "lora"}))
+    assert fresh.method == "lora" and "steps" not in desk.collect(fresh)[0]["train"]
+
+
+@pytest.mark.parametrize(
+    "draft", [None, 3, {"data": 1}, {"data": {"tasks": [{"dataset": "gone"}]}}, {"data": {"method": {"name": "x"}}}]
+)
+def test_a_broken_draft_breaks_nothing(desk: state.Desk, draft: Any):
+    page = values(desk, desk.open(draft, {}))
+    assert page.method in desk.methods
+
+
+def test_an_unknown_clone_is_a_sentence(desk: state.Desk):
+    assert "problem" in desk.open(None, {"clone": "run-999"})[len(state.PARTS) + 1]
+
+
+def test_an_empty_studio_leads_to_data_and_the_demo(tmp_path: Path):
+    studio = QuietStudio(tmp_path / "home")
+    desk = state.Desk(studio)
+    outputs = desk.open(None, {})
+    assert "No tasks are stored yet" in outputs[len(state.PARTS) + 1]
+    page = values(desk, desk.with_demo(*values(desk, outputs)))
+    assert len(page.tasks) == 4 and "Start queues one run on 4 tasks" in desk.show(*page)[1]
+    studio.close()
+
+
+def test_an_answer_is_quick(desk: state.Desk):
+    import time
+
+    page = opened(desk)
+    desk.show(*page)
+    began = time.perf_counter()
+    desk.show(*page)
+    assert time.perf_counter() - began < 0.3
+
+
+# the figure
+
+
+def test_the_figure_has_a_box_for_each_matrix(studio: Studio):
+    found = views.mixture(size(studio, MethodSpec(name="mosld")), ("shared", "token", "unique"))
+    assert (found.experts, found.selected) == (8, 2)
+    assert found.depth == [("0–1", 2), ("2–3", 4), ("4–5", 6), ("6–7", 8)]
+    picture = diagram(found)
+    assert picture.count("<polygon") == 1 + 8 and "Experts in each block of layers" in picture
+    assert describe(found) == "8 experts of rank 8: down shared, up unique, weighted by each token, 2 used at a time"
+
+
+def test_the_figure_of_a_lora_has_no_gate():
+    picture = diagram(Mixture("unique", "none", "unique"))
+    assert picture.count("<polygon") == 2 and "gates from" not in picture and "Σ" not in picture
+
+
+def test_many_experts_are_abridged():
+    assert diagram(Mixture("unique", "token", "unique", 64, 2)).count("<polygon") == 2 * 7
+
+
+def test_sizes_are_put_beside_the_base_and_a_lora(studio: Studio):
+    html = views.counts(size(studio, MethodSpec(name="lora")))
+    assert "1.00 × a LoRA of rank 8" in html and "of the base" in html
+
+
+def test_seeds_are_checked():
+    assert form.seeds_of([1, 1, 2]) == [1, 2]
+    with pytest.raises(ConfigurationError):
+        form.seeds_of(list(range(21)))
