@@ -106,16 +106,20 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
         *values, seen = rest
         return shown(studio, chosen, family, Filters.of(dict(zip(FILTERS, values, strict=True))), seen)
 
-    def choose(family: str, *rest: Any, event: gr.EventData) -> list[Any]:
+    # Event data are recognised by annotation among named parameters, so the filters are spelt out.
+    def choose(
+        family: str, search: str, state: str, method: str, tag: str, dataset: str, seeds: bool, number: str, now: str,
+        seen: dict[str, str], event: gr.EventData,
+    ) -> list[Any]:  # fmt: skip
         """A click in the list: another run, or another page of the list."""
-        *values, now, seen = rest
-        wanted, number = getattr(event, "run", None), getattr(event, "page", None)
-        place = dict(zip(FILTERS, values, strict=True)) | ({"page": number} if number else {})
-        filters = Filters.of(place)
+        wanted, to = getattr(event, "run", None), getattr(event, "page", None)
+        values = (search, state, method, tag, dataset, seeds, to or number)
+        filters = Filters.of(dict(zip(FILTERS, values, strict=True)))
         chosen = str(wanted)[:80] if wanted else now
         answer = shown(studio, chosen, family, filters, seen)
         moved = chosen != now
-        return [*answer, chosen, str(filters.page), *(fields(studio, chosen) if moved else _skips(form)), *_rest(moved)]
+        answer[0] = chosen
+        return [*answer, str(filters.page), *(fields(studio, chosen) if moved else _skips(form)), *_rest(moved)]
 
     def opened(request: gr.Request) -> list[Any]:
         query = dict(request.query_params)
@@ -131,9 +135,7 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
     c.family.change(draw, trigger_mode="always_last", **redraw)
     narrowing = [c.search.input, c.state.input, c.method.input, c.tag.input, c.dataset.input, c.seeds.input]
     gr.on(narrowing, _from_first(draw), asked, [*drawn, c.page], trigger_mode="always_last", **ui.QUIET)
-    c.list.select(
-        choose, [c.family, *filter_inputs, c.chosen, c.seen], [*drawn, c.chosen, c.page, *form, *hidden], **ui.QUIET
-    )
+    c.list.select(choose, [c.family, *filter_inputs, c.chosen, c.seen], [*drawn, c.page, *form, *hidden], **ui.QUIET)
     addressed = [c.chosen, c.family, *filter_inputs]
     gr.on([one.change for one in addressed], None, addressed, None, js=ADDRESS, **ui.QUIET)
     _wire_actions(studio, c, asked, drawn, draw)
@@ -150,9 +152,9 @@ def _wire_actions(studio: Studio, c: SimpleNamespace, asked: list[Any], drawn: l
     def yes(asking: str, chosen: str, *rest: Any) -> list[Any]:
         left = confirmed(studio, asking, chosen)
         answer = draw(left, *rest)
-        return [*answer, answer[0] if isinstance(answer[0], str) else left, gr.update(visible=False), ""]
+        return [*answer, gr.update(visible=False), ""]
 
-    c.yes.click(yes, [c.asking, *asked], [*drawn, c.chosen, *hidden], **ui.QUIET)
+    c.yes.click(yes, [c.asking, *asked], [*drawn, *hidden], **ui.QUIET)
 
     def resume(chosen: str, *rest: Any) -> list[Any]:
         acted(lambda: studio.resume(chosen), f"{chosen} is queued again, from its last checkpoint.")
@@ -170,9 +172,11 @@ def _wire_forms(
 ) -> None:
     def clone(setting: str, value: str, chosen: str, *rest: Any) -> list[Any]:
         new = cloned(studio, chosen, setting, value) or chosen
-        return [*draw(new, *rest), new, *(fields(studio, new) if new != chosen else _skips(form))]
+        answer = draw(new, *rest)
+        answer[0] = new
+        return [*answer, *(fields(studio, new) if new != chosen else _skips(form))]
 
-    c.clone.click(clone, [c.setting, c.value, *asked], [*drawn, c.chosen, *form], **ui.QUIET)
+    c.clone.click(clone, [c.setting, c.value, *asked], [*drawn, *form], **ui.QUIET)
     c.setting.input(lambda run, name: current(studio, run, name), [c.chosen, c.setting], c.value, **ui.QUIET)
 
     def score(dataset: str, split: str, chosen: str, *rest: Any) -> list[Any]:
