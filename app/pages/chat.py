@@ -72,7 +72,7 @@ def _talk(c: SimpleNamespace) -> None:
     with gr.Accordion("Sampling and system message", open=False):
         c.system = gr.Textbox(label="System message", lines=2, max_length=20_000)
         with gr.Row(elem_classes="controls"):
-            c.temperature = gr.Slider(0, 2, 0.7, step=0.05, label="Temperature (0: the likeliest token)", min_width=160)
+            c.temperature = gr.Slider(0, 2, 0.7, step=0.05, label="Temperature", min_width=160)
             c.top_p = gr.Slider(0.05, 1, 0.9, step=0.05, label="Top-p", min_width=140)
             c.max_new_tokens = gr.Number(128, label="Longest answer, tokens", precision=0, minimum=1, min_width=130)
             c.seed = gr.Number(0, label="Seed, the same for all", precision=0, minimum=0, min_width=130)
@@ -211,7 +211,7 @@ def start(studio: Studio, query: dict[str, str]) -> list[Any]:
         )
     listed_models, task, problem = offered(studio, models)
     number = "" if conversation is None else str(conversation)
-    values["task"] = gr.update(**{**_task(studio, models), "value": values["task"]})
+    values["task"] = gr.update(**{**_task(studio, models), "value": values["task"] or ""})
     view = drawn(studio, models, number, TURNS, 1, runs)
     return [told or problem, listed_models, number, *(values[name] for name in SETTINGS), *view]
 

@@ -12,7 +12,7 @@ BASE = "base"
 PANES = 4
 TURNS = 30
 LISTED = 20
-WHY = {"end": "", "length": "cut at the longest answer", "stopped": "stopped", "failed": "failed"}
+WHY = {"end": "", "length": "length limit", "stopped": "stopped", "failed": "failed"}
 
 
 def label(run: Mapping[str, Any]) -> str:

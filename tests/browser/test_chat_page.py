@@ -39,7 +39,7 @@ def settle(page):
 def longest(page, tokens):
     page.click("text=Sampling and system message")
     page.get_by_label("Longest answer, tokens").fill(str(tokens))
-    page.get_by_label("Temperature (0: the likeliest token)").first.fill("2")
+    page.get_by_label("number input for Temperature").fill("2")
     page.keyboard.press("Tab")
 
 
@@ -75,10 +75,10 @@ def test_models_answer_side_by_side_and_the_link_brings_it_back(page, serve, hom
     page.wait_for_selector("#chat-pane-3 article")
     assert [words(page, number) for number in (1, 2, 3)] == answers
     assert page.locator(".chatline.on").count() == 1
-    assert page.input_value("input[aria-label='number input for Temperature (0: the likeliest token)']") == "2"
     ask(page, "And blue?")
     settle(page)
     assert page.locator("#chat-pane-2 article").count() == 2
+    assert page.inner_text("#chat-pane-2 article:last-of-type footer").startswith("12 tokens"), "settings came back too"
 
 
 def test_one_answer_is_stopped_and_the_others_go_on(page, serve, home):

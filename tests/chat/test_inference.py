@@ -21,8 +21,7 @@ from core.jobs.processes import identify
 from core.jobs.service import register_web
 from core.schema import ModelSpec
 from core.studio import Studio
-from storage.queries import attempts, holds, jobs, runs
-from tests.support.talkers import spec
+from tests.support.talkers import spec, talker
 
 SHORT = {"max_new_tokens": 6, "temperature": 0}
 
@@ -224,8 +223,7 @@ def test_a_base_that_is_not_there_is_said(home):
 
 def test_a_conversation_of_a_command_leaves_no_process_behind(home, base):
     studio = Studio(home.root)
-    with studio.records.write() as session:
-        runs.add(session, spec=spec(base, method={"name": "base"}), name="plain")
+    talker(studio, spec(base, method={"name": "base"}), name="plain")
     with studio.chat(["plain"]) as conversation:
         (answer,) = conversation.ask("Say red.", max_new_tokens=4, temperature=0)
         assert answer.tokens <= 4 and len(studio.chats.inference.workers()) == 1
@@ -283,6 +281,8 @@ class Devices:
 
 
 def test_a_free_gpu_is_taken_and_one_in_use_is_left(home, monkeypatch):
+    from storage.queries import attempts, holds, jobs, runs
+
     devices = Devices(home, monkeypatch, [Device("cuda:0", "A", visible="0"), Device("cuda:1", "B", visible="1")])
     with devices.studio.records.write() as session:
         run, _ = runs.add(session, spec=spec("b"), name="r")

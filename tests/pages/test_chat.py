@@ -59,7 +59,7 @@ def test_a_pane_holds_the_turns_of_its_model_with_a_way_to_their_routing():
 
 def test_an_answer_says_how_it_ended():
     note = {ended: views.kept("q", said(ended=ended))["note"] for ended in ("length", "stopped")}
-    assert note["length"].endswith("cut at the longest answer") and note["stopped"].endswith("stopped")
+    assert note["length"].endswith("length limit") and note["stopped"].endswith("stopped")
     failed = views.kept("q", said(text="", tokens=0, ended="failed", problem="No memory.", hint="Ask fewer."))
     assert failed["problem"] == "No memory. Ask fewer." and failed["link"] == "" and not failed["copy"]
 
