@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -114,40 +115,67 @@ def clean(studio: Studio, kinds: Any) -> list[Any]:
 
 def _wire(studio: Studio, page: gr.Blocks, parts: dict[str, Any], run: gr.Button, leave: gr.HTML) -> None:
     outputs = [parts[name] for name in PARTS]
-    seen = gr.State(dict)
+    seen, starting = gr.State(dict), Starting(studio)
 
     def draw(before: dict[str, Any]) -> list[Any]:
-        return changed(view(studio, before.get("teaser")), before)
+        return changed(view(studio, before.get("teaser"), starting), before)
 
     def opened(request: gr.Request) -> list[Any]:
         signed_in = COOKIE in request.cookies
-        return [*changed(view(studio, None), {}), gr.update(value=LEAVE if signed_in else "", visible=signed_in)]
+        return [
+            *changed(view(studio, None, starting), {}),
+            gr.update(value=LEAVE if signed_in else "", visible=signed_in),
+        ]
 
     def press(before: dict[str, Any]) -> list[Any]:
-        problem = start_demo(studio)
-        return changed(view(studio, before.get("teaser")) | ({"told": problem} if problem else {}), before)
+        starting.press()
+        return draw(before)
 
     def dispatch(action: str) -> Any:
         def handler(before: dict[str, Any]) -> list[Any]:
             problem = turn(studio, action)
-            return changed(view(studio, before.get("teaser")) | ({"told": problem} if problem else {}), before)
+            shown = view(studio, before.get("teaser"), starting)
+            return changed(shown | ({"told": problem} if problem else {}), before)
 
         return handler
 
     page.load(opened, None, [*outputs, seen, leave], **ui.QUIET)
     gr.Timer(SECONDS).tick(draw, seen, [*outputs, seen], trigger_mode="once", **ui.QUIET)
-    run.click(press, seen, [*outputs, seen], trigger_mode="once", **{**ui.QUIET, "concurrency_limit": 1})
+    run.click(press, seen, [*outputs, seen], trigger_mode="once", **ui.QUIET)
     parts["awake"].click(dispatch("start"), seen, [*outputs, seen], trigger_mode="once", **ui.QUIET)
     parts["rest"].click(dispatch("stop"), seen, [*outputs, seen], trigger_mode="once", **ui.QUIET)
 
 
-def start_demo(studio: Studio) -> str:
-    """Queue the demo's runs, or find those that are there; what went wrong, if something did."""
-    try:
-        studio.demo(follow=False)
-    except StudioError as error:
-        return ui.problem(error)
-    return ""
+class Starting:
+    """Queues the demo in a thread: storing its data and counting parameters take seconds that no page waits for."""
+
+    def __init__(self, studio: Studio) -> None:
+        self._studio = studio
+        self._lock = threading.Lock()
+        self._thread: threading.Thread | None = None
+        self.problem = ""
+
+    @property
+    def working(self) -> bool:
+        return self._thread is not None and self._thread.is_alive()
+
+    def press(self) -> None:
+        """Start once, however often this is called meanwhile."""
+        with self._lock:
+            if not self.working:
+                self.problem = ""
+                self._thread = threading.Thread(target=self._queue, name="start-demo", daemon=True)
+                self._thread.start()
+
+    def join(self) -> None:
+        if self._thread is not None:
+            self._thread.join()
+
+    def _queue(self) -> None:
+        try:
+            self._studio.demo(follow=False)
+        except StudioError as error:
+            self.problem = ui.problem(error)
 
 
 def turn(studio: Studio, action: str) -> str:
@@ -159,7 +187,7 @@ def turn(studio: Studio, action: str) -> str:
     return ""
 
 
-def view(studio: Studio, teaser: str | None) -> dict[str, Any]:
+def view(studio: Studio, teaser: str | None, starting: Starting | None = None) -> dict[str, Any]:
     """Part -> what it shows. ``teaser`` is the run whose routing is drawn already: its picture is not made again."""
     try:
         found = studio.overview(recent=RECENT)
@@ -167,12 +195,13 @@ def view(studio: Studio, teaser: str | None) -> dict[str, Any]:
     except StudioError as error:
         return {"body": True, "told": ui.problem(error)}
     runs, demo = found["runs"], found["demo"]
+    preparing = starting is not None and starting.working
     missing = not demo or any(run["state"] in views.BROKEN for run in demo)
     shown = {
         "body": True,
-        "told": "",
-        "start": missing and not (runs and not demo and found["counts"]["runs"] > RECENT),
-        "demo": views.demo(demo),
+        "told": starting.problem if starting else "",
+        "start": missing and not preparing and not (runs and not demo and found["counts"]["runs"] > RECENT),
+        "demo": views.preparing(demo) if preparing else views.demo(demo),
         "counts": views.counts(found["counts"]) if runs or found["counts"]["data sets"] else "",
         "runs": views.recent(runs) if runs else "",
         "machine": views.machine(machine),

@@ -68,6 +68,12 @@ def demo(runs: Sequence[Mapping[str, Any]]) -> str:
     return f'<div class="demo-card"><h2>{title}</h2>{rows}{foot}</div>'
 
 
+def preparing(runs: Sequence[Mapping[str, Any]]) -> str:
+    """While the demo is being queued."""
+    rows = "".join(map(_progress, runs))
+    return f'<div class="demo-card"><h2>Preparing the demo …</h2>{rows}<p>Its data is stored and checked.</p></div>'
+
+
 def _results(runs: Sequence[Mapping[str, Any]]) -> str:
     ids = ",".join(run["id"] for run in runs)
     mixture = runs[-1]["id"]
