@@ -29,7 +29,7 @@ def look(
     try:
         found = listing(studio, filters, chosen)
         if not chosen and (chosen := first(found)):
-            drawing.part("chosen", chosen, lambda: chosen)
+            drawing.fresh["chosen"] = chosen  # this tab showed none, whatever it showed before
             found = listing(studio, filters, chosen)
         drawing.part("empty", found["any"], lambda: gr.update(visible=not found["any"]))
         drawing.part("main", found["any"], lambda: gr.update(visible=found["any"]))

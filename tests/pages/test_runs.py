@@ -92,6 +92,15 @@ def test_a_page_opens_with_the_run_that_works(studio, kept):
     assert fresh["chosen"] == kept.running and kept.running in fresh["head"]
 
 
+def test_after_a_deletion_the_page_shows_a_run_that_is_there(own):
+    studio, seeded = own
+    _, seen = run_look.look(studio, "", "loss", Filters(), {})
+    _, seen = run_look.look(studio, seeded.lora, "loss", Filters(), seen)
+    studio.delete(seeded.lora)
+    fresh, _ = run_look.look(studio, "", "loss", Filters(), seen)
+    assert fresh["chosen"] == seeded.running and seeded.running in fresh["head"]
+
+
 def test_a_second_look_at_the_same_changes_nothing(studio, kept):
     fresh, seen = run_look.look(studio, kept.running, "loss", Filters(), {})
     assert {"list", "head", "curve", "facts", "said"} <= set(fresh)
