@@ -16,8 +16,10 @@ from core.studio import Studio
 
 PAGE = 20
 DEMO = "demo"
-ADDRESS = """(...given) => { const [dataset, task, split, page] = given;
-  history.replaceState(null, '', '?' + new URLSearchParams({dataset, task, split, page})); return given; }"""
+# The browser holds no gr.State, and a parameter called page belongs to Gradio.
+ADDRESS = """(...given) => { const [, task, split, part] = given, query = new URLSearchParams(location.search);
+  if (query.get('dataset')) { query.set('task', task); query.set('split', split); query.set('part', part);
+    history.replaceState(null, '', location.pathname + '?' + query); } return given; }"""
 
 
 def build(studio: Studio, page: gr.Blocks) -> None:
@@ -30,7 +32,7 @@ def build(studio: Studio, page: gr.Blocks) -> None:
             search = gr.Textbox(
                 placeholder="Search names and tasks", show_label=False, container=False, scale=0, min_width=260
             )
-        table = ui.text("", "table", elem_id="stored")
+        table = ui.text("", "sheet", elem_id="stored")
         changing(table)
     with gr.Column(visible=False, elem_id="data-detail") as details:
         shown = _detail(studio)
@@ -101,7 +103,7 @@ def _adding(studio: Studio) -> Callable[[gr.HTML], None]:
 
 def _detail(studio: Studio) -> list[Any]:
     """One stored data set: facts, rows in pages, prompts, deletion that asks first."""
-    facts = ui.text("", "table", elem_id="facts")
+    facts = ui.text("", "sheet", elem_id="facts")
     with gr.Column() as body:
         with gr.Row(elem_classes="controls"):
             task = gr.Dropdown([], label="Task", scale=3)
@@ -110,7 +112,7 @@ def _detail(studio: Studio) -> list[Any]:
             before = gr.Button("Earlier", size="md", scale=0, min_width=90)
             after = gr.Button("Later", size="md", scale=0, min_width=90)
         told = ui.text()
-        rows = ui.text("", "table", "rows-view", elem_id="rows")
+        rows = ui.text("", "sheet", "rows-view", elem_id="rows")
         prompts = gr.Button("Show what the model sees", size="md", scale=0, elem_id="prompts")
         seen = ui.text("", "seen")
         with gr.Row():
@@ -125,7 +127,7 @@ def _detail(studio: Studio) -> list[Any]:
     choice, view = [chosen, task, split, place], [task, split, place, told, rows]
     gr.on([task.input, split.input], lambda d, t, s: turn(d, t, s, 1), choice[:3], view, **ui.QUIET)
     place.change(turn, choice, view, trigger_mode="always_last", js=ADDRESS, **ui.QUIET)
-    rows.change(None, choice, None, js=f"(...given) => {{ if (given[0]) ({ADDRESS})(...given); }}")
+    rows.change(None, choice, None, js=f"(...given) => {{ ({ADDRESS})(...given); }}")
     before.click(lambda d, t, s, n: turn(d, t, s, (n or 1) - 1), choice, view, **ui.QUIET)
     after.click(lambda d, t, s, n: turn(d, t, s, (n or 1) + 1), choice, view, **ui.QUIET)
     prompts.click(
@@ -230,7 +232,7 @@ def detail_view(studio: Studio, name: str, asked: Mapping[str, str]) -> list[Any
     except StudioError as error:
         missing = f'<p><a href="/data">← all data sets</a></p>{ui.problem(error)}'
         return [missing, gr.update(visible=False), "", gr.skip(), gr.skip(), gr.skip(), "", "", ""]
-    rows = rows_view(studio, data["name"], asked.get("task", ""), asked.get("split", ""), asked.get("page", "1"))
+    rows = rows_view(studio, data["name"], asked.get("task", ""), asked.get("split", ""), asked.get("part", "1"))
     return [data_views.detail(data), gr.update(visible=True), data["name"], *rows, ""]
 
 
