@@ -31,11 +31,12 @@ def build(studio: Studio, page: gr.Blocks) -> None:
     ui.page_head("Routing", "Which expert speaks, for which task, in which layer.")
     parts: dict[str, Any] = {}
     parts["run"] = gr.Dropdown([], label="Run", elem_id="routing-run")
-    parts["told"] = ui.text("", elem_id="routing-told")
-    with gr.Column(visible=False, elem_id="routing-body") as body, gr.Tabs(elem_id="routing-tabs") as tabs:
+    with gr.Tabs(elem_id="routing-tabs") as tabs:
         with gr.Tab("Task by task", id="tasks") as tasks:
-            _tasks(parts)
-            exports = routing_export.build()
+            parts["told"] = ui.text("", elem_id="routing-told")
+            with gr.Column(visible=False, elem_id="routing-body") as body:
+                _tasks(parts)
+                exports = routing_export.build()
         with gr.Tab("Token by token", id="tokens") as tokens:
             inspector = routing_tokens.build()
     parts |= {"body": body, "address": ui.address(OWNED), "chosen": gr.State("")}
@@ -193,9 +194,8 @@ def _shown(studio: Studio, choice: Choice, runs: list[dict[str, Any]], routed: s
     beside += [
         (f"beside {_run_text(r)}", f"run:{r['id']}") for r in runs if r["id"] in routed and r["id"] != choice.run
     ]
-    if choice.beside not in {value for _, value in beside}:
-        choice = replace(choice, beside="")
-        other, kind = None, ""
+    if choice.beside not in {value for _, value in beside}:  # an older run, or this moment itself
+        beside.append((name, choice.beside))
     if kind in ("moment", "task"):
         left = routing_views.difference(atlas, choice, figure)
     else:
@@ -225,7 +225,7 @@ def _shown(studio: Studio, choice: Choice, runs: list[dict[str, Any]], routed: s
 def warm(studio: Studio, run: Any) -> None:
     """Who opens the inspector will ask soon: the worker loads the run meanwhile."""
     with suppress(StudioError):  # the question that follows says it
-        if run and studio.moments(str(run)):
+        if run and studio.run(str(run))["state"] == "done":
             studio.chats.warm([str(run)])
 
 
@@ -267,13 +267,16 @@ def place_clicked(studio: Studio, choice: Choice, place: dict[str, Any]) -> str:
 def no_routing(run: dict[str, Any]) -> str:
     """Why a run has no routing, and what to look at instead."""
     name = ui.escape(run["id"])
-    if run["method"] in ("lora", "base") or run["state"] == "done":
+    if run["method"] in ("lora", "base"):
         why = (
             "Its method has one expert for everything: there are no gates, and nothing is routed. "
             "Look at its scores instead, or talk to it beside a mixture."
         )
         link = f'<a class="button" href="/compare?runs={name}">Compare scores</a> '
         link += f'<a href="/chat?models={name}">Talk to it</a>'
+    elif run["state"] == "done":
+        why = "None was recorded while it trained. If it has gates, the inspector shows them token by token."
+        link = f'<a class="button" href="/routing?run={name}&amp;tab=tokens">Open the inspector</a>'
     elif run["state"] in ("queued", "starting", "running", "cancelling"):
         why = (
             "Routing is recorded before the first step and at a few moments of the training. It appears here by itself."

@@ -86,5 +86,5 @@ def settle(studio: Studio, choice: Choice) -> Choice:
         projection=choice.projection if choice.projection in atlas.projections else ALL,
     )
     kind, _, name = choice.beside.partition(":")
-    known = {"moment": moments, "task": atlas.tasks, "run": [name]}.get(kind, [])
+    known = {"moment": moments, "task": atlas.tasks, "run": studio.routed([name])}.get(kind, [])
     return choice if name and name in known else replace(choice, beside="")

@@ -63,6 +63,7 @@ function frame(v) {
       const rect = node('rect', { x: x0.toFixed(1), y: y0.toFixed(1), width: Math.max(1, p.cell - 1).toFixed(1), height: Math.max(1, p.tall - 1).toFixed(1), 'data-at': `${panel.r},${panel.c},${l},${e}` });
       if (p.cell > 12 && p.tall > 12) rect.setAttribute('rx', 1.5);
       svg.append(rect);
+      rect.place = [panel.r, panel.c, l, e];
       cells.set(rect.dataset.at, rect);
     }));
   }
@@ -126,10 +127,11 @@ function draw() {
   const holes = v.values.flat(3).map(x => x === null ? 'n' : x === false ? 'f' : '').join();
   const now = JSON.stringify([v.rows, v.cols, v.layers, across(v), v.counts, v.top, v.low, v.mid, v.log, v.even, v.figure, v.caption, v.compact, mount.clientWidth, holes]);
   if (now !== shape) { frame(v); shape = now; }
-  for (const [key, rect] of cells) {
-    const x = cell(key).value;
+  for (const rect of cells.values()) {
+    const [r, c, l, e] = rect.place, x = v.values[r][c][l][e], fill = x === false ? '' : colour(v, Math.round(share(v, x) * STEPS));
+    if (rect.fill === fill) continue;  // thousands of cells: touch those that changed
     rect.classList.toggle('uncounted', x === false);
-    rect.style.fill = x === false ? '' : colour(v, Math.round(share(v, x) * STEPS));
+    rect.style.fill = rect.fill = fill;
   }
   mark();
   if (numbers.open) table();
