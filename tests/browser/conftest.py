@@ -71,6 +71,16 @@ def serve() -> Iterator[Callable[..., str]]:
 
     Without modules: all pages of the studio. No dispatcher is started.
     """
+    yield from _serving()
+
+
+@pytest.fixture(scope="module")
+def serve_long() -> Iterator[Callable[..., str]]:
+    """``serve`` for the tests of a whole file that only look."""
+    yield from _serving()
+
+
+def _serving() -> Iterator[Callable[..., str]]:
     stops: list[Callable[[], None]] = []
 
     def start(home: Path, **pages: ModuleType) -> str:
@@ -128,7 +138,7 @@ def page(_chromium: Any) -> Iterator[Any]:
     """A page of 1440 x 900; errors of its scripts fail the test. PICTURES=folder keeps ``page.picture(name)``."""
     context = _chromium.new_context(viewport={"width": 1440, "height": 900}, accept_downloads=True)
     opened = context.new_page()
-    opened.set_default_timeout(20_000)
+    opened.set_default_timeout(60_000)
     problems: list[str] = []
     opened.on("pageerror", lambda error: problems.append(str(error)))
     opened.picture = lambda name: _picture(opened, name)
