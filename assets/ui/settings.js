@@ -39,8 +39,8 @@ function fieldset(field) {
   const id = `f${element.id || ''}${serial++}-${field.name.replace(/\W+/g, '-')}`;
   const label = make('label', { for: id }, make('span', { text: field.label }));
   if (field.unit) label.append(make('em', { text: field.unit }));
-  label.append(make('button', { type: 'button', class: 'reset', 'data-reset': field.name, text: '↺', hidden: '' }));
-  const box = make('div', { class: `field ${field.wide ? 'wide' : ''} ${field.type}`, 'data-field': field.name }, label, control(field, id));
+  const reset = make('button', { type: 'button', class: 'reset', 'data-reset': field.name, text: '↺', hidden: '' });
+  const box = make('div', { class: `field ${field.wide ? 'wide' : ''} ${field.type}`, 'data-field': field.name }, make('div', { class: 'head' }, label, reset), control(field, id));
   if (field.suggestions?.length) box.append(make('datalist', { id: `${id}-list` }, ...field.suggestions.map(value => make('option', { value }))));
   if (field.help) box.append(make('small', { id: `${id}-help`, title: field.help, text: field.help }));
   box.append(make('small', { class: 'wrong', role: 'alert' }));
