@@ -6,6 +6,7 @@ import time
 import pytest
 
 from app.pages import chat
+from core.jobs.service import register_web
 from core.studio import Studio
 from tests.support.talkers import spec, talker
 from tests.support.tiny import tiny_base
@@ -21,7 +22,11 @@ def home(tmp_path_factory):
     talker(studio, spec(base), on=base, name="token gates <b>")
     talker(studio, spec(base, "task"), on=base, seed=1, name="task gates")
     talker(studio, spec(tmp_path_factory.mktemp("gone")), on=base, seed=2, name="elsewhere")
-    yield root
+    with register_web(studio.home):  # as the web process does: the worker stays while this lives
+        asking = studio.chats.ask(["run-1", "run-2"], "Wake up.", max_new_tokens=1)
+        assert [answer.ended for answer in asking]
+        studio.chats.delete(asking.conversation)
+        yield root
     studio.chats.inference.stop()
     studio.close()
 
@@ -33,13 +38,13 @@ def ask(page, text):
 
 
 def settle(page):
-    page.wait_for_function(f"document.querySelector('.chat article') && {DONE}", timeout=60_000)
+    page.wait_for_function(f"document.querySelector('.chat article') && {DONE}", timeout=120_000)
 
 
-def longest(page, tokens):
+def longest(page, tokens, temperature="2"):
     page.click("text=Sampling and system message")
     page.get_by_label("Longest answer, tokens").fill(str(tokens))
-    page.get_by_label("number input for Temperature").fill("2")
+    page.get_by_label("number input for Temperature").fill(temperature)
     page.keyboard.press("Tab")
 
 
@@ -84,11 +89,11 @@ def test_models_answer_side_by_side_and_the_link_brings_it_back(page, serve, hom
 def test_one_answer_is_stopped_and_the_others_go_on(page, serve, home):
     page.goto(serve(home, chat=chat) + "/chat?runs=run-1,base")
     page.wait_for_selector("#chat-pane-2 .talk")
-    longest(page, 400)
+    longest(page, 400, "0")
     ask(page, "Tell me everything.")
-    page.wait_for_function("document.querySelector('#chat-pane-1 .said').textContent.length > 5", timeout=60_000)
+    page.wait_for_function("document.querySelector('#chat-pane-1 .said').textContent.length > 5", timeout=120_000)
     page.click("#chat-pane-1 button.stop")
-    page.wait_for_selector("#chat-pane-1 footer.stopped")
+    page.wait_for_selector("#chat-pane-1 footer.stopped", timeout=60_000)
     before = page.inner_text("#chat-pane-2 footer")
     page.wait_for_function(
         "before => document.querySelector('#chat-pane-2 footer').innerText !== before", arg=before, timeout=20_000
@@ -110,9 +115,9 @@ def test_leaving_the_page_stops_the_answer_and_keeps_its_beginning(page, serve, 
     address = serve(home, chat=chat)
     page.goto(address + "/chat?runs=run-1,base")
     page.wait_for_selector("#chat-pane-2 .talk")
-    longest(page, 450)
+    longest(page, 400, "0")
     ask(page, "Go on and on.")
-    page.wait_for_function("document.querySelector('#chat-pane-1 .said').textContent.length > 5", timeout=60_000)
+    page.wait_for_function("document.querySelector('#chat-pane-1 .said').textContent.length > 5", timeout=120_000)
     link = page.url
     page.goto("about:blank")
     studio = Studio(home)
