@@ -9,10 +9,8 @@ from core.home import ASSETS
 
 HEAT_STEPS = 33
 
-# The stored choice of light or dark is applied before the first paint and wins over the system's setting. What says
-# that the page loads takes no room, so that nothing moves when the page is there.
-HEAD = """<style>body:not(:has(.nav-holder)) .wrap.default.full { position:fixed !important; inset:0; }</style>
-<script>
+# The stored choice of light or dark is applied before the first paint and wins over the system's setting.
+HEAD = """<script>
 (() => {
   const choice = localStorage.getItem('tessera-mode');
   const dark = choice ? choice === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;

@@ -15,12 +15,15 @@ import uvicorn
 
 from app import server
 from app.auth import Access
-from app.pages import home
 from tests.support import seed
 
-# Sums what moves on the page by itself, as browsers count it.
-SHIFTS = """window.moved = 0; new PerformanceObserver(list => { for (const entry of list.getEntries())
-  if (!entry.hadRecentInput) window.moved += entry.value; }).observe({type: 'layout-shift', buffered: true});"""
+# Notes what moves on the page by itself, as browsers count it.
+SHIFTS = """window.moved = []; new PerformanceObserver(list => { for (const entry of list.getEntries())
+  if (!entry.hadRecentInput)
+    window.moved.push([entry.value, ...entry.sources.map(one => one.node?.closest?.('#home-body') ? 'ours' : 'frame')]);
+}).observe({type: 'layout-shift', buffered: true});"""
+# What Gradio says when a page is left while it listens to the server.
+LEFT = re.compile("AbortError|Failed to fetch|network error|ERR_ABORTED|[Cc]onnection errored out", re.I)
 PATHS = ("/", "/data", "/experiment", "/runs", "/compare", "/routing", "/chat")
 
 
@@ -50,7 +53,9 @@ def test_what_runs_is_seen_and_nothing_moves(studio_home: seed.Seeded, serve: Ca
     page.locator("#home-teaser svg").wait_for()
     page.locator("#home-disk table").wait_for()
     page.wait_for_timeout(2500)
-    assert page.evaluate("window.moved") < 0.02
+    moved = page.evaluate("window.moved")
+    assert sum(value for value, *sources in moved if "ours" in sources) < 0.01, moved
+    assert sum(value for value, *_ in moved) < 0.1, moved  # the frame moves once, when Gradio's loading sign goes
     page.picture("home-light-1440")
     page.set_viewport_size({"width": 820, "height": 900})
     page.get_by_role("button", name="Switch between light and dark").click()
@@ -65,7 +70,7 @@ def test_cleaning_up_asks_first(studio_home: seed.Seeded, serve: Callable[..., s
     folder = studio_home.home / "runs" / studio_home.lora / "checkpoints" / "step-1"
     folder.mkdir(parents=True)
     (folder / "state").write_bytes(b"x" * 4096)
-    page.goto(serve(studio_home.home, home=home))
+    page.goto(serve(studio_home.home))
     page.get_by_label("Checkpoints of finished runs").check()
     page.get_by_role("button", name="Clean up…").click()
     page.get_by_role("button", name="Keep it").click()
@@ -105,6 +110,7 @@ def test_signing_in_using_every_page_and_signing_out(locked: str, page: Any):
     page.get_by_text("That is not the password.").wait_for()
     page.picture("sign-in-light-1440")
     page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
+    page.on("response", lambda answer: said.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
     page.get_by_label("Password").fill("correct horse")
     page.keyboard.press("Enter")
     page.wait_for_url("**/runs?run=run-4")
@@ -112,7 +118,7 @@ def test_signing_in_using_every_page_and_signing_out(locked: str, page: Any):
         page.goto(f"{locked}{path}")
         page.locator(".page-head h1").wait_for()
         page.wait_for_timeout(1500)
-    assert said == []
+    assert [text for text in said if not LEFT.search(text)] == []
     page.goto(locked)
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url("**/login")
