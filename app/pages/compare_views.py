@@ -9,7 +9,10 @@ from typing import TYPE_CHECKING, Any
 from app.ui import components as ui
 
 if TYPE_CHECKING:
-    from core.compare import Cell, Column, Comparison, Row
+    from core.studio import Comparison
+
+# The parts of a comparison, as core/compare.py describes them.
+Cell = Column = Row = Any
 
 e = ui.escape
 W, H, LEFT, RIGHT, TOP, BOTTOM = 680, 320, 56, 24, 22, 44
