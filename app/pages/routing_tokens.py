@@ -238,9 +238,9 @@ def start(studio: Studio, run: str, asked: Asked) -> dict[str, Any]:
         found = {
             "task": gr.update(choices=tasks, value=task or None),
             "row": rows(studio, run, task, row - row % ROWS, row if asked.row else None),
-            "text": asked.text,
-            "answer": asked.answer if asked.answer in ANSWERS and asked.text else "true",
         }
+        if asked.text:  # what was typed meanwhile stays
+            found |= {"text": asked.text, "answer": asked.answer if asked.answer in ANSWERS else "none"}
     except StudioError as error:
         return nothing | {"told": ui.problem(error)}
     return found | (view(studio, run, asked) if asked.text else nothing)

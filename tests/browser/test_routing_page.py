@@ -93,14 +93,15 @@ def test_a_text_is_shown_token_by_token(page, serve, tmp_path):
     address = serve(studio.home.root, routing=routing)
     try:
         page.goto(f"{address}/routing?run={run}&tab=tokens")
+        page.wait_for_selector("#inspect-task input")
         page.locator("#inspect-text textarea").fill("Name the colour <b>now</b>.")
         page.click("#inspect")
         page.wait_for_selector("#inspect-strip span[data-i]", timeout=90_000)
         page.locator("#inspect-strip span[data-i='3']").click()
-        page.wait_for_url(re.compile("token=3"))
+        page.wait_for_url(re.compile("token=3"), timeout=60_000)
         page.wait_for_selector("text=Token 4, projection by projection")
         page.picture("routing-tokens")
-        assert page.locator("#inspect-strip b:not(.break)").count() == 0
+        assert page.locator("#inspect-strip .mount b:not(.break)").count() == 0
         page.goto(page.url)
         page.wait_for_selector("#inspect-strip span.chosen[data-i='3']", timeout=90_000)
         assert page.locator("#inspect-text textarea").input_value() == "Name the colour <b>now</b>."
