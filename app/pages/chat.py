@@ -329,7 +329,17 @@ def answer(
         asking.close()  # the browser may have gone
         if askings.get(session) is asking:
             del askings[session]
-    yield [gr.skip(), gr.skip(), gr.skip(), idle, busy, *skips]
+    yield [
+        gr.skip(),
+        gr.skip(),
+        gr.skip(),
+        idle,
+        busy,
+        *panes,
+        *rest,
+        gr.skip(),
+        listed(studio, 1, asking.conversation),
+    ]
 
 
 def frames(asking: Any, clock: Any = time.monotonic) -> Iterator[set[str]]:
