@@ -18,6 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from core import hub
 from core.adapters.cells import Cell, Linear, Site, plan
 from core.adapters.methods import presets, resolve
 from core.adapters.words import WORDS
@@ -176,7 +177,10 @@ def _config_folder(model: ModelSpec) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(model.base, "config.json", revision=model.revision)).parent
+        with hub.quiet():
+            here_alone = not hub.reachable()  # the client itself would try for half a minute
+            source = {"revision": model.revision, "endpoint": hub.endpoint(), "local_files_only": here_alone}
+            return Path(hf_hub_download(model.base, "config.json", **source)).parent
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise NotFoundError(
             f"{model.base} is neither a folder nor a model that can be read from the Hub: {str(error).splitlines()[0]}",

@@ -14,7 +14,7 @@ from core import catalog, planning
 from core.adapters.cells import Site
 from core.data.look import look, typed_source
 from core.data.store import DatasetStore
-from core.data.tasks import Task, load_tasks
+from core.data.tasks import load_tasks
 from core.errors import ConfigurationError
 from core.home import Home
 from core.schema import MethodSpec, ModelSpec, RunSpec, TrainSpec
@@ -102,8 +102,9 @@ class Drafts:
         """Training rows by task, and remarks on settings that say nothing; StudioError where settings contradict."""
         tasks = load_tasks(self._store, spec.tasks, spec.seed)
         planning.check_rows(spec, tasks)
-        _contradictions(spec, tasks)
-        return {task.name: task.size("train") for task in tasks}, _remarks(spec)
+        _needs_adapter(spec)
+        planning.contradictions(spec, tasks)
+        return {task.name: task.size("train") for task in tasks}, planning.idle_settings(spec)
 
 
 @lru_cache(maxsize=32)
@@ -143,33 +144,6 @@ def _adapted(site: Site) -> dict[str, Any]:
     }
 
 
-def _contradictions(spec: RunSpec, tasks: Sequence[Task]) -> None:
-    train = spec.train
+def _needs_adapter(spec: RunSpec) -> None:
     if spec.method.name == "base":
         raise ConfigurationError("The method base adapts nothing, so there is nothing to train.", "Choose a method.")
-    if spec.model.quantization != "none" and spec.device == "cpu":
-        raise ConfigurationError(
-            f"Quantisation to {spec.model.quantization} needs CUDA, but the device is cpu.",
-            "Choose another device, or no quantisation.",
-        )
-    if train.steps and train.evaluate_every and train.evaluate_every > train.steps:
-        raise ConfigurationError(
-            f"The first validation would come at step {train.evaluate_every}, after the last step ({train.steps}).",
-            "Validate more often, or train longer.",
-        )
-    blind = [task.name for task in tasks if not task.size("validation")]
-    if train.early_stopping and len(blind) == len(tasks):
-        raise ConfigurationError(
-            "Early stopping needs validation rows, and no task has any.",
-            "Upload the data with a validation share, or switch early stopping off.",
-        )
-
-
-def _remarks(spec: RunSpec) -> list[str]:
-    train, default = spec.train, TrainSpec()
-    remarks = []
-    if train.steps and train.epochs != default.epochs:
-        remarks.append(f"{train.steps:,} steps are trained; epochs {train.epochs:g} is not used.")
-    if train.sampling != "temperature" and train.temperature != default.temperature:
-        remarks.append(f"Temperature {train.temperature:g} is not used: sampling is {train.sampling}.")
-    return remarks

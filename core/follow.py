@@ -19,11 +19,15 @@ POLL = 0.5
 LOOK_AFTER_DISPATCHER = 10.0
 
 
-def logs(folder: RunFolder, tail: int) -> dict[str, list[str]]:
-    """The last ``tail`` lines of the newest worker's output and of the events."""
+def logs(folder: RunFolder, tail: int, state: dict[str, Any]) -> dict[str, list[str]]:
+    """The last ``tail`` lines of the newest worker's output and of the events; ``state``: the run as ``Studio.run``."""
     files = sorted(folder.logs.glob("*.log"), key=lambda path: path.stat().st_mtime)
     output = _last_lines(files[-1], tail) if files else []
     events = [line for event in _events(folder.events)[0] if (line := _line(event)) is not None]
+    if state["state"] in ENDED:
+        events += [line for line in _ending(state, None) if line not in events]
+    elif waiting := _waiting(state):
+        events.append(waiting)
     return {"output": output, "events": events[-tail:]}
 
 

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import uuid
-from contextlib import redirect_stderr
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from core.errors import ConfigurationError, StudioError
 from core.home import Home, RunFolder, read_json, write_json
 from core.jobs.sinks import FileSink, Tee, TerminalSink
 from core.planning import Plan
 from core.schema import RunSpec
+
+if TYPE_CHECKING:
+    from core.jobs.worker import StopSignal
 
 
 def train(plan: Plan, home: Home, out: Path | None = None) -> Path:
@@ -28,15 +34,15 @@ def train(plan: Plan, home: Home, out: Path | None = None) -> Path:
     job = _job(folder, home, plan.spec, resume)
     write_json(folder.jobs / "train.json", job)
 
-    from core.jobs.worker import run_job  # torch from here on
+    from core.jobs.worker import StopSignal, run_job  # torch from here on
 
     cancel = Path(job["cancel"])
     cancel.unlink(missing_ok=True)
     file = FileSink(folder.events, run=job["run"], job="train", attempt=job["attempt"], cancel=cancel)
-    watch = _Watch()
-    shown = Tee(file, TerminalSink(sys.stderr), watch)  # keeps the terminal while libraries write into the log
+    watch, stop = _Watch(), StopSignal()
+    shown = Tee(file, TerminalSink(sys.stderr), watch, stop)  # keeps the terminal while libraries write into the log
     try:
-        with (folder.logs / "train.log").open("a", encoding="utf-8") as log, redirect_stderr(log):
+        with (folder.logs / "train.log").open("a", encoding="utf-8") as log, redirect_stderr(log), _stops(stop):
             code = run_job(job, shown)
     finally:
         file.close()
@@ -46,6 +52,28 @@ def train(plan: Plan, home: Home, out: Path | None = None) -> Path:
         again = f"--out {folder.root}"
         raise StudioError(f"The run in {folder.root} was stopped.", f"The same command with {again} continues it.")
     return folder.root
+
+
+@contextmanager
+def _stops(stop: StopSignal) -> Iterator[None]:
+    """While entered, Ctrl-C or SIGTERM asks for a checkpoint and an orderly end; the second time it ends at once."""
+    if threading.current_thread() is not threading.main_thread():  # of a notebook's own making: it hears no signals
+        yield
+        return
+
+    def interrupt(*_: Any) -> None:
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.heard()
+        print("Stopping at the next step, with a checkpoint. Again: at once.", file=terminal, flush=True)
+
+    terminal = sys.__stderr__
+    before = {which: signal.signal(which, interrupt) for which in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
 
 
 def _started(folder: RunFolder, spec: RunSpec) -> bool:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import io
+import logging
 import os
+import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +40,61 @@ def reachable(timeout: float = 3.0) -> bool:
         return False
 
 
+def is_connection_error(error: Exception) -> bool:
+    """Whether a request got no answer at all."""
+    http_client = type(error).__module__.split(".")[0] in ("httpx", "httpcore", "httpx2", "httpcore2")
+    return http_client or isinstance(error, ConnectionError | TimeoutError)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """The client's own warnings about retries stay away from people: what a failure means is said once, at the end."""
+    log = logging.getLogger("huggingface_hub")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
+
+
+def progress_bar(tell: Callable[[int, int], None], pause: float = 1.0) -> type:
+    """A progress bar class for ``snapshot_download`` that shows nothing and tells bytes, every ``pause`` seconds."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        told, most = 0.0, 0  # several bars may count the same bytes
+
+        def __init__(self, *args: Any, **options: Any) -> None:
+            self.counts = options.get("unit") == "B"  # another bar counts whole files
+            options.pop("name", None)
+            super().__init__(*args, **(options | {"disable": False, "file": io.StringIO(), "mininterval": 3600}))
+
+        def update(self, n: float | None = 1) -> bool | None:
+            shown = super().update(n)
+            now = time.monotonic()
+            if self.counts and self.total and self.n > Bar.most and (now - Bar.told >= pause or self.n >= self.total):
+                Bar.told, Bar.most = now, self.n
+                tell(int(self.n), int(self.total))
+            return shown
+
+    return Bar
+
+
 def require_model(name: str, revision: str | None = None, timeout: float = 10.0) -> bool:
     """True when the Hub has this model, False when the Hub cannot be asked; raises for wrong and gated ids."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, OfflineModeIsEnabled
 
-    if offline():
+    if not reachable():  # the client itself would try for half a minute
         return False
     try:  # a file's header, since a gated repository tells everyone that it exists but gives files to few
-        get_hf_file_metadata(
-            hf_hub_url(name, "config.json", revision=revision, endpoint=endpoint()),
-            timeout=timeout,
-            endpoint=endpoint(),
-        )
+        with quiet():
+            get_hf_file_metadata(
+                hf_hub_url(name, "config.json", revision=revision, endpoint=endpoint()),
+                timeout=timeout,
+                endpoint=endpoint(),
+            )
     except (ConnectionError, TimeoutError, OfflineModeIsEnabled):
         return False
     except EntryNotFoundError as error:
@@ -60,7 +107,7 @@ def require_model(name: str, revision: str | None = None, timeout: float = 10.0)
     except OSError:
         return False
     except Exception as error:  # the HTTP client's own connection errors derive from no common class
-        if type(error).__module__.split(".")[0] in ("httpx", "httpcore", "httpx2"):
+        if is_connection_error(error):
             return False
         raise refusal(error, name, revision) from error
     return True
@@ -72,9 +119,11 @@ def adapter_folder(name: str, revision: str | None = None) -> Path:
     from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
     source: dict[str, Any] = {"repo_id": name, "revision": revision, "endpoint": endpoint()}
+    source["local_files_only"] = not reachable()
     try:
-        hf_hub_download(filename="adapter_config.json", **source)  # first, since a whole model may be gigabytes
-        return Path(snapshot_download(allow_patterns=list(ADAPTER_FILES), **source))
+        with quiet():
+            hf_hub_download(filename="adapter_config.json", **source)  # first, since a whole model may be gigabytes
+            return Path(snapshot_download(allow_patterns=list(ADAPTER_FILES), **source))
     except Exception as error:
         if isinstance(error, EntryNotFoundError) and not isinstance(error, LocalEntryNotFoundError):
             raise ConfigurationError(

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import hub
 from core.errors import ConfigurationError, NotFoundError, OutOfMemoryError
 from core.home import BUNDLED_BASE_FOLDER
+from core.jobs.sinks import Cancelled, Sink
 from core.schema import BUNDLED_BASE, ModelSpec
 
 if TYPE_CHECKING:
@@ -20,10 +22,16 @@ PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 
-def resolve_base(spec: ModelSpec, *, cache: Path | None = None, offline: bool = False) -> Path:
+Progress = Callable[[int, int], None]  # bytes that have come, bytes in all as far as they are known
+
+
+def resolve_base(
+    spec: ModelSpec, *, cache: Path | None = None, offline: bool = False, progress: Progress | None = None
+) -> Path:
     """The local folder of a base model: bundled, a folder, or a Hub snapshot that is downloaded once.
 
     ``cache`` replaces the Hub's own cache folder; ``offline`` (or ``HF_HUB_OFFLINE=1``) uses only what lies there.
+    ``progress`` hears of a download about once a second; Cancelled that it raises ends it.
     Raises NotFoundError for what does not exist and ConfigurationError for what cannot be used, both with a remedy.
     """
     if spec.base == BUNDLED_BASE:
@@ -39,9 +47,22 @@ def resolve_base(spec: ModelSpec, *, cache: Path | None = None, offline: bool = 
             f"The base model folder {spec.base} does not exist.", "Check the path, or give a Hub id such as owner/name."
         )
     else:
-        folder = _snapshot(spec, cache, offline)
+        folder = _snapshot(spec, cache, offline, progress)
     check_base(folder, spec)
     return folder
+
+
+def download_progress(sink: Sink) -> Progress:
+    """Tells a job's sink how many MiB of its base have come; raises Cancelled where the sink asks to stop."""
+
+    def tell(done: int, total: int) -> None:
+        if sink.cancelled():
+            raise Cancelled
+        mib = 2**20
+        size = max(1, round(total / mib))
+        sink.emit("progress", step=min(size, done // mib), total=size, phase="downloading MiB", seconds_left=None)
+
+    return tell
 
 
 def check_base(folder: Path, spec: ModelSpec) -> None:
@@ -108,21 +129,25 @@ def _pickles_only(base: str, example: str) -> ConfigurationError:
     )
 
 
-def _snapshot(spec: ModelSpec, cache: Path | None, offline: bool) -> Path:
+def _snapshot(spec: ModelSpec, cache: Path | None, offline: bool, progress: Progress | None) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = [*WANTED, "*.py"] if spec.trust_remote_code else list(WANTED)
+    offline = offline or not hub.reachable()
     try:
-        folder = Path(
-            snapshot_download(
+        with hub.quiet():
+            folder = snapshot_download(
                 spec.base,
                 revision=spec.revision,
                 endpoint=hub.endpoint(),
                 cache_dir=cache,
                 local_files_only=offline,
                 allow_patterns=wanted,
+                tqdm_class=hub.progress_bar(progress or (lambda done, total: None)),
             )
-        )
+        folder = Path(folder)
+    except Cancelled:
+        raise  # by ``progress``
     except Exception as error:
         raise hub.refusal(error, spec.base, spec.revision) from error
     if not any(folder.glob("*.safetensors")) and not offline and (example := _pickle_on_hub(spec)):

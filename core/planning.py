@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import difflib
 import shutil
+import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from core import catalog, hub, overrides
+from core.adapters.cells import Cell
 from core.adapters.methods import resolve
 from core.data.store import DatasetStore
 from core.data.tasks import Task, load_tasks
 from core.errors import ConfigurationError, DataError, NotFoundError
 from core.home import Home
+from core.jobs.devices import list_devices
 from core.models import resolve_base
-from core.schema import BUNDLED_BASE, ModelSpec, RunSpec, TaskSpec
+from core.schema import BUNDLED_BASE, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -51,26 +56,37 @@ def plan(spec: RunSpec, home: Home, store: DatasetStore, upload: Callable[[Path]
     Raises the StudioError that the worker would only find minutes later.
     """
     if spec.method.name != "base":
-        resolve(spec.method)  # cheap, so before files are stored and a child looks at the base
+        check_cells(resolve(spec.method))  # cheap, so before files are stored and a child looks at the base
+    check_device(spec)
     spec = spec.model_copy(update={"tasks": [_stored(task, store, upload) for task in spec.tasks]})
     tasks = load_tasks(store, spec.tasks, spec.seed)
     check_rows(spec, tasks)
+    contradictions(spec, tasks)
     trainable, memory, notes = measure(spec, home, len(tasks))
     resolved = [task.spec.model_copy(update={"dataset": task.dataset_id, "task": task.info.name}) for task in tasks]
     names = [task.name for task in tasks]
     spec = spec.model_copy(update={"tasks": resolved, "name": spec.name or default_name(spec, names)})
     rows = {task.name: task.size("train") for task in tasks}
-    return Plan(spec, list(dict.fromkeys(task.dataset_id for task in tasks)), names, rows, trainable, memory, notes)
+    return Plan(
+        spec,
+        list(dict.fromkeys(task.dataset_id for task in tasks)),
+        names,
+        rows,
+        trainable,
+        memory,
+        [*notes, *idle_settings(spec)],
+    )
 
 
 def method(name: str) -> dict[str, Any]:
-    """One method of the catalogue by name."""
+    """One method of the catalogue by name; of a split also the options of a cell and of the words."""
     known = {one["name"]: one for one in catalog.methods()}
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
         hint = f"Did you mean {near[0]}?" if near else f"There are {', '.join(known)}."
         raise NotFoundError(f"There is no method {name!r}.", hint)
-    return known[name]
+    split = any(option["type"] == "cells" for option in known[name]["options"])
+    return known[name] | ({"cell": catalog.cell_options(), "words": catalog.words()} if split else {})
 
 
 def default_name(spec: RunSpec, tasks: list[str]) -> str:
@@ -87,6 +103,93 @@ def _stored(task: TaskSpec, store: DatasetStore, upload: Callable[[Path], str] |
         if upload is None or not path.exists():
             raise
         return task.model_copy(update={"dataset": upload(path)})
+
+
+def check_cells(cells: Sequence[Cell]) -> None:
+    """Refuse gates that would use more experts than any of their projections has."""
+    for index, cell in enumerate(cells, 1):
+        top_k = getattr(cell.gate, "top_k", None)
+        most = max(cell.experts) if isinstance(cell.experts, list) else cell.experts
+        if top_k is not None and not cell.single and 1 < most < top_k:
+            raise ConfigurationError(
+                f"Cell {index} ({_modules(cell)}): top_k is {top_k}, but there are {most} experts at most.",
+                f"Set top_k to {most} or less, or raise experts.",
+            )
+
+
+def _modules(cell: Cell) -> str:
+    return cell.modules if isinstance(cell.modules, str) else ", ".join(cell.modules)
+
+
+def check_device(spec: RunSpec) -> None:
+    """Refuse a GPU that this machine does not have, and what only a GPU can do where there is none."""
+    try:
+        names = [device.name for device in list_devices()]
+    except (OSError, subprocess.SubprocessError):
+        return  # nvidia-smi does not answer now; the dispatcher asks again
+    gpus = [name for name in names if name != "cpu"]
+    wants_gpu = spec.device.startswith("cuda")
+    if wants_gpu and not gpus:
+        raise ConfigurationError(f"device is {spec.device}, but this machine has no GPU.", "Set device to auto or cpu.")
+    if wants_gpu and spec.device != "cuda" and spec.device not in gpus:
+        raise ConfigurationError(
+            f"device is {spec.device}, but this machine has {', '.join(gpus)}.", "Name one of these, or auto."
+        )
+    if spec.model.quantization != "none" and not gpus:
+        raise ConfigurationError(
+            f"model.quantization is {spec.model.quantization}, but the run would use the CPU.",
+            "Quantised bases need CUDA: set model.quantization to none.",
+        )
+
+
+def _remarks(spec: RunSpec, base: catalog.BaseShapes, memory: catalog.MemoryEstimate, cuda: bool) -> list[str]:
+    """What will be done otherwise than it seems to be asked, and what may not fit."""
+    found = []
+    for cell in [] if spec.method.name == "base" else resolve(spec.method):
+        layers = {linear.layer for linear in base.linears if cell.matches(linear)} - {None}
+        if isinstance(cell.experts, list) and len(cell.experts) > len(layers):
+            found.append(
+                f"{_modules(cell)}: {len(cell.experts)} numbers of experts for {len(layers)} layers; not all are used."
+            )
+    whole = psutil.virtual_memory().total
+    if not cuda and memory.total > whole:
+        found.append(
+            f"This machine has {whole / catalog.GIB:.0f} GiB of memory. Lower train.batch_size or train.max_length if "
+            "rows are that long."
+        )
+    return found
+
+
+def contradictions(spec: RunSpec, tasks: Sequence[Task]) -> None:
+    """Refuse settings that cannot all be followed."""
+    train = spec.train
+    if spec.model.quantization != "none" and spec.device == "cpu":
+        raise ConfigurationError(
+            f"Quantisation to {spec.model.quantization} needs CUDA, but the device is cpu.",
+            "Choose another device, or no quantisation.",
+        )
+    if train.steps and train.evaluate_every and train.evaluate_every > train.steps:
+        raise ConfigurationError(
+            f"The first validation would come at step {train.evaluate_every}, after the last step ({train.steps}).",
+            "Validate more often, or train longer.",
+        )
+    blind = [task.name for task in tasks if not task.size("validation")]
+    if train.early_stopping and len(blind) == len(tasks):
+        raise ConfigurationError(
+            "Early stopping needs validation rows, and no task has any.",
+            "Upload the data with a validation share, or switch early stopping off.",
+        )
+
+
+def idle_settings(spec: RunSpec) -> list[str]:
+    """What is said about settings that change nothing."""
+    train, default = spec.train, TrainSpec()
+    remarks = []
+    if train.steps and train.epochs != default.epochs:
+        remarks.append(f"{train.steps:,} steps are trained; epochs {train.epochs:g} is not used.")
+    if train.sampling != "temperature" and train.temperature != default.temperature:
+        remarks.append(f"Temperature {train.temperature:g} is not used: sampling is {train.sampling}.")
+    return remarks
 
 
 def check_rows(spec: RunSpec, tasks: list[Task]) -> None:
@@ -115,7 +218,7 @@ def measure(spec: RunSpec, home: Home, tasks: int) -> tuple[int | None, str, lis
     trainable = 0 if spec.method.name == "base" else catalog.trainable_parameters(spec.method, base, tasks)
     cuda = spec.device != "cpu" and shutil.which("nvidia-smi") is not None
     memory = catalog.memory(spec.method, spec.model, base, spec.train, tasks, cuda)
-    return trainable, memory.describe(), notes
+    return trainable, memory.describe(), [*notes, *_remarks(spec, base, memory, cuda)]
 
 
 def _not_here(model: ModelSpec) -> str | None:
@@ -127,6 +230,8 @@ def _not_here(model: ModelSpec) -> str | None:
         local = model.base == BUNDLED_BASE or model.base.startswith(("/", ".", "~")) or model.base.count("/") > 1
         if local or Path(model.base).is_dir():
             raise
+    if "/" not in model.base and difflib.get_close_matches(model.base, [BUNDLED_BASE], cutoff=0.8):
+        raise NotFoundError(f"There is no base {model.base!r}.", f"Did you mean {BUNDLED_BASE}?")
     if hub.offline():
         raise NotFoundError(
             f"{model.base} is not in the local cache, and HF_HUB_OFFLINE keeps it from being downloaded.",

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from core.routing.snapshot import RoutingSnapshot
 
 SCORE_COLUMNS = ("run", "task", "dataset", "split", "model", "metric", "value", "stderr", "chance", "rows", "primary")
-FIGURES = ("mean_gate", "selection_share", "top1_share")
 
 
 def curves(
@@ -109,19 +108,27 @@ def _snapshot(path: Path, _written: int) -> RoutingSnapshot:
 def routing_table(
     snapshot: RoutingSnapshot, *, figure: str = "mean_gate", role: str = "answer", task: str | None = None
 ) -> pd.DataFrame:
-    """One row for each task, layer and projection; one column for each expert, NaN past a site's experts."""
-    _known("figure", figure, FIGURES)
-    _known("role", role, tuple(snapshot.roles))
+    """One row for each task, layer and projection.
+
+    One column for each expert, NaN past a site's experts; of a figure that a whole site has (entropy, load_cv) one
+    column of its name. ``role`` all: every role, weighted by its decisions.
+    """
+    from core.figures.panels import FIGURES, ROLES, over_roles
+
+    _known("routing figure", figure, tuple(FIGURES))
+    _known("role", role, ROLES)
     if task is not None:
         _known("task", task, tuple(snapshot.tasks))
-    array = np.asarray(getattr(snapshot, figure))[list(snapshot.roles).index(role)]
+    values, _ = over_roles(snapshot, figure, role)
     rows = []
     for t, name in enumerate(snapshot.tasks):
         if task is not None and name != task:
             continue
         for s, site in enumerate(snapshot.sites):
-            experts = {str(e): float(array[t, s, e]) for e in range(array.shape[-1])}
-            rows.append({"task": name, "layer": site.layer, "projection": site.projection, **experts})
+            cell = np.atleast_1d(values[t, s])
+            heads = [figure] if values.ndim == 2 else [str(e) for e in range(len(cell))]
+            found = dict(zip(heads, map(float, cell), strict=True))
+            rows.append({"task": name, "layer": site.layer, "projection": site.projection, **found})
     return pd.DataFrame(rows)
 
 

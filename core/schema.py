@@ -126,7 +126,9 @@ class RunSpec(Spec):
     train: TrainSpec = Field(TrainSpec(), description="How it is trained.")
     evaluation: EvaluationSpec = Field(EvaluationSpec(), description="How it is scored.")
     seed: int = Field(0, ge=0, lt=2**31, description="Draws everything that is random: start, order, rows.")
-    device: str = Field("auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a free GPU, else the CPU.")
+    device: str = Field(
+        "auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a free GPU, else the CPU; or cpu, cuda, cuda:0."
+    )
     tags: list[str] = Field(default_factory=list, description="For finding runs again.")
     notes: str = Field("", max_length=20_000, description="For people.")
 
@@ -136,6 +138,13 @@ class RunSpec(Spec):
         if not tasks and not info.data.get("origin"):
             raise ValueError("name at least one data set")
         return tasks
+
+
+_PLAIN = {
+    "model_type": "a mapping of settings is expected",
+    "model_attributes_type": "a mapping of settings is expected",
+    "string_pattern_mismatch": "not one of the forms that are known",
+}
 
 
 def _explain(cls: type[BaseModel], error: ValidationError) -> tuple[str, str]:
@@ -152,8 +161,16 @@ def _explain(cls: type[BaseModel], error: ValidationError) -> tuple[str, str]:
         else:
             given = item.get("input")
             shown = f" (given: {given!r})" if isinstance(given, (str, int, float, bool)) else ""
-            problems.append(f"{place}: {item['msg'].removeprefix('Value error, ')}{shown}")
+            said = _PLAIN.get(item["type"]) or item["msg"].removeprefix("Value error, ")
+            problems.append(f"{place}: {said}{shown}")
+            if item["type"] == "string_pattern_mismatch" and (told := _description(cls, item["loc"])):
+                hints.append(told)
     return "; ".join(problems) + ".", " ".join(dict.fromkeys(hints))
+
+
+def _description(cls: type[BaseModel], path: tuple[Any, ...]) -> str:
+    field = cls.model_fields.get(str(path[-1])) if len(path) == 1 else None
+    return (field.description or "") if field else ""
 
 
 def _names(cls: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

@@ -294,7 +294,8 @@ class Studio:
         """``events``: one line for each thing worth reading; ``output``: the end of what the newest worker printed."""
         from core import follow
 
-        return follow.logs(self.home.run(self.records.find(run).id), tail)
+        state = self.run(run)
+        return follow.logs(self.home.run(state["id"]), tail, state)
 
     def follow(self, run: str, *, job: str | None = None) -> Iterator[str]:
         """Lines as the run says them, until it (or one of its jobs) ends."""

@@ -28,16 +28,26 @@ def upload(
     split: Annotated[
         list[str] | None, typer.Option("--split", metavar="FILE=SPLIT", help="A file's split, where its name hides it.")
     ] = None,
-    validation: Annotated[float, typer.Option(min=0, max=0.9, help="Share of rows, where no split is given.")] = 0.1,
+    validation: Annotated[
+        float, typer.Option(min=0, max=0.9, help="Share of the rows left for training, where no split is given.")
+    ] = 0.1,
     test: Annotated[float, typer.Option(min=0, max=0.9, help="Share of rows, where no split is given.")] = 0.2,
     seed: Annotated[int, typer.Option(help="Draws the splits.")] = 0,
+    metric: Annotated[str | None, typer.Option(help="Primary metric; otherwise the kind's default.")] = None,
+    drop_overlap: Annotated[
+        bool, typer.Option("--drop-overlap", help="Leave out training rows whose input is also scored.")
+    ] = False,
+    header: Annotated[
+        bool | None, typer.Option("--header/--no-header", help="csv, tsv: the first line names columns, or not.")
+    ] = None,
     preview: Annotated[bool, typer.Option("--preview", help="Show what would be stored; store nothing.")] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Store a data set, or preview how its rows become prompts."""
     here = session(context, home, as_json)
-    given: dict[str, Any] = {"name": name, "task": task, "kind": kind, "instruction": instruction}
+    given: dict[str, Any] = {"name": name, "task": task, "kind": kind, "instruction": instruction, "metric": metric}
+    given |= {"drop_overlap": drop_overlap, "header": header}
     options = (
         given
         | {"splits": _splits(split)}
@@ -48,7 +58,13 @@ def upload(
         here.answer(seen, lambda: _preview(seen))
         return
     info = here.studio.upload(source[0] if len(source) == 1 else source, **options)
-    here.answer(info, lambda: _describe(info))
+    here.answer(info, lambda: _describe(info) + _also(info, name))
+
+
+def _also(info: dict[str, Any], name: str | None) -> str:
+    """Said where the content was stored before under another name."""
+    known = name is None or name == info["name"]
+    return "" if known else f"\nThe same content is stored already; {name} is one more name for it."
 
 
 def _roles(assignments: list[str] | None) -> dict[str, str] | None:
@@ -80,11 +96,28 @@ def _preview(seen: Any) -> str:
         for split, lengths in task.lengths.items():
             longest = f"up to {lengths.total['max']:.0f} tokens" if lengths.total else "no rows"
             lines.append(f"  {split}: {longest}, {lengths.truncated} of {lengths.measured} rows are cut")
-        for split, shared in task.overlap.items():
-            lines.append(f"  {split} rows also in train: {shared.model_dump(mode='json')}")
+        lines += [f"  {line}" for split in task.info.counts for line in _noticed(task, split)]
         if task.rows:
             lines.append("".join(f"[{s.text}]" if s.loss else s.text for s in task.rows[0].segments))
     return "\n".join(lines)
+
+
+def _noticed(task: Any, split: str, most: int = 8) -> list[str]:
+    """Class balance, repeated inputs and rows that are trained on too, of one split."""
+    lines = []
+    if balance := task.balance.get(split):
+        whole = sum(balance.values())
+        shown = ", ".join(f"{label} {count / whole:.0%}" for label, count in list(balance.items())[:most])
+        lines.append(f"{split}: {shown}" + (f" and {len(balance) - most} more" if len(balance) > most else ""))
+    repeated, shared = task.duplicates.get(split), task.overlap.get(split)
+    if repeated and repeated.rows:
+        other = f", {repeated.conflicts} of them with another answer" if repeated.conflicts else ""
+        lines.append(f"{split}: {repeated.rows:,} rows repeat an input{other}, such as {repeated.examples[0]!r}")
+    if shared and shared.rows:
+        lines.append(
+            f"{split}: {shared.rows:,} rows ({shared.share:.1%}) are also trained on, such as {shared.examples[0]!r}"
+        )
+    return lines
 
 
 def datasets(
@@ -142,8 +175,19 @@ def methods(
         here.answer(found, lambda: table(found, columns))
         return
     method = here.studio.method(name)
+    here.answer(method, lambda: _method(method))
+
+
+def _method(method: dict[str, Any]) -> str:
+    """The options of a method; of a split also those of a cell and of every word."""
     columns = {"name": "option", "default": "default", "help": "meaning"}
-    here.answer(
-        method,
-        lambda: f"{method['name']}: {method['summary']}\n{method['source']}\n{table(method['options'], columns)}",
-    )
+    lines = [f"{method['name']}: {method['summary']}", method["source"], table(method["options"], columns)]
+    if "cell" in method:
+        lines += ["", "A cell:", table(method["cell"], columns)]
+    for part, known in method.get("words", {}).items():
+        for one in known:
+            lines += ["", f"{part}: {one['name']}  {one['summary']}"]
+            lines += [table(one["options"], columns)] if one["options"] else []
+    if "cell" in method:
+        lines += ["", "Words with options are written as mappings: gate: {word: token, top_k: 2}. First match wins."]
+    return "\n".join(line for line in lines if line is not None)

@@ -33,8 +33,10 @@ def routing(
     context: typer.Context,
     run: Run,
     moment: Annotated[str, typer.Option(help="end, or step-<n>.")] = "end",
-    figure: Annotated[str, typer.Option(help="mean_gate, selection_share or top1_share.")] = "mean_gate",
-    role: Annotated[str, typer.Option(help="Tokens of the prompt or of the answer.")] = "answer",
+    figure: Annotated[
+        str, typer.Option(help="mean_gate, relative_gate, selection_share, top1_share, entropy or load_cv.")
+    ] = "mean_gate",
+    role: Annotated[str, typer.Option(help="Tokens of the prompt, of the answer, or all.")] = "answer",
     task: Annotated[str | None, typer.Option(help="Only this task.")] = None,
     html: Annotated[Path | None, typer.Option(help="Write the heatmap as a page.")] = None,
     png: Annotated[Path | None, typer.Option(help="Write the heatmap as a picture.")] = None,

@@ -10,6 +10,7 @@ import typer
 
 from app.commands.common import Changes, Home, Json, Run, Runs, Session, Yes, confirm, session, table
 
+RUN_STATES = ("queued", "starting", "running", "cancelling", "done", "failed", "cancelled", "lost")
 COLUMNS = {
     "id": "id",
     "name": "name",
@@ -125,21 +126,25 @@ def runs(
     state: Annotated[str | None, typer.Option(help="Only runs in this state.")] = None,
     search: Annotated[str | None, typer.Option(help="Only runs whose name, notes or method contain this.")] = None,
     tag: Annotated[str | None, typer.Option(help="Only runs with this tag.")] = None,
-    limit: Annotated[int, typer.Option(help="At most this many, newest first.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, newest first.")] = 50,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """List runs."""
     mine = session(context, home, as_json)
+    if state is not None and state not in RUN_STATES:
+        raise typer.BadParameter(f"{state!r} is none of {', '.join(RUN_STATES)}.", param_hint="'--state'")
+    narrowed = any(part is not None for part in (state, search, tag))
+    empty = "No run matches." if narrowed else "No runs yet: python app.py train RUN.yaml"
     found = mine.studio.runs(state=state, search=search, tag=tag, limit=limit)
-    mine.answer(found, lambda: table(found, COLUMNS, "No runs yet: python app.py train RUN.yaml"))
+    mine.answer(found, lambda: table(found, COLUMNS, empty))
 
 
 def logs(
     context: typer.Context,
     run: Run,
     following: Annotated[bool, typer.Option("-f", "--follow", help="Go on until the run ends.")] = False,
-    tail: Annotated[int, typer.Option(help="Last lines.")] = 40,
+    tail: Annotated[int, typer.Option(min=1, help="Last lines.")] = 40,
     home: Home = None,
     as_json: Json = False,
 ) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from core import hub as access
 from core.data.sources import is_data_file
 from core.errors import DataError, NotFoundError
 
@@ -54,18 +55,18 @@ def fetch(source: HubSet, cache: Path | None = None) -> Path:
     endpoint = os.environ.get("HF_ENDPOINT") or None
     cache = cache or (Path(folder) if (folder := os.environ.get("HF_HUB_CACHE")) else None)
     try:
-        wanted = None
-        if os.environ.get("HF_HUB_OFFLINE", "").upper() not in ("1", "ON", "YES", "TRUE"):
-            wanted = _wanted(HfApi(endpoint=endpoint), source)
-        patterns = wanted if wanted is not None else [f"*{suffix}*" for suffix in _suffixes()]
-        folder = snapshot_download(
-            source.repo,
-            repo_type="dataset",
-            revision=source.revision,
-            allow_patterns=patterns,
-            endpoint=endpoint,
-            cache_dir=cache,
-        )
+        there = access.reachable()
+        with access.quiet():
+            patterns = _wanted(HfApi(endpoint=endpoint), source) if there else [f"*{suffix}*" for suffix in _suffixes()]
+            folder = snapshot_download(
+                source.repo,
+                repo_type="dataset",
+                revision=source.revision,
+                allow_patterns=patterns,
+                endpoint=endpoint,
+                cache_dir=cache,
+                local_files_only=not there,
+            )
     except hub.GatedRepoError as error:
         raise DataError(
             f"The Hub data set {source.repo} is gated.",
@@ -85,7 +86,9 @@ def fetch(source: HubSet, cache: Path | None = None) -> Path:
             f"The Hub data set {source.repo} is not in the cache and the Hub cannot be reached.",
             "Connect to the network, unset HF_HUB_OFFLINE, or upload the files themselves.",
         ) from error
-    except (hub.HfHubHTTPError, OSError) as error:
+    except Exception as error:
+        if not isinstance(error, hub.HfHubHTTPError | OSError) and not access.is_connection_error(error):
+            raise
         raise DataError(
             f"The Hub data set {source.repo} could not be fetched: {type(error).__name__}: {_short(error)}",
             "Try again later, or upload the files themselves.",

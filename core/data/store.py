@@ -40,6 +40,7 @@ class DatasetInfo(BaseModel):
     aliases: list[str] = Field(default_factory=list, description="Other names that the same content was given.")
     source: str = ""
     created: str = Field("", description="UTC, ISO 8601.")
+    named: dict[str, str] = Field(default_factory=dict, description="Name -> when it was given last, UTC.")
     tasks: dict[str, TaskInfo] = Field(default_factory=dict)
     mapping: dict[str, Any] = Field(default_factory=dict, description="How columns became roles.")
     notes: list[str] = Field(default_factory=list, description="Things noticed while reading.")
@@ -72,7 +73,8 @@ class DatasetStore:
         if found is not None:
             return self._named(found, info.name)
         created = info.created or datetime.now(UTC).isoformat(timespec="seconds")
-        info = info.model_copy(update={"id": digest[:16], "created": created, "tasks": tasks})
+        facts = {"id": digest[:16], "created": created, "tasks": tasks, "named": {info.name: _now()}}
+        info = info.model_copy(update=facts)
         self._write(info, tables)
         return info
 
@@ -82,13 +84,12 @@ class DatasetStore:
         return sorted(found, key=lambda info: (info.created, info.name), reverse=True)
 
     def find(self, name_or_id: str) -> DatasetInfo:
-        """The data set with this id or name; of several with one name the newest."""
+        """The data set with this id or name; of several with one name the one that was given it last."""
         if info := self._read(name_or_id):
             return info
         known = self.list()
-        for info in known:
-            if name_or_id == info.name or name_or_id in info.aliases:
-                return info
+        if named := [info for info in known if name_or_id in (info.name, *info.aliases)]:
+            return max(named, key=lambda info: info.named.get(name_or_id, info.created))
         names = sorted({info.name for info in known})
         near = difflib.get_close_matches(name_or_id, names, n=3, cutoff=0.5) or names[:5]
         hint = f"Stored are for example: {', '.join(near)}." if near else "Nothing is stored yet: upload one first."
@@ -128,9 +129,8 @@ class DatasetStore:
         return DatasetInfo.model_validate(read_json(path)) if path.is_file() else None
 
     def _named(self, info: DatasetInfo, name: str) -> DatasetInfo:
-        if name in (info.name, *info.aliases):
-            return info
-        info = info.model_copy(update={"aliases": [*info.aliases, name]})
+        more = [] if name in (info.name, *info.aliases) else [name]
+        info = info.model_copy(update={"aliases": [*info.aliases, *more], "named": {**info.named, name: _now()}})
         write_json(self.root / info.id / "meta.json", info.model_dump(mode="json"))
         return info
 
@@ -151,6 +151,10 @@ class DatasetStore:
                     raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="microseconds")
 
 
 def _tables(splits: Mapping[str, Mapping[str, Rows]]) -> dict[str, dict[str, pa.Table]]:

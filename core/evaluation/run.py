@@ -45,14 +45,14 @@ def score(
     Emits ``progress``, ``log`` and ``score`` events and writes ``predictions/``. The base's answers are kept in the
     home's cache, so that runs on the same rows share them. Raises Cancelled when the sink asks to stop.
     """
-    from core.models import load_base, pick_device, resolve_base
+    from core.models import download_progress, load_base, pick_device, resolve_base
 
     sink.emit("progress", step=0, total=0, phase="loading", seconds_left=None)
     chosen = load_tasks(store, list(tasks) if tasks else spec.tasks, spec.seed)
     if not chosen:
         raise ConfigurationError("The run has no tasks of its own to score.", "Name a data set to score it on.")
     device = pick_device(device)
-    source = resolve_base(spec.model)
+    source = resolve_base(spec.model, progress=download_progress(sink))
     model = load_base(spec.model, device, folder=source)
     if ADAPTER in models:
         model = _with_adapter(model, folder)

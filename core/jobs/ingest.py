@@ -281,7 +281,8 @@ class _Batch:
         self._say(known, attempt, event, level="warning", message=_text(event.get("message") or name), name=name)
 
     def finished(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
-        known.job.step = _whole(event.get("step")) or known.job.step
+        if known.job.phase != "scoring":  # then the counter stands at rows, not steps
+            known.job.step = _whole(event.get("step")) or known.job.step
         self._last_word(known, attempt, event, "done")
 
     def cancelled(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:

@@ -85,7 +85,8 @@ def run_job(job: dict[str, Any], sink: Sink) -> int:
         return CANCELLED
     except Exception as error:
         failure = describe_failure(error)
-        traceback.print_exception(error)
+        if failure["failure"] == "internal":
+            traceback.print_exception(error)
         sink.emit("failed", **failure)
         return FAILED
     sink.emit("finished", step=step)

@@ -22,7 +22,7 @@ from core.errors import ConfigurationError, DataError
 from core.evaluation.run import score
 from core.home import RunFolder
 from core.jobs.sinks import Cancelled, Sink
-from core.models import load_base, pick_device, resolve_base
+from core.models import download_progress, load_base, pick_device, resolve_base
 from core.schema import RunSpec
 from core.training import checkpoints
 from core.training.loss import AnswerCollator
@@ -65,7 +65,7 @@ def train_adapter(
     """Train, save the adapter and record its routing, without scoring; returns the last step."""
     tasks = load_tasks(store, spec.tasks, spec.seed)
     _check_rows(spec, tasks)
-    source = resolve_base(spec.model)
+    source = resolve_base(spec.model, progress=download_progress(sink))
     checkpoint = _checkpoint(spec, folder, sink) if resume else None
     step = 0 if checkpoint is None else checkpoints.step_of(checkpoint)
     checkpoints.prune(folder.checkpoints, spec.train.checkpoints_kept, after=step)

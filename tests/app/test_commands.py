@@ -59,6 +59,34 @@ def test_methods_come_with_their_options(capsys, home: Home):
     assert "Did you mean mosld?" in capsys.readouterr().err
 
 
+def test_a_split_shows_the_options_of_cells_and_words(capsys, home: Home):
+    assert main([*home, "methods", "split"]) == 0
+    told = capsys.readouterr().out
+    for said in ("A cell:", "layers", "gate: sequence", "balance", "down: shared"):
+        assert said in told
+
+
+def test_overlap_duplicates_and_classes_are_said_and_overlap_can_be_dropped(capsys, home: Home, tmp_path: Path):
+    for split, start, stop in (("train", 0, 40), ("test", 38, 60)):
+        lines = [f"what is {i},{'odd' if i % 2 else 'even'}\n" for i in range(start, stop)]
+        (tmp_path / f"{split}.csv").write_text("text,label\n" + "".join([*lines, lines[0]]), "utf-8")
+    source = [str(tmp_path / "train.csv"), str(tmp_path / "test.csv")]
+    options = ["--validation", "0", "--name", "numbers"]
+    assert main([*home, "upload", *source, *options, "--preview"]) == 0
+    told = capsys.readouterr().out
+    assert "are also trained on" in told and "repeat an input" in told and "even 5" in told and "{'" not in told
+    whole = as_json(capsys, [*home, "upload", *source, *options])
+    less = as_json(capsys, [*home, "upload", *source, *options, "--drop-overlap"])
+    assert whole["counts"]["train"] - less["counts"]["train"] == 2
+
+
+def test_runs_are_narrowed_by_states_that_exist(capsys, home: Home):
+    assert main([*home, "runs", "--state", "asleep"]) == 2
+    assert "cancelled" in capsys.readouterr().err
+    assert main([*home, "runs", "--state", "done"]) == 0
+    assert "No run matches." in capsys.readouterr().out
+
+
 def test_check_counts_parameters_and_starts_nothing(capsys, home: Home, recipe: Path):
     plans = as_json(capsys, [*home, "train", str(recipe), "--check", "--seeds", "0,1"])
     assert [plan["spec"]["seed"] for plan in plans] == [0, 1]
@@ -77,7 +105,12 @@ def test_check_counts_parameters_and_starts_nothing(capsys, home: Home, recipe: 
         ("method.options.modules=[qq_proj]", "qq_proj"),
         ("model.base=/no/such/folder", "/no/such/folder"),
         ("tasks.0.metric=rouge_l", "rouge_l"),
-        ("device=tpu", "device"),
+        ("device=tpu", "cuda:0"),
+        ("device=cuda:63", "this machine has"),
+        ("method.options.top_k=4", "top_k is 4, but there are 3 experts"),
+        ("train.evaluate_every=9", "after the last step (4)"),
+        ("train=hello", "a mapping of settings is expected"),
+        ("model.base=tesera-base", "Did you mean tessera-base?"),
     ],
 )
 def test_a_run_that_cannot_work_is_refused_before_it_is_queued(

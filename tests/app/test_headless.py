@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -51,6 +52,25 @@ def made(tmp_path_factory: pytest.TempPathFactory, recipe: Path) -> Path:
 def test_it_needs_no_database_and_writes_a_whole_run(made: Path):
     assert (made / "adapter" / "adapter_config.json").is_file()
     assert list((made / "routing").glob("*.npz")) and list((made / "predictions").glob("*.jsonl"))
+
+
+def test_ctrl_c_writes_a_checkpoint_and_the_same_command_goes_on(recipe: Path, tmp_path: Path):
+    command = ["--home", tmp_path / "home", "train", recipe, "--here", "--out", tmp_path / "run"]
+    command += ["--set", "train.steps=2000", "--set", "train.checkpoint_every=2000"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1"}
+    child = subprocess.Popen(
+        [sys.executable, "-c", WITHOUT, *map(str, command)], env=environment, stderr=subprocess.PIPE, text=True
+    )
+    said = []
+    for line in child.stderr:
+        said.append(line)
+        if line.startswith("step ") and not any(old.startswith("Stopping") for old in said):
+            child.send_signal(signal.SIGINT)
+            break
+    said += child.stderr.readlines()
+    assert child.wait(timeout=120) == 1 and "Traceback" not in "".join(said)
+    assert "continues it" in "".join(said)
+    assert list((tmp_path / "run" / "checkpoints").glob("*"))
 
 
 def test_commands_that_need_the_database_say_what_is_missing(tmp_path: Path):

@@ -80,8 +80,12 @@ def test_routing_is_drawn_into_files(studio: Studio, trained: str, tmp_path: Pat
     assert files["csv"].read_text().startswith("role,task,layer,projection")
     with pytest.raises(NotFoundError, match="no routing of the moment"):
         studio.routing(trained, "step-99")
-    with pytest.raises(ConfigurationError, match="is not a figure"):
+    with pytest.raises(ConfigurationError, match="is not a routing figure"):
         studio.routing_table(trained, figure="nonsense")
+    even = studio.routing_table(trained, figure="relative_gate", role="all")[["0", "1", "2"]]
+    assert even.mean(axis=1).round(4).eq(1).all()
+    entropy = studio.routing_table(trained, figure="entropy")
+    assert list(entropy.columns) == ["task", "layer", "projection", "entropy"] and entropy.entropy.between(0, 1).all()
 
 
 def test_the_same_request_is_queued_once(studio: Studio, recipe: Path):

@@ -99,6 +99,17 @@ def test_without_a_network_the_cache_serves_or_the_refusal_says_so(hub, tmp_path
     assert "test-00000-of-00001.parquet" in run("people/tiny", **offline)
 
 
+def test_a_hub_that_does_not_answer_is_said_at_once(tmp_path):
+    code = (
+        "import sys; from core.data.hub_sets import *\nfrom core.errors import StudioError\n"
+        "try: fetch(parse_hub(sys.argv[1]))\nexcept StudioError as error: print(error.message)"
+    )
+    env = os.environ | {"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    command = [sys.executable, "-c", code, "people/tiny"]
+    done = subprocess.run(command, capture_output=True, text=True, env=env, timeout=20)
+    assert "not in the cache and the Hub cannot be reached" in done.stdout and done.stderr == ""
+
+
 def test_names_of_hub_sets(tmp_path):
     assert parse_hub("people/tiny") == HubSet("people/tiny")
     assert parse_hub("hub:people/tiny@v1:en") == HubSet("people/tiny", "v1", "en")

@@ -28,6 +28,14 @@ def test_rows_come_back_in_all_eight_columns(store):
     assert bare["references"] == [] and bare["system"] == "" and bare["task"] == "t"
 
 
+def test_a_name_means_the_content_that_was_given_it_last(store):
+    old = store.add(DatasetInfo(name="a"), {"train": {"t": rows(3)}})
+    new = store.add(DatasetInfo(name="a"), {"train": {"t": rows(4)}})
+    assert store.find("a").id == new.id
+    store.add(DatasetInfo(name="a"), {"train": {"t": rows(3)}})
+    assert store.find("a").id == old.id and len(store.list()) == 2
+
+
 def test_the_same_content_is_stored_once_under_both_names(store):
     first = store.add(DatasetInfo(name="a"), {"train": {"t": rows(3)}})
     second = store.add(DatasetInfo(name="b"), {"train": {"t": rows(3)}})

@@ -159,6 +159,30 @@ def test_a_hub_model_is_downloaded_once_and_found_offline(base: Path, tmp_path: 
     assert Path(again["folder"]) == folder
 
 
+def test_a_download_tells_its_progress_and_can_be_stopped(base: Path, tmp_path: Path):
+    repo = Path(shutil.copytree(base, tmp_path / "repo"))
+    (repo / "more.safetensors").write_bytes(bytes(3 * 2**20))
+    code = (
+        "from core.jobs.sinks import Cancelled, ListSink\nfrom core.models import download_progress, resolve_base\n"
+        "from core.schema import ModelSpec\nsink, stopped = ListSink(), ListSink()\nstopped.stop = True\n"
+        "try:\n    resolve_base(ModelSpec(base='org/other'), progress=download_progress(stopped))\n"
+        "except Cancelled:\n    print('stopped')\n"
+        "resolve_base(ModelSpec(base='org/tiny'), progress=download_progress(sink))\n"
+        "last = sink.of('progress')[-1]\nprint(last['phase'], last['step'], last['total'])\n"
+    )
+    with LocalHub({"model:org/tiny": repo, "model:org/other": repo}) as hub:
+        environment = os.environ | hub.environment(tmp_path / "cache") | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+        done = subprocess.run(
+            [sys.executable, "-c", code], cwd=PROJECT, env=environment, capture_output=True, text=True, timeout=120
+        )
+    assert done.returncode == 0, done.stderr
+    stopped, last = done.stdout.splitlines()
+    assert stopped == "stopped"
+    phase, step, total = last.rsplit(" ", 2)
+    assert phase == "downloading MiB" and int(step) >= 3 and int(total) - int(step) <= 1
+    assert "%" not in done.stderr
+
+
 def test_hub_ids_that_cannot_be_used_say_why(base: Path, tmp_path: Path):
     pickled = Path(shutil.copytree(base, tmp_path / "pickled"))
     (pickled / "model.safetensors").rename(pickled / "pytorch_model.bin")
