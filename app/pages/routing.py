@@ -20,7 +20,9 @@ LISTED = 300
 PARTS = ("told", "body", "run", "beside", "moment", "projection", "figure", "role", "left", "right", "right_column",
          "cell", "findings", "matrix", "over", "places", "address", "chosen")  # fmt: skip
 
-TAB = """() => { const query = new URLSearchParams(location.search);
+# The first tab is selected when the page is mounted too, before its address was read: only a person's choice counts.
+TAB = """() => { if (document.activeElement?.getAttribute('role') !== 'tab') return;
+  const query = new URLSearchParams(location.search);
   query.delete('tab');
   if ('%s' !== 'tasks') query.set('tab', 'tokens');
   history.replaceState(null, '', `${location.pathname}?${query}`); }"""
