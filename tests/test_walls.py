@@ -36,9 +36,11 @@ def tree(path: Path) -> ast.Module:
     return ast.parse((ROOT / path).read_text("utf-8"), filename=str(path))
 
 
-def imports(path: Path) -> Iterator[str]:
-    """Every module that a file names in an import, inside functions and type-checking blocks too."""
+def imports(path: Path, types: bool = True) -> Iterator[str]:
+    """Every module that a file names in an import, inside functions too; ``types``: in type-checking blocks as well."""
     for node in ast.walk(tree(path)):
+        if not types and node in for_types(path):
+            continue
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -46,6 +48,13 @@ def imports(path: Path) -> Iterator[str]:
             module = ".".join([*here, *([node.module] if node.module else [])])
             yield module
             yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+@cache
+def for_types(path: Path) -> frozenset[ast.AST]:
+    """What stands under ``if TYPE_CHECKING``: names of types, which nothing runs."""
+    blocks = [n for n in ast.walk(tree(path)) if isinstance(n, ast.If) and ast.unparse(n.test) == "TYPE_CHECKING"]
+    return frozenset(inner for block in blocks for inner in ast.walk(block))
 
 
 def below(*rooms: str) -> list[Path]:
@@ -94,7 +103,7 @@ def test_pages_and_commands_go_through_the_studio():
     outside = [
         f"{path} imports {name}"
         for path in paths
-        for name in imports(path)
+        for name in imports(path, types=False)
         if name.split(".")[0] in ("core", "storage", *TORCH)
         and not any(name == room or name.startswith(room + ".") or room == f"core.{name}" for room in STUDIO_ROOM)
         and name != "core"
