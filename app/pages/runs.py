@@ -104,6 +104,8 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
 
     def draw(chosen: str, family: str, *rest: Any) -> list[Any]:
         *values, seen = rest
+        if not seen:  # a tick before the page knows which run its address names
+            return _skips(drawn)
         return shown(studio, chosen, family, Filters.of(dict(zip(FILTERS, values, strict=True))), seen)
 
     # Event data are recognised by annotation among named parameters, so the filters are spelt out.
