@@ -21,14 +21,16 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from core.data.prompts import Prompt
 from core.errors import ConfigurationError
 from core.home import ASSETS, PROJECT
 from core.studio import Studio
 
 OUT = PROJECT / "docs" / "figures" / "tour"
 WIDTH = 1440
-COLOURS = 160  # of a picture's palette: few enough for small files, enough for two scales and their greys
+COLOURS = 256
 SECONDS = 120.0
+ROW = 3
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync")  # fmt: skip
 
@@ -39,7 +41,7 @@ class Subject:
 
     run: str
     task: str
-    prompt: str
+    asked: Prompt  # a test row of the task
     models: list[str]
     family: list[str]
     baseline: str
@@ -69,7 +71,7 @@ def subject(studio: Studio, run: str | None, task: str | None) -> Subject:
     return Subject(
         run=chosen,
         task=task,
-        prompt=studio.prompts(chosen, task, 3, 1)[0].text,
+        asked=studio.prompts(chosen, task, ROW, 1)[0],
         models=models,
         family=[one["id"] for one in alike][:12],
         baseline=newest.get("lora", "base"),
@@ -84,9 +86,16 @@ def scenes(shown: Subject) -> list[Scene]:
         Scene("runs", "/runs", {"run": shown.run, "curve": "tasks"}, _runs, 1260),
         Scene("compare", "/compare", {"runs": ",".join(shown.family), "baseline": shown.baseline}, _compare, 1640),
         Scene("routing", "/routing", {"run": shown.run}, _routing, 1400),
-        Scene("tokens", "/routing", {"run": shown.run}, _tokens, 1300),
+        Scene("tokens", "/routing", _inspected(shown), _tokens, 1300),
         Scene("chat", "/chat", {"runs": ",".join(shown.models)}, _chat, 900),
     ]
+
+
+def _inspected(shown: Subject) -> dict[str, str]:
+    """The address of a test row in the inspector, followed by its true answer."""
+    asked = shown.asked
+    row = {"text": asked.text, "answer": "true", "said": asked.answer, "acts": shown.task, "row": str(ROW)}
+    return {"run": shown.run, "tab": "tokens", **row, **({"raw": "1"} if asked.raw else {})}
 
 
 def _home(page: Any, shown: Subject) -> None:
@@ -137,9 +146,6 @@ def _routing(page: Any, shown: Subject) -> None:
 
 
 def _tokens(page: Any, shown: Subject) -> None:
-    page.get_by_role("tab", name="Token by token").click()
-    page.locator("#inspect-row input").click()
-    page.locator("[role=option]").nth(3).click()
     page.locator("#inspect-strip span[data-i]").first.wait_for()
     page.locator("#inspect-ribbon svg").first.wait_for()
     page.locator("#inspect-route rect[data-at]").first.wait_for()
@@ -152,7 +158,7 @@ def _chat(page: Any, shown: Subject) -> None:
     page.get_by_label("number input for Temperature").fill("0")
     page.keyboard.press("Tab")
     page.get_by_text("Sampling and system message").click()
-    page.locator("#chat-box textarea").fill(shown.prompt)
+    page.locator("#chat-box textarea").fill(shown.asked.text)
     page.locator("#chat-send").click()
     for number in range(len(shown.models)):
         page.locator(f"#chat-pane-{number + 1} article footer:not(.growing)").first.wait_for()
@@ -187,12 +193,12 @@ def take(page: Any, address: str, scene: Scene, shown: Subject, mode: str, targe
 
 
 def small(picture: bytes) -> bytes:
-    """The same picture with a palette."""
+    """The same picture with a palette, in which also what is small keeps its colour."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(picture)).convert("RGB")
     kept = io.BytesIO()
-    image.quantize(COLOURS, dither=Image.Dither.NONE).save(kept, "PNG", optimize=True)
+    image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(kept, "PNG", optimize=True)
     return kept.getvalue()
 
 
