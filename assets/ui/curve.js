@@ -66,10 +66,11 @@ const X = x => L + (x - scale.x0) / (scale.x1 - scale.x0) * (W - L - R);
 const Y = y => H - B - (y - scale.low) / (scale.high - scale.low) * (H - T - B);
 const path = points => points.length ? 'M' + points.map(([x, y]) => `${X(x).toFixed(1)} ${Y(y).toFixed(1)}`).join('L') : '';
 
+// The more points, the longer the memory: a short curve drawn by a slow mean would lag behind its own points.
 function smooth(points) {
-  if (points.length < 12) return points;
-  let mean = points[0][1];
-  return points.map(([x, y]) => [x, mean = .85 * mean + .15 * y]);
+  const keep = Math.min(.9, points.length / 200);
+  let mean = points[0]?.[1];
+  return points.map(([x, y]) => [x, mean = keep * mean + (1 - keep) * y]);
 }
 
 function draw() {
