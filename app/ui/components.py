@@ -39,7 +39,8 @@ def heatmap(value: dict[str, Any] | None = None, **kwargs: Any) -> gr.HTML:
     ``experts`` (count) or ``across`` and ``acrossName`` (names of the cells of a line and what they are),
     ``values[row][col][layer][expert]`` (None: the expert does not exist there; False: nothing was counted),
     ``counts[row][col]`` (decisions), ``low`` and ``top`` (ends of the scale) or ``mid`` and ``top`` (middle of a scale
-    with two ends, and how far they are; ``log``: as a factor), ``even`` (a value to mark), ``figure``, ``short`` (its name in hovers),
+    with two ends, and how far they are; ``log``: as a factor), ``even`` (a value to mark), ``figure``, ``short`` (its
+    name in hovers),
     ``unit``, ``caption``, ``picked`` ("row,col,layer,expert") and ``compact`` (no titles, no legend, small cells).
     ``select`` carries ``row, col, layer, expert, value`` as indices.
     """

@@ -50,6 +50,7 @@ class LocalExecutor:
         log.parent.mkdir(parents=True, exist_ok=True)
         path = os.pathsep.join(part for part in (str(PROJECT), os.environ.get("PYTHONPATH", "")) if part)
         environment = {
+            "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin beside another job starve both
             **os.environ,
             TOKEN_VARIABLE: token,
             "CUDA_VISIBLE_DEVICES": device.visible,

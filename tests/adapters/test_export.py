@@ -34,7 +34,7 @@ assert not any(name == "core" or name.startswith("core.") for name in sys.module
 """
 
 
-@pytest.mark.parametrize("id", ["mosld", "per-projection"])
+@pytest.mark.parametrize("id", ["mosld", "split-per-projection"])
 def test_an_exported_folder_loads_without_this_checkout(tmp_path, id):
     tiny().save_pretrained(tmp_path / "base")
     data = {key: value for key, value in batch().items() if key != "labels"}
@@ -55,7 +55,7 @@ def test_an_exported_folder_loads_without_this_checkout(tmp_path, id):
 
 
 def test_an_exported_folder_holds_neither_checkout_paths_nor_presets(tmp_path):
-    folder = export(made(BY_ID["task"]), tmp_path / "exported")
+    folder = export(made(BY_ID["split-task"]), tmp_path / "exported")
     files = [path for path in folder.rglob("*") if path.is_file()]
     assert {path.name for path in folder.iterdir()} == {
         "adapter_config.json", "adapter_model.safetensors", "README.md", PACKAGE,
@@ -93,7 +93,7 @@ def test_a_failed_save_leaves_no_half_folder(tmp_path, monkeypatch):
 
 
 def test_the_config_is_plain_json(tmp_path):
-    save(made(BY_ID["per-projection"]), tmp_path)
+    save(made(BY_ID["split-per-projection"]), tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["peft_type"] == "TESSERA" and config["tasks"] == ["alpha", "beta"] and len(config["cells"]) == 3
     assert config["cells"][1]["gate"] == {"word": "task", "top_k": None}

@@ -11,6 +11,7 @@ import pytest
 
 from core.demo import METHODS, RECIPE, run_demo
 from core.errors import StudioError
+from core.home import Home
 from core.schema import RunSpec
 from core.studio import Studio
 from tests.support.tiny import tiny_base
@@ -85,6 +86,7 @@ def test_the_demo_trains_compares_draws_and_says_what_it_reuses(studio: Studio, 
 def test_the_demo_says_which_run_did_not_finish(small: SimpleNamespace, tmp_path: Path):
     """The studio's answers are enough here: a run that failed is not worth training one that fails."""
     failing = SimpleNamespace(
+        home=Home.open(tmp_path),
         upload=lambda *_, **__: {"id": "x"},
         read_spec=lambda *_, **__: [RunSpec.from_yaml(small.recipe.read_text())],
         runs=lambda **_: [],
