@@ -15,9 +15,6 @@ from tests.support.small_studio import SmallServer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
-# Written, but not yet seen to pass from end to end: taken in one by one, from the top.
-unproven = pytest.mark.skip(reason="this step of the journey has not passed yet")
-
 TRAINED = 300_000  # milliseconds within which short runs are through the queue, on a machine with other work
 SEEN = 150_000
 # Names of columns that mislead, semicolons, a byte order mark, quotes, empty lines, a space that does not break.
@@ -125,7 +122,6 @@ def test_a_split_is_painted_and_two_runs_start(studio: SmallServer, page: Any, k
     assert len(kept["two"]) == 2
 
 
-@unproven
 def test_two_runs_are_watched_and_one_is_cancelled(studio: SmallServer, page: Any, kept: dict[str, Any]):
     first, second = kept["two"]
     page.goto(f"{studio.address}/runs?run={second}")
@@ -141,7 +137,6 @@ def test_two_runs_are_watched_and_one_is_cancelled(studio: SmallServer, page: An
     assert not line(page, first, "cancelled").count()
 
 
-@unproven
 def test_a_run_outlives_reload_browser_and_server(studio: SmallServer, _chromium: Any, kept: dict[str, Any]):
     first = kept["two"][0]
     link = f"{studio.address}/runs?run={first}"
@@ -167,7 +162,6 @@ def test_a_run_outlives_reload_browser_and_server(studio: SmallServer, _chromium
     tab.context.close()
 
 
-@unproven
 def test_the_demo_is_done_and_its_scores_are_compared(studio: SmallServer, page: Any, kept: dict[str, Any]):
     page.goto(studio.address)
     page.get_by_text("The demo is done").wait_for(timeout=TRAINED)
@@ -182,7 +176,6 @@ def test_the_demo_is_done_and_its_scores_are_compared(studio: SmallServer, page:
     kept["compare"] = page.url
 
 
-@unproven
 def test_a_cell_of_the_routing_is_clicked(studio: SmallServer, page: Any, kept: dict[str, Any]):
     page.goto(studio.address)
     page.get_by_role("link", name="See which expert speaks for which task").click()
@@ -195,7 +188,6 @@ def test_a_cell_of_the_routing_is_clicked(studio: SmallServer, page: Any, kept: 
     page.picture("journey-routing")
 
 
-@unproven
 def test_tokens_are_inspected(studio: SmallServer, page: Any, kept: dict[str, Any]):
     page.goto(kept["routing"])
     page.locator("#routing-heat rect[data-at]").first.wait_for()
@@ -216,7 +208,6 @@ def test_tokens_are_inspected(studio: SmallServer, page: Any, kept: dict[str, An
     page.picture("journey-tokens")
 
 
-@unproven
 def test_three_models_are_asked_at_once_and_one_is_stopped(studio: SmallServer, page: Any, kept: dict[str, Any]):
     page.goto(f"{studio.address}/chat?runs={','.join(kept['demo'])}")
     page.locator("#chat-pane-3 header").wait_for()
@@ -239,7 +230,6 @@ def test_three_models_are_asked_at_once_and_one_is_stopped(studio: SmallServer, 
     page.picture("journey-chat")
 
 
-@unproven
 def test_links_open_fresh_as_they_were_left(studio: SmallServer, page: Any, kept: dict[str, Any]):
     page.goto(kept["compare"])
     page.locator(".compared td.best").first.wait_for()
