@@ -132,6 +132,7 @@ class BaseShapes:
     hidden: int
     feed_forward: int
     vocabulary: int
+    positions: int | None
     linears: tuple[Linear, ...]
 
     @property
@@ -144,7 +145,8 @@ def shapes(model: ModelSpec, cache: Path) -> BaseShapes:
     """The layer shapes of a base, read by a child process from its config alone and kept under ``cache``."""
     folder = _config_folder(model)
     content = (folder / "config.json").read_bytes()
-    key = hashlib.sha256(content + f"|{model.trust_remote_code}".encode()).hexdigest()[:16]
+    fields = ",".join(BaseShapes.__dataclass_fields__)  # what is kept of another version of the studio is not read
+    key = hashlib.sha256(content + f"|{model.trust_remote_code}|{fields}".encode()).hexdigest()[:16]
     path = Path(cache) / f"shapes-{key}.json"
     if not path.is_file():
         write_json(path, _read_shapes(folder, model))
@@ -233,7 +235,7 @@ def memory(
     stored = {"none": width, "8bit": 1.0, "4bit": 0.55}[model.quantization]
     found = [] if method is None or method.name == "base" else sites(method, base, tasks)
     trainable = sum(site.parameters() for site in found)
-    tokens = train.batch_size * train.max_length
+    tokens = train.batch_size * min(train.max_length, base.positions or train.max_length)
     layer = tokens * width * (8 * base.hidden + 4 * base.feed_forward)
     routed = sum(tokens * (3 * site.experts * site.rank * width + 12 * site.experts) for site in found)
     if train.activation_checkpointing:

@@ -31,6 +31,7 @@ def read(folder: str, trust_remote_code: bool = False) -> dict[str, Any]:
         "hidden": hidden,
         "feed_forward": getattr(text, "intermediate_size", None) or 4 * hidden,
         "vocabulary": text.vocab_size,
+        "positions": getattr(text, "max_position_embeddings", None),
         "linears": [[line.name, line.in_features, line.out_features, line.head] for line in linears],
     }
 

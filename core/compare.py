@@ -39,7 +39,8 @@ class Column:
 class Cell:
     """``stderr``: over rows, or None; ``spread``: standard deviation over seeds, None for a single run.
 
-    ``tie``: not the best, but within two standard errors of it. ``unpaired`` says why there is no difference.
+    ``best``: no other is higher and one is lower. ``tie``: not the best, but within two standard errors of it.
+    ``unpaired`` says why there is no difference.
     """
 
     value: float
@@ -145,7 +146,8 @@ def _row(
     read: Callable[[ScoreRow], Predictions],
 ) -> Row:
     own = [column.get(key, []) for column in found]
-    best = max((scores for scores in own if scores), key=_level)
+    levels = [_level(scores) for scores in own if scores]
+    best = max((scores for scores in own if scores), key=_level) if max(levels) > min(levels) else []
     reference = against.get(key, []) if against is not None else []
     cells = [_cell(scores, reference, best, read) for scores in own]
     first = next(score for scores in own for score in scores)
@@ -165,7 +167,7 @@ def _cell(
     if not scores:
         return None
     group = group_seeds([score.value for score in scores])
-    is_best = group.mean >= _level(best) - 1e-12
+    is_best = bool(best) and group.mean >= _level(best) - 1e-12
     against, why = difference(scores, reference, read) if reference else (None, "")
     return Cell(
         value=group.mean,
@@ -174,7 +176,7 @@ def _cell(
         seeds=group.n,
         best=is_best,
         difference=against,
-        tie=not is_best and _tied(scores, best, read),
+        tie=bool(best) and not is_best and _tied(scores, best, read),
         unpaired=why,
         by_run={score.run: score.value for score in scores},
     )
@@ -218,11 +220,12 @@ def _mean(rows: Sequence[Row], columns: int, baseline: int | None) -> Row | None
         return None
     cells = [_mean_cell([row.cells[place] for row in shared]) for place in range(columns)]
     best = max(cells, key=lambda cell: cell.value)
+    differ = best.value > min(cell.value for cell in cells)
     marked: list[Cell | None] = []
     for place, cell in enumerate(cells):
         change = None if place == baseline else _mean_difference([row.cells[place] for row in shared])
-        is_best = cell.value >= best.value - 1e-12
-        tie = not is_best and _close(best.value - cell.value, (cell.error, best.error))
+        is_best = differ and cell.value >= best.value - 1e-12
+        tie = differ and not is_best and _close(best.value - cell.value, (cell.error, best.error))
         marked.append(replace(cell, best=is_best, tie=tie, difference=change))
     metrics = list(dict.fromkeys(row.metric for row in shared))
     name = metrics[0] if len(metrics) == 1 else f"{len(metrics)} metrics"

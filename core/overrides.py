@@ -82,7 +82,7 @@ def differences(specs: Mapping[str, RunSpec], *, every: bool = False) -> dict[st
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    if isinstance(value, dict) and value:
+    if isinstance(value, dict):
         for key, item in value.items():
             yield from _flatten(item, f"{prefix}.{key}" if prefix else str(key))
     elif isinstance(value, list) and value and isinstance(value[0], dict):

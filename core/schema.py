@@ -23,14 +23,17 @@ class Spec(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @classmethod
-    def parse(cls, data: Any) -> Self:
-        """Validate plain data; a problem becomes one ``ConfigurationError`` that names every wrong field."""
+    def parse(cls, data: Any, within: str = "") -> Self:
+        """Validate plain data; a problem becomes one ``ConfigurationError`` that names every wrong field.
+
+        ``within``: the dotted name of the group that holds the data, for what is said of its fields.
+        """
         if not isinstance(data, dict):
             raise ConfigurationError(f"A {cls.__name__} is a mapping of names to values, not {type(data).__name__}.")
         try:
             return cls.model_validate(data)
         except ValidationError as error:
-            raise ConfigurationError(*_explain(cls, error)) from error
+            raise ConfigurationError(*_explain(cls, error, within)) from error
 
     @classmethod
     def from_yaml(cls, text: str) -> Self:
@@ -147,10 +150,10 @@ _PLAIN = {
 }
 
 
-def _explain(cls: type[BaseModel], error: ValidationError) -> tuple[str, str]:
+def _explain(cls: type[BaseModel], error: ValidationError, within: str) -> tuple[str, str]:
     problems, hints = [], []
     for item in error.errors():
-        place = ".".join(str(part) for part in item["loc"])
+        place = ".".join(filter(None, (within, *map(str, item["loc"]))))
         if item["type"] == "extra_forbidden":
             near = difflib.get_close_matches(str(item["loc"][-1]), _names(cls, item["loc"][:-1]), n=1)
             problems.append(f"{place} is not a setting")

@@ -156,7 +156,9 @@ def export(folder: RunFolder, target: Path) -> Path:
         )
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         raise ConfigurationError(f"{target} exists and is not empty.", "Name a folder that does not exist yet.")
-    children.call("core.adapters.export", "export", source=str(folder.adapter), target=str(target.resolve()))
+    base = RunSpec.parse(read_json(folder.spec)).model.base
+    paths = {"source": str(folder.adapter), "target": str(target.resolve())}
+    children.call("core.adapters.export", "export", **paths, base=base)
     return target.resolve()
 
 

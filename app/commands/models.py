@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.common import Home, Json, Run, Runs, Session, session
+from app.commands.common import Home, Json, Run, Runs, Session, session, to_json
 
 
 def register(app: typer.Typer) -> None:
@@ -51,12 +51,11 @@ def _read() -> str | None:
 
 
 def _ask(here: Session, conversation: Any, prompt: str, system: str, options: dict[str, Any]) -> None:
-    answers = conversation.ask(prompt, system=system, **options)
-
-    def text() -> str:
-        return "\n".join(f"{answer.model}: {answer.text.strip()}\n  {answer.figures()}" for answer in answers)
-
-    here.answer({"prompt": prompt, "answers": answers}, text)
+    if here.as_json:
+        print(to_json({"prompt": prompt, "answers": conversation.ask(prompt, system=system, **options)}))
+        return
+    for part in conversation.told(prompt, system=system, **options):
+        print(part, end="", flush=True)
 
 
 def export(

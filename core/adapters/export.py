@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import sys
 import tempfile
@@ -50,7 +51,7 @@ def load(base=None, folder=None, name="default", trainable=False, **options):
 
 README = """# {title}
 
-A {method} adapter, trained with Tessera for the base model `{base}`{tasks}.
+A {method} adapter, trained with Tessera for the base model {base}{tasks}.
 
 The folder holds its own loader. With torch, transformers, peft and pydantic installed:
 
@@ -59,16 +60,17 @@ import sys
 sys.path.insert(0, "path/to/this/folder")
 from {package} import load
 
-model = load("{base}").eval()   # or a folder, or a model that is loaded already
+model = load("{source}").eval()   # the base: a folder, a Hub id, or a model that is loaded already
 output = model.generate(**tokenizer("...", return_tensors="pt"), max_new_tokens=64)
 ```
 {hint}"""
 
 
-def export(source: PeftModel | str | Path, target: str | Path, name: str = "default") -> Path:
+def export(source: PeftModel | str | Path, target: str | Path, name: str = "default", base: str = "") -> Path:
     """Write a folder that loads without this checkout: adapter, loader package, and a README that shows how.
 
-    ``source`` is a model with adapters (``name`` says which one) or an adapter folder.
+    ``source`` is a model with adapters (``name`` says which one) or an adapter folder; ``base`` replaces the name of
+    the base model in the config, which may be a folder of this machine.
     """
     target = Path(target)
     if target.exists() and any(target.iterdir()):
@@ -86,6 +88,9 @@ def export(source: PeftModel | str | Path, target: str | Path, name: str = "defa
 
             save(source, made, name)
         config = read_config(made)
+        if base:
+            config["base_model_name_or_path"] = base
+            (made / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
         _check_words(config.get("cells", []))
         _copy_package(made / PACKAGE)
         (made / "README.md").write_text(_readme(config, target.name), "utf-8")
@@ -117,6 +122,9 @@ def _check_words(cells: list[dict]) -> None:
 
 
 def _readme(config: dict, title: str) -> str:
+    base = config.get("base_model_name_or_path") or ""
+    on_hub = base.count("/") == 1 and not base.startswith(("/", ".", "~"))
+    base = base if on_hub else Path(base).name  # folders of this machine mean nothing on another one
     tasks = config.get("tasks") or []
     task_gate = any(cell.get("gate", {}).get("word") == "task" for cell in config.get("cells", []))
     order = ", ".join(f"{index} {task}" for index, task in enumerate(tasks))
@@ -124,7 +132,8 @@ def _readme(config: dict, title: str) -> str:
     return README.format(
         title=title,
         method=config.get("method") or config["peft_type"],
-        base=config.get("base_model_name_or_path") or "the base that it was trained on",
+        base=f"`{base}`" if base else "that it was trained on",
+        source=base if on_hub else f"path/to/{base or 'the-base'}",
         tasks=f" on {', '.join(tasks)}" if tasks else "",
         package=PACKAGE,
         hint=hint,

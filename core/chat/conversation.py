@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, Self
@@ -36,6 +36,11 @@ class Reply:
     seconds: float
     ended: str
 
+    @classmethod
+    def of(cls, model: str, text: str, last: Piece) -> Self:
+        """The answer of which ``last`` is the last piece."""
+        return cls(model, text, last.tokens, last.prompt_tokens, last.seconds, last.ended)
+
     def figures(self) -> str:
         why = {"end": "", "length": ", cut at the longest answer", "stopped": ", stopped"}[self.ended]
         return f"{self.tokens} tokens in {self.seconds:.1f} s{why}"
@@ -65,8 +70,7 @@ class Conversation:
         for model, piece in self.stream(prompt, system=system, **settings):
             texts[model] += piece.text
             last[model] = piece
-        figures = ("tokens", "prompt_tokens", "seconds", "ended")
-        return [Reply(model, texts[model], *(getattr(last[model], name) for name in figures)) for model in self.models]
+        return [Reply.of(model, texts[model], last[model]) for model in self.models]
 
     def stream(self, prompt: str, *, system: str = "", **settings: Any) -> Iterator[tuple[str, Piece]]:
         """(model, piece) as the answers grow: all at once for the first question, then model by model."""
@@ -85,6 +89,10 @@ class Conversation:
         for model, turns in self._turns.items():
             turns += [question, {"role": "assistant", "content": texts[model]}]
 
+    def told(self, prompt: str, *, system: str = "", **settings: Any) -> Iterator[str]:
+        """``stream`` as one text that grows, for terminals: see ``grown``."""
+        return grown(self.stream(prompt, system=system, **settings), self.models)
+
     def _groups(self) -> list[list[str]]:
         """Models with the same history, who can answer in one batch."""
         groups: list[list[str]] = []
@@ -101,6 +109,23 @@ class Conversation:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def grown(pieces: Iterable[tuple[str, Piece]], models: Sequence[str]) -> Iterator[str]:
+    """Answers that grow at once as one text: the first model's as it comes, then the next one's so far, and so on."""
+    texts, last = dict.fromkeys(models, ""), {}
+    told, first = {}, 0  # model -> how much of its answer has been told; the first model that is not through
+    for model, piece in pieces:
+        texts[model] += piece.text
+        last[model] = piece
+        while first < len(models) and (current := models[first]) in last:
+            text = texts[current].lstrip()
+            yield ("" if current in told else f"{current}: ") + text[told.get(current, 0) :]
+            told[current] = len(text)
+            if last[current].ended is None:
+                break
+            yield f"\n  {Reply.of(current, text, last[current]).figures()}\n"
+            first += 1
 
 
 def adapters_of(home: Home, runs: Mapping[str, Run | None]) -> tuple[ModelSpec, dict[str, Adapter]]:

@@ -1,14 +1,15 @@
 """Errors of scores and of differences between scores. Numpy only.
 
 The standard error of a mean is ``s / sqrt(n)`` with the sample standard deviation ``s`` (``n - 1`` below). For values
-of 0 and 1 with mean ``p`` that is exactly ``sqrt(p (1 - p) / (n - 1))``.
+of 0 and 1 with mean ``p`` that is exactly ``sqrt(p (1 - p) / (n - 1))``. A score of which every row is 0, or every row
+is 1, would get an error of nothing by that formula, as if more rows could not change it; see ``unanimous_error``.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -61,6 +62,15 @@ def mean_error(values: Sequence[float]) -> Estimate:
     return Estimate(float(array.mean()), error, array.size)
 
 
+def unanimous_error(n: int) -> float:
+    """The standard error of a score whose ``n`` rows all lie at the same end of its range: as if half a row did not.
+
+    ``sqrt(p (1 - p) / (n + 1))`` with ``p = (n + 1/2) / (n + 1)``, the mean under Jeffreys' prior.
+    """
+    p = (n + 0.5) / (n + 1)
+    return math.sqrt(p * (1 - p) / (n + 1))
+
+
 def group_seeds(values: Sequence[float]) -> Group:
     """The scores of the seeds of one setting as one row of a table."""
     array = np.asarray(values, dtype=np.float64)
@@ -70,10 +80,11 @@ def group_seeds(values: Sequence[float]) -> Group:
 
 
 def estimate(metric: Metric, predictions: Predictions) -> Estimate:
-    """The score that a metric gives to a set of answers."""
-    if metric.corpus is None:
-        return mean_error(predictions.values[metric.name])
-    return corpus_estimate(metric, predictions)
+    """The score that a metric gives to a set of answers; its value lies between 0 and 1."""
+    rows = metric.corpus is None
+    found = mean_error(predictions.values[metric.name]) if rows else corpus_estimate(metric, predictions)
+    unanimous = found.rows > 1 and found.value in (0, 1)
+    return replace(found, stderr=unanimous_error(found.rows)) if unanimous else found
 
 
 def corpus_estimate(metric: Metric, predictions: Predictions) -> Estimate:

@@ -32,7 +32,8 @@ def test_the_worked_example_passes_the_matrix(tmp_path):
             (tmp_path / path).write_text(code, "utf-8")
         else:
             support = tmp_path / "tests" / "adapters_support.py"
-            support.write_text(support.read_text("utf-8").replace("PRESETS = [\n", f"PRESETS = [\n    {code}", 1))
+            row = f"PRESETS = [\n    {code.strip()},\n"
+            support.write_text(support.read_text("utf-8").replace("PRESETS = [\n", row, 1))
     chosen = "(frozen-experts and not compilation) or every_preset or share_one_base"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-x", "tests/test_matrix.py", "tests/test_catalog.py", "-k", chosen],

@@ -74,6 +74,22 @@ def test_a_saved_folder_can_be_exported_and_loaded_here_again(tmp_path):
     assert torch.equal(again(**batch()).logits, model(**batch()).logits)
 
 
+@pytest.mark.parametrize(
+    ("base", "said"),
+    [
+        ("owner/name", 'load("owner/name")'),
+        ("/home/me/bases/small", 'load("path/to/small")'),
+        ("tessera-base", "`tessera-base`"),
+    ],
+)
+def test_the_readme_names_the_base_so_that_others_find_it(tmp_path, base, said):
+    save(made(BY_ID["mosld"]), tmp_path / "saved")
+    folder = export(tmp_path / "saved", tmp_path / "exported", base=base)
+    text = (folder / "README.md").read_text("utf-8")
+    assert said in text and "/home/me" not in text
+    assert json.loads((folder / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"] == base
+
+
 def test_exports_never_overwrite_and_need_an_adapter(tmp_path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "notes.txt").write_text("mine")

@@ -101,6 +101,13 @@ def test_a_task_that_one_run_lacks_leaves_its_cell_empty():
     assert "-" in found.render().splitlines()[2]
 
 
+def test_nothing_is_best_where_all_are_equal():
+    two = [Column("a", ["run-2"], "lora", 1024), Column("b", ["run-3"], "lora", 1024)]
+    equal = {"run-2": [score("run-2")], "run-3": [replace(score("run-3"), value=score("run-2").value)]}
+    (row,) = build(two, equal, read).rows
+    assert not any(cell.best or cell.tie for cell in row.cells)
+
+
 def test_an_unknown_baseline_is_refused():
     with pytest.raises(ConfigurationError, match="not one of the compared columns"):
         comparison(baseline="run-9")

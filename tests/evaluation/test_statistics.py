@@ -17,6 +17,7 @@ from core.evaluation.statistics import (
     mean_error,
     paired,
     sign_flip,
+    unanimous_error,
 )
 
 
@@ -32,6 +33,14 @@ def test_the_error_of_a_share_is_binomial():
     assert mean_error([1.0]).stderr is None
     with pytest.raises(DataError):
         mean_error([])
+
+
+def test_a_score_without_exception_is_not_free_of_error():
+    exact = METRICS["exact_match"]
+    wrong = estimate(exact, predictions([0.0] * 20))
+    assert wrong.value == 0 and wrong.stderr == pytest.approx(math.sqrt(0.5 * 20.5 / 21**2 / 21))
+    assert unanimous_error(2000) < estimate(exact, predictions([1.0] * 20)).stderr == wrong.stderr
+    assert estimate(exact, predictions([1.0])).stderr is None
 
 
 def test_seeds_of_a_setting_become_mean_and_sample_deviation():

@@ -49,9 +49,11 @@ def resolve(method: MethodSpec) -> list[Cell]:
     """The cells of a method with its options; every problem becomes one ``ConfigurationError``."""
     preset = preset_named(method.name)
     data: dict[str, Any] = dict(method.options)
+    within = "method.options"
     if method.cells:
         data["cells"] = method.cells
-    options = preset.options.parse(data)
+        within = "method"
+    options = preset.options.parse(data, within)
     try:
         return preset.cells(options)
     except ValidationError as error:
