@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 COLOURS = 8
 FEW = 200
 SILENT = 0.1  # of an even share: an expert below it for every task hardly speaks
+NUMBERS = "Layers and experts are numbered from 0, here as in tables, files and on the command line."
 NO_CELL = "<h3>No cell chosen</h3><p>Click a cell, or walk with the arrow keys and press Enter.</p>"
 
 
@@ -39,7 +40,7 @@ def cell_view(atlas: Atlas, choice: Choice, definition: Definition) -> str:
     exists = grid.exists[column, layer]
     line = grid.values[task, column, layer][exists]
     title = f"{cell.task} · {cell.projection} · layer {cell.layer}" + (
-        f" · expert {cell.expert}" if cell.expert else ""
+        "" if cell.expert is None else f" · expert {cell.expert}"
     )
     parts = [
         f"<h3>{escape(title)}</h3>",
@@ -47,14 +48,15 @@ def cell_view(atlas: Atlas, choice: Choice, definition: Definition) -> str:
     ]
     even = _even(named, len(line))
     parts.append(_expert_bars(line, cell.expert, even))
-    if 0 < cell.expert <= len(line):
-        parts += _same_expert(atlas, choice, cell, named, grid, column, layer)
+    if cell.expert is not None and cell.expert < len(line):
+        parts += _same_expert(atlas, choice, cell, named, grid, column, layer, cell.expert)
     parts.append(_facts(atlas, choice, cell, int(grid.counts[task, column, layer]), unit(grid, choice)))
     return "".join(parts)
 
 
-def _same_expert(atlas: Atlas, choice: Choice, cell: Cell, named: str, grid: Any, column: int, layer: int) -> list[str]:
-    expert = cell.expert - 1
+def _same_expert(
+    atlas: Atlas, choice: Choice, cell: Cell, named: str, grid: Any, column: int, layer: int, expert: int
+) -> list[str]:
     tasks = [(name, grid.values[t, column, layer, expert], name == cell.task) for t, name in enumerate(grid.tasks)]
     times = []
     for moment in atlas.moments:
@@ -63,9 +65,9 @@ def _same_expert(atlas: Atlas, choice: Choice, cell: Cell, named: str, grid: Any
             value = then.values[then.tasks.index(cell.task), 0, then.layers.index(cell.layer), expert]
             times.append((moment_text(moment), value, moment.name == choice.moment))
     return [
-        f"<h4>Expert {cell.expert}, task by task</h4>",
+        f"<h4>Expert {expert}, task by task</h4>",
         _named_bars(tasks),
-        f"<h4>Expert {cell.expert} for {escape(cell.task)}, moment by moment</h4>",
+        f"<h4>Expert {expert} for {escape(cell.task)}, moment by moment</h4>",
         _named_bars(times),
     ]
 
@@ -79,11 +81,11 @@ def _facts(atlas: Atlas, choice: Choice, cell: Cell, count: int, counted: str) -
     return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in rows)}</dl>"
 
 
-def _expert_bars(values: Sequence[float], chosen: int, even: float | None) -> str:
+def _expert_bars(values: Sequence[float], chosen: int | None, even: float | None) -> str:
     top = max([float(v) for v in values if v == v] + [even or 0.0], default=0.0) or 1.0
     tick = "" if even is None else f'<u style="left:{100 * even / top:.1f}%" title="an even share"></u>'
     bars = [
-        f'<div class="bar{" on" if e + 1 == chosen else ""}"><b>{e + 1}</b><span class="track">'
+        f'<div class="bar{" on" if e == chosen else ""}"><b>{e}</b><span class="track">'
         f'<i style="width:{_percent(v, top)}%;background:var(--expert-{e % COLOURS})"></i>{tick}</span>'
         f"<em>{number(float(v))}</em></div>"
         for e, v in enumerate(values)
@@ -212,5 +214,5 @@ def _cautions(atlas: Atlas, choice: Choice) -> list[str]:
 
 def definitions(known: Definitions) -> str:
     rows = [(figure.title, figure.text) for figure in known.figures]
-    rows += [("What is counted", known.counted), ("Distance of tasks", known.distance)]
+    rows += [("What is counted", known.counted), ("Distance of tasks", known.distance), ("Numbers", NUMBERS)]
     return f"<dl>{''.join(f'<dt>{escape(title)}</dt><dd>{escape(text)}</dd>' for title, text in rows)}</dl>"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
@@ -14,27 +15,28 @@ if TYPE_CHECKING:
 
 ROLES = {"answer": "Answer", "prompt": "Prompt", "all": "Both"}
 ALL = "all"
+NUMBER = re.compile("-?[0-9]{1,9}")
 
 
 @dataclass(frozen=True)
 class Cell:
-    """The chosen cell by name; ``expert`` counts from 1 and is 0 where a figure has one value for all experts."""
+    """The chosen cell by name; ``expert`` is None where a figure has one value for all experts of a layer."""
 
     task: str
     projection: str
     layer: int
-    expert: int
+    expert: int | None = None
 
     @classmethod
     def parse(cls, text: str) -> Cell | None:
-        """``task|projection|layer|expert`` as the page keeps it."""
+        """``task|projection|layer|expert`` as the page keeps it; no expert is not expert 0."""
         parts = text.rsplit("|", 3)
-        if len(parts) != 4 or not parts[2].lstrip("-").isdigit() or not parts[3].isdigit():
+        if len(parts) != 4 or not NUMBER.fullmatch(parts[2]) or not re.fullmatch("[0-9]{0,9}", parts[3]):
             return None
-        return cls(parts[0], parts[1], int(parts[2]), int(parts[3]))
+        return cls(parts[0], parts[1], int(parts[2]), int(parts[3]) if parts[3] else None)
 
     def __str__(self) -> str:
-        return f"{self.task}|{self.projection}|{self.layer}|{self.expert}"
+        return f"{self.task}|{self.projection}|{self.layer}|{'' if self.expert is None else self.expert}"
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,8 @@ class Choice:
         plain |= {"projection": self.projection, "beside": self.beside}
         if self.cell is not None:
             plain |= {"task": self.cell.task, "site": self.cell.projection}
-            plain |= {"layer": str(self.cell.layer), "expert": str(self.cell.expert)}
+            plain |= {"layer": str(self.cell.layer)}
+            plain |= {} if self.cell.expert is None else {"expert": str(self.cell.expert)}
         return urlencode({name: value for name, value in plain.items() if value})
 
     @property

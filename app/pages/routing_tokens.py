@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 import gradio as gr
 
 from app.pages import routing_token_views as views
+from app.pages.routing_choice import NUMBER
 from app.ui import components as ui
 from core.errors import NotFoundError, StudioError
 from core.studio import Studio
@@ -90,7 +91,7 @@ TRACES = Traces()
 
 
 def _trace(studio: Studio, run: str, asked: Asked) -> Any:
-    if asked.turn.isdigit():
+    if asked.turn.isdecimal():
         return studio.chats.trace_turn(int(asked.turn), task=asked.acts or None)
     return studio.trace(
         run,
@@ -134,7 +135,7 @@ def build() -> dict[str, Any]:
         parts["strip"] = ui.token_strip(None, elem_id="inspect-strip")
         ui.text(
             "<h2>The route through the layers</h2><p>Each cell in the colour of its strongest expert. Experts are "
-            "numbered within a layer: expert 3 of one layer has nothing to do with expert 3 of another.</p>"
+            "numbered from 0 within a layer: expert 3 of one layer has nothing to do with expert 3 of another.</p>"
         )
         parts["ribbon"] = ui.drawn("ribbon", None, elem_id="inspect-ribbon")
         parts["chosen"] = ui.text("<h2>One token</h2>")
@@ -230,7 +231,7 @@ def start(studio: Studio, run: str, asked: Asked) -> dict[str, Any]:
     nothing = {"told": HINT, "found": gr.update(visible=False), "asked": "", "address": ""}
     try:
         tasks = task_names(studio, run)
-        if asked.turn.isdigit():
+        if asked.turn.isdecimal():
             turn = studio.chats.turn(int(asked.turn))
             asked = replace(asked, text=turn["question"], said=turn["answer"], answer="true")
         task = asked.acts if asked.acts in tasks else (tasks[0] if tasks else "")
@@ -337,12 +338,12 @@ def _placed(studio: Studio, run: str, asked: Asked, trace: Any, known: list[int]
         place = _number(at[1:])
         at = str(known[min(place, len(known) - 1)])
     at = at.removesuffix(".0")
-    if on not in (*names, views.AVERAGE) or not at.lstrip("-").isdigit():
+    if on not in (*names, views.AVERAGE) or not NUMBER.fullmatch(at):
         best_layer, best_name = _most_specific(studio, run)
         on = on if on in (*names, views.AVERAGE) else (best_name if best_name in names else names[0])
-        at = at if at.lstrip("-").isdigit() else str(best_layer if best_layer in known else known[-1])
+        at = at if NUMBER.fullmatch(at) else str(best_layer if best_layer in known else known[-1])
     layer = min(known, key=lambda one: abs(one - int(at)))
-    token = _number(asked.token) if asked.token.isdigit() else max(0, trace.roles.count("prompt") - 1)
+    token = _number(asked.token) if asked.token.isdecimal() else max(0, trace.roles.count("prompt") - 1)
     return replace(asked, at=str(layer), on=on, token=str(min(token, len(trace.tokens) - 1)))
 
 
@@ -355,7 +356,7 @@ def _most_specific(studio: Studio, run: str) -> tuple[int, str]:
 
 
 def _number(text: Any) -> int:
-    return int(text) if str(text or "").isdigit() else 0
+    return int(text) if str(text or "").isdecimal() else 0
 
 
 def _line(text: str, longest: int = 90) -> str:

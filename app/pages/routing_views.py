@@ -160,7 +160,7 @@ def picked(grid: Grid, cell: Cell | None, definition: Definition) -> str | None:
     )
     if not definition.per_expert:
         return f"{task},0,{layer},{column}"
-    return f"{task},{column},{layer},{max(0, cell.expert - 1)}"
+    return f"{task},{column},{layer},{cell.expert or 0}"
 
 
 def cell_at(grid: Grid, definition: Definition, place: dict[str, Any]) -> Cell | None:
@@ -171,8 +171,8 @@ def cell_at(grid: Grid, definition: Definition, place: dict[str, Any]) -> Cell |
         inside = grid.exists[column, layer, expert if definition.per_expert else 0]
         if min(row, col, layer, expert) < 0 or not inside:
             return None
-        number = expert + 1 if definition.per_expert else 0
-        return Cell(grid.tasks[row], grid.projections[column], grid.layers[layer], number)
+        which = expert if definition.per_expert else None
+        return Cell(grid.tasks[row], grid.projections[column], grid.layers[layer], which)
     except (KeyError, TypeError, ValueError, IndexError):
         return None
 

@@ -85,9 +85,9 @@ def _slot(m: Mixture) -> float:
 
 def _lanes(m: Mixture) -> list[tuple[float, int | None]]:
     """(height, number of the expert) from the top; None stands for those that are left out."""
-    numbers: list[int | None] = list(range(1, 2 if m.single else m.experts + 1))
+    numbers: list[int | None] = list(range(1 if m.single else m.experts))
     if len(numbers) > SHOWN:
-        numbers = [*numbers[: SHOWN - 2], None, m.experts]
+        numbers = [*numbers[: SHOWN - 2], None, m.experts - 1]
     slot = _slot(m)
     return [(TOP + slot / 2 + i * slot, number) for i, number in enumerate(numbers)]
 

@@ -25,7 +25,7 @@ const high = v => v.log ? v.mid * v.top : signed(v) ? v.mid + v.top : v.top;
 const bend = (v, x) => v.log ? Math.log(Math.max(x, 1e-9)) : x;  // as far above the middle as below it, as a factor
 const share = (v, x) => clamp((bend(v, x) - bend(v, low(v))) / ((bend(v, high(v)) - bend(v, low(v))) || 1), 0, 1);
 const colour = (v, i) => `var(--${signed(v) ? 'diverge' : 'heat'}-${i})`;
-const across = v => v.across?.length ? v.across : Array.from({ length: v.experts }, (_, e) => String(e + 1));
+const across = v => v.across?.length ? v.across : Array.from({ length: v.experts }, (_, e) => String(e));
 const show = (v, x) => x === false || x === null ? '–' : (signed(v) && v.mid === 0 && x > 0 ? '+' : '') + x.toFixed(v.digits ?? 3);
 const counted = (v, r, c) => v.counts?.[r]?.[c] ? `${Math.round(v.counts[r][c]).toLocaleString('en')} ${v.unit}s` : '';
 

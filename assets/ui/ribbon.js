@@ -52,7 +52,7 @@ function draw() {
 
 function say(key, x, y) {
   const v = props.value, [l, t] = key.split(',').map(Number), [expert, , gate] = v.best[l][t];
-  tip.textContent = `${seen(v.tokens[t])} · layer ${v.layers[l]} · ` + (expert < 0 ? 'no gate here' : `expert ${expert + 1}, gate ${gate.toFixed(3)}`);
+  tip.textContent = `${seen(v.tokens[t])} · layer ${v.layers[l]} · ` + (expert < 0 ? 'no gate here' : `expert ${expert}, gate ${gate.toFixed(3)}`);
   tip.style.display = 'block';
   const box = element.getBoundingClientRect();
   tip.style.left = Math.max(0, Math.min(x - box.left + 12, box.width - tip.offsetWidth - 8)) + 'px';

@@ -29,7 +29,7 @@ function draw() {
     span.tabIndex = i === (chosen ?? 0) ? 0 : -1;  // one stop for Tab, arrows inside
     span.className = `${token.role || 'prompt'}${i === chosen ? ' chosen' : ''}${token.special ? ' special' : ''}`;
     span.setAttribute('role', 'button');
-    span.setAttribute('aria-label', e < 0 || !token.g.length ? token.t : `${token.t}: expert ${e + 1}, ${(token.g[e] ?? 0).toFixed(2)}`);
+    span.setAttribute('aria-label', e < 0 || !token.g.length ? token.t : `${token.t}: expert ${e}, ${(token.g[e] ?? 0).toFixed(2)}`);
     if (token.g.length && e >= 0) {
       span.style.setProperty('--hue', hue(e));
       span.style.setProperty('--strength', (6 + 64 * strength(v, token.g)).toFixed(0) + '%');
@@ -44,14 +44,14 @@ function legend(v) {
   bar.className = 'legend';
   const words = v.tokens.filter(t => t.g.length), share = e => words.filter(t => best(t.g) === e).length;
   for (let e = 0; e < count; e++) {
-    const key = Object.assign(document.createElement('button'), { textContent: `expert ${e + 1}`, title: 'Tint by this expert alone' });
+    const key = Object.assign(document.createElement('button'), { textContent: `expert ${e}`, title: 'Tint by this expert alone' });
     key.append(Object.assign(document.createElement('small'), { textContent: ` ${share(e)}` }));
     key.style.setProperty('--hue', hue(e));
     key.setAttribute('aria-pressed', alone === e);
     key.dataset.expert = e;
     bar.append(key);
   }
-  const note = alone === null ? v.note : `${v.note ? v.note + ' · ' : ''}tinted by the gate of expert ${alone + 1}`;
+  const note = alone === null ? v.note : `${v.note ? v.note + ' · ' : ''}tinted by the gate of expert ${alone}`;
   if (note) bar.append(Object.assign(document.createElement('small'), { textContent: note }));
   return bar;
 }
@@ -60,7 +60,7 @@ function show(span) {
   const token = props.value.tokens[span.dataset.i], top = Math.max(...token.g, 1e-9);
   tip.replaceChildren(...token.g.map((g, e) => {
     const line = document.createElement('div');
-    const name = Object.assign(document.createElement('b'), { textContent: e + 1 }), bar = document.createElement('i');
+    const name = Object.assign(document.createElement('b'), { textContent: e }), bar = document.createElement('i');
     bar.style.cssText = `width:${(g / top * 110).toFixed(0)}px;background:${hue(e)}`;
     line.append(name, bar, Object.assign(document.createElement('em'), { textContent: g.toFixed(3) }));
     return line;

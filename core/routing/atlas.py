@@ -105,7 +105,7 @@ class Atlas:
             grid[:, p, layer, :size], exists[p, layer, :size] = found, True
             counted[:, p, layer] = counts[:, index]
         units = {site.unit for site in sites}
-        across = [str(e + 1) for e in range(wide)] if per_expert else []
+        across = [str(e) for e in range(wide)] if per_expert else []
         unit = units.pop() if len(units) == 1 else "decision"
         return Grid(list(shot.tasks), names, layers, across, grid, exists, counted, unit)
 

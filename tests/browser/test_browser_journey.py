@@ -181,8 +181,8 @@ def test_a_cell_of_the_routing_is_clicked(studio: SmallServer, page: Any, kept: 
     page.get_by_role("link", name="See which expert speaks for which task").click()
     page.locator("#routing-heat rect[data-at]").first.wait_for()
     page.locator('#routing-heat rect[data-at="0,0,1,1"]').click()
-    page.wait_for_function("location.search.includes('layer=1&expert=2')")
-    page.locator("#routing-cell").get_by_text("expert 2").first.wait_for()
+    page.wait_for_function("location.search.includes('layer=1&expert=1')")
+    page.locator("#routing-cell").get_by_text("expert 1").first.wait_for()
     kept["cell"] = page.locator("#routing-cell").inner_text()
     kept["routing"] = page.url
     page.picture("journey-routing")
@@ -234,7 +234,7 @@ def test_links_open_fresh_as_they_were_left(studio: SmallServer, page: Any, kept
     page.goto(kept["compare"])
     page.locator(".compared td.best").first.wait_for()
     page.goto(kept["routing"])
-    page.locator("#routing-cell").get_by_text("expert 2").first.wait_for()
+    page.locator("#routing-cell").get_by_text("expert 1").first.wait_for()
     assert page.locator("#routing-cell").inner_text() == kept["cell"]
     page.goto(kept["tokens"])
     page.get_by_text("Token 5, projection by projection").wait_for()

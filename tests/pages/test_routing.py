@@ -104,20 +104,38 @@ def test_two_runs_stand_side_by_side_on_one_scale(studio, seeded):
 def test_a_click_names_its_cell_and_nonsense_names_none(studio, seeded):
     choice = Choice(seeded.molora, projection="v_proj")
     found = routing.cell_clicked(studio, choice, {"row": 1, "col": 0, "layer": 5, "expert": 2, "value": 0.1})
-    assert found == Cell("mood", "v_proj", 5, 3)
+    assert found == Cell("mood", "v_proj", 5, 2)
     shown = routing.view(studio, replace(choice, cell=found))
-    assert shown["left"]["picked"] == "1,0,5,2" and shown["chosen"] == "mood|v_proj|5|3"
-    assert "layer 5 · expert 3" in shown["cell"] and "task by task" in shown["cell"]
+    assert shown["left"]["picked"] == "1,0,5,2" and shown["chosen"] == "mood|v_proj|5|2"
+    assert "layer 5 · expert 2" in shown["cell"] and "task by task" in shown["cell"]
     for wrong in ({}, {"row": 9, "col": 0, "layer": 0, "expert": 0}, {"row": "x"}, {"row": -1, "col": 0, "layer": 0}):
         assert routing.cell_clicked(studio, choice, wrong) is None
     assert routing.place_clicked(studio, choice, {"expert": 1}) == "all"
     assert routing.place_clicked(studio, choice, {"expert": 99}) == "v_proj"
 
 
-def test_cells_name_tasks_that_hold_the_separator():
-    cell = Cell("a|b", "q_proj", -1, 2)
+@pytest.mark.parametrize("expert", [2, 0, None])
+def test_cells_name_tasks_that_hold_the_separator(expert):
+    cell = Cell("a|b", "q_proj", -1, expert)
     assert Cell.parse(str(cell)) == cell
-    assert Cell.parse("a|b|c") is None and Cell.parse("") is None and Cell.parse("a|b|x|2") is None
+    assert Choice.from_query(dict(parse_qsl(Choice("run-1", cell=cell).query()))).cell == cell
+
+
+@pytest.mark.parametrize("text", ["", "a|b|c", "a|b|x|2", "a|b|--1|2", "a|b|1|²", "a|b|1|-1", "a|b|1|one"])
+def test_what_names_no_cell_is_none(text):
+    assert Cell.parse(text) is None
+
+
+def test_experts_are_numbered_from_0_and_the_first_is_not_nobody(studio, seeded):
+    choice = Choice(seeded.molora, projection="v_proj")
+    first = routing.cell_clicked(studio, choice, {"row": 0, "col": 0, "layer": 0, "expert": 0})
+    shown = routing.view(studio, replace(choice, cell=first))
+    assert "layer=0&expert=0" in shown["address"] and shown["left"]["picked"] == "0,0,0,0"
+    assert "layer 0 · expert 0" in shown["cell"] and "Expert 0, task by task" in shown["cell"]
+    whole = replace(choice, figure="entropy")
+    place = routing.cell_clicked(studio, whole, {"row": 0, "col": 0, "layer": 0, "expert": 1})
+    shown = routing.view(studio, replace(whole, cell=place))
+    assert "expert=" not in shown["address"] and "task by task" not in shown["cell"]
 
 
 def test_findings_are_computed_from_the_distances(studio, seeded):
