@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -51,11 +53,15 @@ class SmallServer:
     def start(self) -> str:
         command = [sys.executable, "-m", "tests.support.small_studio", str(self.home), str(self.port), str(self.recipe)]
         settings = {"OMP_NUM_THREADS": "1", "TESSERA_CPU_JOBS": "2", "HF_HUB_OFFLINE": "1"}
-        self._process = subprocess.Popen(
-            command, cwd=PROJECT, env=os.environ | settings, stdout=subprocess.PIPE, text=True
-        )
-        line = self._process.stdout.readline()
-        self.port = int(line.split("http://")[1].split()[0].rsplit(":")[1])
+        log = self.home.parent / "server.log"
+        with log.open("w") as out:  # a pipe that nobody reads would stop the server once it is full
+            self._process = subprocess.Popen(command, cwd=PROJECT, env=os.environ | settings, stdout=out, stderr=out)
+        deadline = time.monotonic() + 120
+        while not (found := re.search(r"http://[\d.]+:(\d+)", log.read_text("utf-8"))):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"The server did not start: {log.read_text('utf-8')[-2000:]}")
+            time.sleep(0.1)
+        self.port = int(found[1])
         return self.address
 
     def kill(self) -> None:
