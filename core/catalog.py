@@ -25,10 +25,11 @@ from core.adapters.words import WORDS
 from core.data.mapping import Mapping
 from core.data.templates import PromptTemplate
 from core.errors import ConfigurationError, NotFoundError
-from core.home import BUNDLED_BASE_FOLDER, PROJECT, read_json, write_json
+from core.home import ASSETS, BUNDLED_BASE_FOLDER, PROJECT, read_json, write_json
 from core.schema import BUNDLED_BASE, EvaluationSpec, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
 GIB = 2**30
+SHIPPED_SHAPES = ASSETS / "shapes"  # of the bundled base, so that the first look at it starts no process
 
 
 def methods() -> list[dict[str, Any]]:
@@ -147,7 +148,8 @@ def shapes(model: ModelSpec, cache: Path) -> BaseShapes:
     content = (folder / "config.json").read_bytes()
     fields = ",".join(BaseShapes.__dataclass_fields__)  # what is kept of another version of the studio is not read
     key = hashlib.sha256(content + f"|{model.trust_remote_code}|{fields}".encode()).hexdigest()[:16]
-    path = Path(cache) / f"shapes-{key}.json"
+    name = f"shapes-{key}.json"
+    path = SHIPPED_SHAPES / name if (SHIPPED_SHAPES / name).is_file() else Path(cache) / name
     if not path.is_file():
         write_json(path, _read_shapes(folder, model))
     data = read_json(path)

@@ -51,6 +51,13 @@ def test_shapes_are_read_once(base, tmp_path, monkeypatch):
     assert catalog.shapes(model, tmp_path) == first
 
 
+def test_the_shapes_of_the_bundled_base_come_along(tmp_path, monkeypatch):
+    shipped = catalog.shapes(ModelSpec(), tmp_path / "unused")
+    assert not (tmp_path / "unused").exists(), "write its shapes into assets/shapes again"
+    monkeypatch.setattr(catalog, "SHIPPED_SHAPES", tmp_path / "nothing")
+    assert catalog.shapes(ModelSpec(), tmp_path / "cache") == shipped
+
+
 def test_a_config_that_is_no_language_model_is_explained(tmp_path):
     with pytest.raises(NotFoundError, match=r"config\.json"):
         catalog.shapes(ModelSpec(base=str(tmp_path)), tmp_path)
