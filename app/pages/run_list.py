@@ -10,6 +10,7 @@ from typing import Any
 from app.ui import components as ui
 from core.studio import Studio
 
+MIB = " MiB"  # ends the phase of a job that downloads
 PAGE = 12
 SETTINGS_PAGE = 6
 STATES = {
@@ -103,8 +104,15 @@ def when(run: Mapping[str, Any]) -> str:
     if run["state"] in STATES["working"]:
         left = job.get("seconds_left")
         held = f" · {run['device']}" if run.get("device") else ""
-        return (f"{ui.duration(left)} left" if left is not None else job.get("phase") or run["state"]) + held
+        return (f"{ui.duration(left)} left" if left is not None else phase(job) or run["state"]) + held
     return date(run["finished"] or run["created"])
+
+
+def phase(job: Mapping[str, Any]) -> str:
+    """What a job does now, without the unit in which it counts."""
+    if job.get("state") == "cancelling":
+        return "stopping"
+    return (job.get("phase") or "").removesuffix(MIB) or job.get("state") or ""
 
 
 def place(ahead: int | None) -> str:

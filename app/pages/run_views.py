@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from app.pages.run_list import STATES, date, place
+from app.pages.run_list import MIB, STATES, date, phase, place
 from app.ui import components as ui
 from core.studio import Studio
 
@@ -44,13 +44,10 @@ def active(run: Mapping[str, Any]) -> Mapping[str, Any] | None:
 def _progress(run: Mapping[str, Any], job: Mapping[str, Any] | None) -> tuple[float, str]:
     waiting = next((one for one in run["jobs"] if one["state"] == "queued"), None)
     if job is not None:
-        phase = "stopping" if job["state"] == "cancelling" else job["phase"] or job["state"]
-        done = job["step"] or 0
-        unit = "row" if job["kind"] == "score" or phase == "scoring" else "step"
-        steps = f"{unit} {done:,} of {job['total']:,}" if job["total"] else ""
         left = "" if job["seconds_left"] is None else f"{ui.duration(job['seconds_left'])} left"
         on = f"on {job['leased']}" if job["leased"] else ""
-        return (done / job["total"] if job["total"] else 0.0), _joined(phase, steps, left, on)
+        share = (job["step"] or 0) / job["total"] if job["total"] else 0.0
+        return share, _joined(phase(job), _counted(job), left, on)
     if waiting is not None:
         what = "" if waiting["kind"] == "train" else f"{waiting['name']} "
         return (1.0 if run["state"] == "done" else 0.0), f"{what}{place(waiting['ahead'])}, device {waiting['device']}"
@@ -59,6 +56,16 @@ def _progress(run: Mapping[str, Any], job: Mapping[str, Any] | None) -> tuple[fl
     last = run["jobs"][-1] if run["jobs"] else {}
     at = f"at step {last['step']:,}" if run["state"] not in ("done", "queued") and last.get("step") else ""
     return (1.0 if run["state"] == "done" else 0.0), _joined(ended, at, took)
+
+
+def _counted(job: Mapping[str, Any]) -> str:
+    """How far a job is: steps, rows that are scored, or MiB of a base that is downloaded."""
+    if not job["total"]:
+        return ""
+    done, total = job["step"] or 0, job["total"]
+    if (job["phase"] or "").endswith(MIB):
+        return f"{done:,} of {total:,}{MIB}"
+    return f"{'row' if job['kind'] == 'score' or job['phase'] == 'scoring' else 'step'} {done:,} of {total:,}"
 
 
 def _joined(*parts: str) -> str:

@@ -13,6 +13,9 @@ import pytest
 from app.pages import run_curves, run_look, run_views, runs
 from app.pages.run_list import Filters, listing
 from core.errors import StudioError
+from core.jobs.ingest import ingest_events
+from core.jobs.sinks import FileSink
+from core.models import download_progress
 from tests.support import seed
 
 
@@ -49,6 +52,19 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def names(found: dict) -> list[str]:
     return [run["id"] for group in found["groups"] for run in group["runs"]]
+
+
+def test_a_download_is_counted_in_mib(own):
+    studio, seeded = own
+    folder = studio.home.run(seeded.running)
+    sink = FileSink(folder.events, run=seeded.running, job="train", attempt=2)
+    download_progress(sink)(120 * 2**20, 2048 * 2**20)
+    sink.close()
+    ingest_events(studio.records.database, folder)
+    head = run_views.head(studio.run(seeded.running))
+    assert "downloading · 120 of 2,048 MiB" in head and "step" not in head
+    entry = listing(studio, Filters(state="working"), "")["groups"][0]["runs"][0]
+    assert entry["when"] == "downloading · cpu" and entry["share"] == pytest.approx(120 / 2048, abs=1e-4)
 
 
 def test_the_list_is_newest_first_and_says_what_each_run_waits_for(studio, kept):
