@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from app import uploads
-from app.pages import data_form, data_views
+from app.pages import data_form, data_names, data_views
 from app.ui import components as ui
 from core.errors import ConfigurationError, StudioError
 from core.home import ASSETS
@@ -232,8 +232,9 @@ def detail_view(studio: Studio, name: str, asked: Mapping[str, str]) -> list[Any
     except StudioError as error:
         missing = f'<p><a href="/data">← all data sets</a></p>{ui.problem(error)}'
         return [missing, gr.update(visible=False), "", gr.skip(), gr.skip(), gr.skip(), "", "", ""]
-    rows = rows_view(studio, data["name"], asked.get("task", ""), asked.get("split", ""), asked.get("part", "1"))
-    return [data_views.detail(data), gr.update(visible=True), data["name"], *rows, ""]
+    rows = rows_view(studio, data["id"], asked.get("task", ""), asked.get("split", ""), asked.get("part", "1"))
+    shown = data_names.shown(data, data_names.meant(studio.datasets()))
+    return [data_views.detail(data, shown), gr.update(visible=True), data["id"], *rows, ""]
 
 
 def rows_view(studio: Studio, dataset: str, task: str, split: str, number: Any) -> list[Any]:
@@ -276,8 +277,9 @@ def delete_view(studio: Studio, dataset: str) -> list[Any]:
     try:
         if not dataset:
             raise ConfigurationError("No data set is open.", "Open one from the list.")
+        name = studio.dataset(dataset)["name"]
         studio.delete_dataset(dataset)
     except StudioError as error:
         return [ui.problem(error), gr.skip(), gr.skip()]
-    gone = f'<div class="note">{ui.escape(dataset)} was deleted. <a href="/data">← all data sets</a></div>'
+    gone = f'<div class="note">{ui.escape(name)} was deleted. <a href="/data">← all data sets</a></div>'
     return ["", gone, gr.update(visible=False)]

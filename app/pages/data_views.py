@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from app.pages import data_names
 from app.ui import components as ui
 
 SPLITS = ("train", "validation", "test")
@@ -52,14 +53,15 @@ def stored(datasets: Sequence[Mapping[str, Any]], search: str = "") -> str:
     heads = ["data set", "tasks", "kinds", *(f"#{split}" for split in SPLITS), "metric", "#chance", "stored"]
     more = len(found) - SHOWN_SETS
     note = f"<p>{more:,} more; search for a name to see them.</p>" if more > 0 else ""
-    return table(heads, map(_stored_row, found[:SHOWN_SETS])) + note
+    known = data_names.meant(datasets)
+    return table(heads, [_stored_row(data, data_names.shown(data, known)) for data in found[:SHOWN_SETS]]) + note
 
 
-def _stored_row(data: Mapping[str, Any]) -> str:
+def _stored_row(data: Mapping[str, Any], name: str) -> str:
     tasks = list(data["tasks"].values())
     names = ", ".join(task["name"] for task in tasks[:5]) + (f" and {len(tasks) - 5} more" if len(tasks) > 5 else "")
     return line(
-        f'<a href="{ui.escape(link(data["name"]))}"><b>{ui.escape(data["name"])}</b></a>',
+        f'<a href="{ui.escape(link(name))}"><b>{ui.escape(data["name"])}</b></a>{_earlier(data, name)}',
         ("wrap", ui.escape(names)),
         ui.escape(", ".join(dict.fromkeys(task["kind"] for task in tasks))),
         *_counts(data["counts"]),
@@ -67,6 +69,11 @@ def _stored_row(data: Mapping[str, Any]) -> str:
         ("num", _chance(tasks)),
         ui.escape(data["created"][:10]),
     )
+
+
+def _earlier(data: Mapping[str, Any], name: str) -> str:
+    """A mark where a later data set bears the same name."""
+    return "" if name == data["name"] else f" <small>earlier version {ui.escape(data['id'][:6])}</small>"
 
 
 def _chance(tasks: Sequence[Mapping[str, Any]]) -> str:
@@ -78,14 +85,15 @@ def _counts(counts: Mapping[str, int]) -> list[tuple[str, str]]:
     return [("num", f"{counts[split]:,}" if counts.get(split) else "–") for split in SPLITS]
 
 
-def detail(data: Mapping[str, Any]) -> str:
-    """Facts of one stored data set and of each of its tasks."""
+def detail(data: Mapping[str, Any], name: str) -> str:
+    """Facts of one stored data set and of each of its tasks; ``name`` leads to it."""
     known = f" · also called {', '.join(data['aliases'])}" if data["aliases"] else ""
     facts = f"{data['id']} · {data['source']} · stored {data['created'].replace('T', ' ')[:16]} UTC{known}"
-    use = ui.escape(f"/experiment?dataset={quote(data['name'])}")
+    use = ui.escape(f"/experiment?dataset={quote(name)}")
     heads = ["task", "kind", *(f"#{split}" for split in SPLITS), "metric", "#chance", "#trivial", "instruction"]
+    title = ui.escape(data["name"]) + _earlier(data, name)
     return (
-        f'<p><a href="/data">← all data sets</a></p><div class="titled"><h2>{ui.escape(data["name"])}</h2>'
+        f'<p><a href="/data">← all data sets</a></p><div class="titled"><h2>{title}</h2>'
         f'<a class="button" href="{use}">Use in an experiment</a></div>'
         f'<p class="facts">{ui.escape(facts)}</p>'
         + table(heads, map(_task_row, list(data["tasks"].values())[:500]), "tall")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from app import forms
+from app.pages import data_names
 from app.pages import experiment_grid as grids
 from core.errors import ConfigurationError
 from core.schema import BUNDLED_BASE, RunSpec
@@ -101,12 +102,14 @@ def seeds_of(value: Any) -> list[int]:
 
 def task_choices(datasets: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
     """(label, value) of every stored task, and of all tasks of a set with several."""
-    found = []
+    found, known = [], data_names.meant(datasets)
     for data in datasets:
+        key = data_names.shown(data, known)
+        title = data["name"] if key == data["name"] else f"{data['name']}, earlier version {key[:6]}"
         if len(data["tasks"]) > 1:
-            found.append((f"{data['name']}: all {len(data['tasks'])} tasks", f"{data['name']}{TAB}{EVERY}"))
+            found.append((f"{title}: all {len(data['tasks'])} tasks", f"{key}{TAB}{EVERY}"))
         found += [
-            (f"{data['name']}: {name} ({task['kind']}, {_rows(task)})", f"{data['name']}{TAB}{name}")
+            (f"{title}: {name} ({task['kind']}, {_rows(task)})", f"{key}{TAB}{name}")
             for name, task in data["tasks"].items()
         ]
     return found
@@ -118,11 +121,11 @@ def _rows(task: Mapping[str, Any]) -> str:
 
 def expanded(chosen: Sequence[str], datasets: Sequence[Mapping[str, Any]]) -> list[str]:
     """The chosen tasks one by one, without those that are not stored."""
-    tasks = {data["name"]: list(data["tasks"]) for data in reversed(datasets)}
+    known = data_names.meant(datasets)
     found: dict[str, None] = {}
     for value in chosen or ():
         name, _, task = str(value).partition(TAB)
-        for one in tasks.get(name, []):
+        for one in known[name]["tasks"] if name in known else ():
             if task in (one, EVERY):
                 found[f"{name}{TAB}{one}"] = None
     return list(found)
@@ -163,8 +166,8 @@ def task_data(settings: Settings, chosen: Sequence[str], raw: Any, datasets: Seq
         dataset, _, task = key.partition(TAB)
         own = _merged(common, _task_settings(settings, key, values)) if len(chosen) > 1 else common
         rows.append({"dataset": dataset, "task": task, **own})
-    for data in datasets:
-        mine = [row for row in rows if row["dataset"] == data["name"]]
+    for name, data in data_names.meant(datasets).items():
+        mine = [row for row in rows if row["dataset"] == name]
         rest = [{k: v for k, v in row.items() if k != "task"} for row in mine]
         if mine and [row["task"] for row in mine] == list(data["tasks"]) and all(r == rest[0] for r in rest):
             first = rows.index(mine[0])
@@ -190,15 +193,15 @@ def task_values(
     tasks: Sequence[Mapping[str, Any]], datasets: Sequence[Mapping[str, Any]]
 ) -> tuple[list[str], dict[str, Any]]:
     """The chosen tasks and the form's values of a run's tasks; what all share stands in the group for all."""
-    names = {name: data for data in reversed(datasets) for name in (data["id"], *data["aliases"], data["name"])}
+    known = data_names.meant(datasets)
     chosen, own = [], {}
     for row in tasks:
-        data = names.get(row.get("dataset"))
+        data = known.get(row.get("dataset"))
         if data is None:
             missing = str(row.get("dataset"))
             raise ConfigurationError(f"There is no data set {missing!r}.", "Store it on the Data page first.")
         for task in [row["task"]] if row.get("task") else list(data["tasks"]):
-            key = f"{data['name']}{TAB}{task}"
+            key = f"{data_names.shown(data, known)}{TAB}{task}"
             chosen.append(key)
             own[key] = _flat_task(row)
     keys = dict.fromkeys(name for values in own.values() for name in values)

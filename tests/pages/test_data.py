@@ -193,3 +193,16 @@ def test_the_histogram_counts_every_measured_row(studio: Studio, roles):
     lengths = studio.preview_stored("reviews").tasks["reviews"].lengths["train"]
     assert sum(lengths.histogram) == lengths.measured and len(lengths.histogram) <= 33
     assert data_views.lengths({"train": lengths}).count("<i ") == len(lengths.histogram)
+
+
+def test_of_two_versions_with_one_name_the_open_one_is_shown_and_deleted(studio: Studio):
+    rows = {word: [{"input": f"q {i}", "output": f"{word} {i}"} for i in range(30)] for word in ("first", "second")}
+    files = [received("twice.jsonl", "\n".join(map(json.dumps, rows[word])), word) for word in rows]
+    first, second = (studio.upload(file, name="twice")["id"] for file in files)
+    listed = data.stored(studio, "")
+    assert "/data?dataset=twice" in listed and f"/data?dataset={first}" in listed and "earlier version" in listed
+    facts, _, chosen, *_, rows, _ = data.detail_view(studio, first, {})
+    assert "earlier version" in facts and f"/experiment?dataset={first}" in facts
+    assert "first" in rows and "second" not in rows
+    data.delete_view(studio, chosen)
+    assert [one["id"] for one in studio.datasets()] == [second]

@@ -182,6 +182,32 @@ def test_choosing_a_whole_set_chooses_each_task(studio: Studio):
     assert len(form.expanded(["demo\t*", "demo\topinion", "gone\tx"], studio.datasets())) == 4
 
 
+def version(studio: Studio, answer: str) -> str:
+    """Store rows under the one name ``twice``; returns their id."""
+    files = [studio.home.root.parent / f"{task}.jsonl" for task in ("one", "two")]
+    for file in files:
+        rows = [{"input": f"{file.stem} {i}", "output": f"{answer} {i}"} for i in range(30)]
+        file.write_text("\n".join(map(json.dumps, rows)))
+    return studio.upload(files, name="twice")["id"]
+
+
+def test_a_name_means_the_version_that_was_given_it_last(tmp_path: Path):
+    studio = QuietStudio(tmp_path / "home")
+    desk = state.Desk(studio)
+    first, second = version(studio, "a"), version(studio, "b")
+    for newest, earlier in ((second, first), (first, second)):
+        version(studio, "a" if newest == first else "b")  # the same rows again: the name means them from now on
+        page = opened(desk, dataset="twice")
+        assert page.tasks == ["twice\tone", "twice\ttwo"] and desk.collect(page)[0]["tasks"] == [{"dataset": "twice"}]
+        assert studio.dataset("twice")["id"] == newest
+        page = values(desk, desk.fill({"tasks": [{"dataset": earlier, "task": "two"}]}, [0], NO_QUERY))
+        assert desk.collect(page)[0]["tasks"] == [{"dataset": earlier, "task": "two"}], "a clone keeps its rows"
+        labels = {label.partition(" (")[0]: value for label, value in form.task_choices(studio.datasets())}
+        assert labels["twice: one"] == "twice\tone"
+        assert labels[f"twice, earlier version {earlier[:6]}: one"] == f"{earlier}\tone"
+    studio.close()
+
+
 def test_hand_written_cells_that_the_grid_cannot_show_stay(desk: state.Desk):
     cells = [
         {"modules": ["q_proj"], "rank": 4, "experts": 3, "gate": "token"},
