@@ -274,7 +274,7 @@ def _together_rows(together: dict[str, list[Result]], tasks: Sequence[str]) -> I
     yield ["**mean of the tasks**", *spread, f"{np.mean([base.scores[t, 'base']['value'] for t in tasks]):.3f}"]
     yield ["trainable parameters", *(f"{runs[0].started['trainable']:,}" for runs in together.values()), "0"]
     yield [
-        "seconds a run, several at a time",
+        "seconds a run, beside other work",
         *(f"{np.mean([r.seconds for r in runs]):.0f}" for runs in together.values()),
         "",
     ]
