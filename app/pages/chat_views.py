@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import Any
 from urllib.parse import urlencode
 
@@ -12,6 +13,12 @@ BASE = "base"
 PANES = 4
 TURNS = 30
 LISTED = 20
+INVITE = {
+    "title": "No finished runs yet",
+    "text": "Train one to talk to it. Until then the base answers alone.",
+    "href": "/experiment",
+    "label": "Set up a run",
+}
 WHY = {"end": "", "length": "length limit", "stopped": "stopped", "failed": "failed"}
 
 
@@ -23,7 +30,8 @@ def choices(runs: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> list[tu
     """The base, then finished runs; once one is chosen, only those on its base."""
     base = next((run["base"] for run in runs if run["id"] in chosen), None)
     fitting = [run for run in runs if base is None or run["base"] == base]
-    return [(f"base · {base or 'tessera-base'}, untouched", BASE), *((label(run), run["id"]) for run in fitting)]
+    name = PurePath(base).name if base and base.startswith("/") else base or "tessera-base"
+    return [(f"base · {name}, untouched", BASE), *((label(run), run["id"]) for run in fitting)]
 
 
 def first_choice(runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -44,7 +52,7 @@ def pane(model: str, run: Mapping[str, Any] | None, turns: Sequence[Any], *, ear
     value = {
         "turns": shown,
         "growing": False,
-        "earlier": "There are earlier turns." if earlier else "",
+        "earlier": earlier,
     }
     if model == BASE:
         return value | {

@@ -1,19 +1,33 @@
 // One model's side of a conversation, drawn from data as text; while an answer grows only its last words are changed.
 const mount = element.querySelector('.mount');
 const node = (tag, className = '', text = '') => Object.assign(document.createElement(tag), { className, textContent: text });
-const head = node('header'), talk = node('div', 'talk');
+const head = node('header'), talk = node('div', 'talk'), ended = node('div', 'spoken');
+const about = node('span', 'about'), stop = node('button', 'stop', 'Stop');
 talk.tabIndex = 0;
-talk.setAttribute('role', 'log');
-mount.append(head, talk);
-let drawn = '';  // what stands above the growing answer
+talk.setAttribute('role', 'region');
+ended.setAttribute('role', 'status');  // says when an answer has ended; the words themselves would drown each other
+mount.append(head, talk, ended);
+let drawn = '', titled = '', newest = '', growing = false;  // what stands above the growing answer, in the header, at the end
 
+// The header stays while an answer grows: a button that is replaced cannot be pressed.
 function title(v) {
-  const name = v.href ? Object.assign(node('a', '', v.name), { href: v.href }) : node('b', '', v.name);
-  const stop = node('button', 'stop', 'Stop');
+  const now = JSON.stringify([v.name, v.href, v.about]);
+  if (now !== titled) {
+    const name = v.href ? Object.assign(node('a', '', v.name), { href: v.href }) : node('b', '', v.name);
+    name.title = v.name;
+    about.textContent = about.title = v.about;
+    stop.setAttribute('aria-label', `Stop the answer of ${v.name}`);
+    talk.setAttribute('aria-label', `Answers of ${v.name}`);
+    head.replaceChildren(name, about, stop);
+    titled = now;
+  }
   stop.hidden = !v.growing;
-  stop.setAttribute('aria-label', `Stop the answer of ${v.name}`);
-  head.replaceChildren(name, node('span', 'about', v.about), stop);
-  talk.setAttribute('aria-label', `Answers of ${v.name}`);
+}
+
+function tell(v) {
+  if (growing && !v.growing) ended.textContent = `${v.name} has ended: ${v.turns[v.turns.length - 1]?.note}`;
+  else if (v.growing) ended.textContent = '';
+  growing = v.growing;
 }
 
 function foot(turn) {
@@ -37,15 +51,26 @@ function block(turn) {
   return box;
 }
 
+// Nothing asked yet: what could be, or with an empty studio what to do next.
+function nothing(v) {
+  if (!v.invite) return node('p', 'none', v.empty);
+  const box = node('div', 'empty'), way = node('p');
+  way.append(Object.assign(node('a', 'button', v.invite.label), { href: v.invite.href }));
+  box.append(node('h3', '', v.invite.title), node('p', '', v.invite.text), way);
+  return box;
+}
+
 function draw() {
   const v = props.value;
   if (!v) return;
-  const low = talk.scrollHeight - talk.scrollTop - talk.clientHeight < 40;
+  const below = talk.scrollHeight - talk.scrollTop, low = below - talk.clientHeight < 40;
   title(v);
-  const last = v.turns[v.turns.length - 1], above = JSON.stringify([v.name, v.turns.slice(0, -1), last?.question]);
-  if (above !== drawn || !last) {
-    talk.replaceChildren(...(v.turns.length ? v.turns.map(block) : [node('p', 'none', v.empty)]));
-    if (v.earlier) talk.prepend(node('p', 'earlier', v.earlier));
+  tell(v);
+  const last = v.turns[v.turns.length - 1], above = JSON.stringify([v.name, v.earlier, v.turns.slice(0, -1), last?.question]);
+  const anew = above !== drawn || !last;
+  if (anew) {
+    talk.replaceChildren(...(v.turns.length ? v.turns.map(block) : [nothing(v)]));
+    if (v.earlier && !v.growing) talk.prepend(node('button', 'earlier', 'Show earlier turns'));
     drawn = above;
   } else {
     const box = talk.lastElementChild, said = box.querySelector('.said');
@@ -54,13 +79,16 @@ function draw() {
       box.lastElementChild.replaceWith(foot(last));
     } else box.replaceWith(block(last));
   }
-  if (low || above !== drawn) talk.scrollTop = talk.scrollHeight;
+  const same = newest === (newest = JSON.stringify(last));
+  if (anew && same && last) talk.scrollTop = talk.scrollHeight - below;  // earlier turns came above: what is read stays
+  else if (low || anew) talk.scrollTop = talk.scrollHeight;
 }
 
 element.addEventListener('click', event => {
   const button = event.target.closest('button');
   if (!button) return;
-  if (button.className === 'stop') return trigger('select', { stop: true });
+  if (button === stop) return trigger('select', { stop: true });
+  if (button.className === 'earlier') return trigger('expand', {});
   const said = button.closest('article').querySelector('.said').textContent;
   navigator.clipboard?.writeText(said).then(() => { button.textContent = 'copied'; setTimeout(() => { button.textContent = 'copy'; }, 1200); });
 });

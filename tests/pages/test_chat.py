@@ -7,8 +7,10 @@ from urllib.parse import parse_qs, urlsplit
 import gradio as gr
 import pytest
 
-from app.pages import chat
+from app.pages import chat_answers as answers
+from app.pages import chat_state as state
 from app.pages import chat_views as views
+from core.errors import StudioError
 from core.studio import Studio
 
 RUNS = [
@@ -99,23 +101,24 @@ def test_where_answers_are_computed_is_said():
 
 def test_pictures_come_at_a_bounded_rate_and_ends_at_once():
     times = iter(range(100))
-    answers = [said("a", ended=None, tokens=n) for n in range(1, 40)] + [said("b", ended=None, tokens=9), said("a")]
-    slow = list(chat.frames(answers, clock=lambda: next(times) * 0.01))
+    grown = [said("a", ended=None, tokens=n) for n in range(1, 40)] + [said("b", ended=None, tokens=9), said("a")]
+    slow = list(answers.frames(grown, clock=lambda: next(times) * 0.01))
     assert len(slow) < 8 and slow[0] == {"a"} and slow[-1] == {"a", "b"}
 
 
 def test_an_empty_studio_says_what_to_do_and_still_has_the_base(studio):
-    told, models, *rest = chat.start(studio, {})
-    assert "No finished runs yet" in told and "/experiment" in told
-    assert models["value"] == ["base"]
+    told, models, *rest = state.start(studio, {})
+    assert told == "" and models["value"] == ["base"]
+    (pane,) = [part for part in rest if isinstance(part, dict) and "turns" in part]
+    assert "No finished runs" in pane["invite"]["title"] and pane["invite"]["href"] == "/experiment"
 
 
 def test_an_address_of_things_that_are_gone_is_explained(studio):
-    assert "is no finished run" in chat.start(studio, {"runs": "run-9,<b>"})[0]
-    assert "&lt;b&gt;" in chat.start(studio, {"runs": "run-9,<b>"})[0]
-    told, *_ = chat.start(studio, {"conversation": "12"})
+    assert "is no finished run" in state.start(studio, {"runs": "run-9,<b>"})[0]
+    assert "&lt;b&gt;" in state.start(studio, {"runs": "run-9,<b>"})[0]
+    told, *_ = state.start(studio, {"conversation": "12"})
     assert "There is no conversation 12." in told
-    assert "No finished runs" in chat.start(studio, {"conversation": "1 or 1", "runs": ",,"})[0]
+    assert state.start(studio, {"conversation": "1 or 1", "runs": ",,"})[0] == ""
 
 
 @pytest.mark.parametrize(
@@ -124,14 +127,45 @@ def test_an_address_of_things_that_are_gone_is_explained(studio):
 )
 def test_what_cannot_be_asked_is_said_and_the_question_stays(studio, prompt, models, words):
     askings = {}
-    (only,) = chat.answer(studio, askings, "tab", prompt, models, "", 30, dict(chat.STANDARD))
+    (only,) = answers.answer(studio, askings, "tab", prompt, models, "", 30, dict(state.STANDARD))
     box, told, *others = only
-    assert words in told and box == gr.skip() and all(one == gr.skip() for one in others)
+    assert words in told and all(one == gr.skip() for one in (box, *others))
     assert askings == {} and studio.chats.page().total == 0
 
 
+class Breaking:
+    """An asking whose first answer ends, and which then cannot be kept."""
+
+    conversation = 1
+
+    def __init__(self):
+        self.answers = {name: said(name, ended=None, tokens=0, text="") for name in ("run-4", "base")}
+
+    def __iter__(self):
+        self.answers["run-4"] = said("run-4")
+        yield self.answers["run-4"]
+        raise StudioError("The disk is full.", "Make room.")
+
+    def close(self):
+        self.answers["base"] = said("base", ended="stopped", text="", tokens=0)
+
+
+def test_while_answers_grow_nothing_else_can_change_the_panes_and_afterwards_all_can(studio, monkeypatch):
+    monkeypatch.setattr(studio.chats, "ask", lambda *_, **__: Breaking())
+    askings = {}
+    stream = answers.answer(studio, askings, "tab", "q", ["run-4", "base"], "", 30, dict(state.STANDARD))
+    seen = [dict(zip(answers.PARTS, parts, strict=True)) for parts in stream]
+    first, last = seen[0], seen[-1]
+    assert [first[name]["interactive"] for name in ("send", "models", "fresh", "halt")] == [False, False, False, True]
+    assert first["pane0"]["growing"] and first["pane1"]["growing"] and first["box"] == ""
+    assert [last[name]["interactive"] for name in ("send", "models", "fresh", "halt")] == [True, True, True, False]
+    assert "The disk is full." in last["told"] and askings == {}
+    assert [last[pane]["turns"][-1]["state"] for pane in ("pane0", "pane1")] == ["end", "stopped"]
+    assert not last["pane0"]["growing"] and not last["pane1"]["growing"]
+
+
 def test_numbers_from_the_browser_are_checked():
-    assert [chat._number(text) for text in ("7", "", None, "-1", "1e3", "9" * 30, 7)] == [7, *[None] * 6]
+    assert [state.number(text) for text in ("7", "", None, "-1", "1e3", "9" * 30, 7)] == [7, *[None] * 6]
 
 
 def test_a_kept_conversation_is_opened_with_its_settings(studio):
@@ -144,9 +178,9 @@ def test_a_kept_conversation_is_opened_with_its_settings(studio):
             session, conversation=talk.id, text="q", models=["base"], system="Be brief.", settings=settings
         )
         chats.answer(session, question=asked.id, model="base", text="a", tokens=1, seconds=1, ended="end")
-    told, models, conversation, tokens, temperature, top_p, seed, _, system, *view = chat.start(
+    told, models, conversation, tokens, temperature, top_p, seed, _, system, *view = state.start(
         studio, {"conversation": str(talk.id)}
     )
     assert (tokens, temperature, top_p, seed, system) == (9, 0.0, 0.5, 5, "Be brief.")
     assert conversation == str(talk.id) and models["value"] == ["base"]
-    assert view[chat.PANES]["turns"][0]["text"] == "a"
+    assert view[views.PANES]["turns"][0]["text"] == "a"

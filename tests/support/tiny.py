@@ -19,7 +19,14 @@ SPREAD = 0.1  # of the weights: large enough that prompts lead to different answ
 
 
 def tiny_base(
-    folder: Path, *, layers: int = 2, hidden: int = 32, heads: int = 4, vocabulary: int = 320, seed: int = 0
+    folder: Path,
+    *,
+    layers: int = 2,
+    hidden: int = 32,
+    heads: int = 4,
+    vocabulary: int = 320,
+    positions: int = 512,
+    seed: int = 0,
 ) -> Path:
     """Write a loadable Llama folder: grouped-query attention, ``hidden`` wide, ``vocabulary`` tokens; returns it."""
     import torch
@@ -36,7 +43,7 @@ def tiny_base(
         num_hidden_layers=layers,
         num_attention_heads=heads,
         num_key_value_heads=heads // 2,
-        max_position_embeddings=512,
+        max_position_embeddings=positions,
         tie_word_embeddings=True,
         pad_token_id=tokenizer.pad_token_id,
         bos_token_id=tokenizer.bos_token_id,
