@@ -22,8 +22,9 @@ def build(studio: Studio, page: gr.Blocks) -> None:
     )
     stored = gr.BrowserState(None, storage_key=STORED, secret=STORED)
     address, token = gr.State(""), gr.State("")
-    parts, figure = _parts(desk)
-    view, acts = _view(figure)
+    with gr.Column(elem_id="experiment-main"):
+        parts, figure, demo = _parts(desk)
+        view, acts = _view(figure)
     inputs = [*parts.values(), address]
     outputs = [*parts.values(), *view.values(), stored, address]
 
@@ -45,7 +46,7 @@ def build(studio: Studio, page: gr.Blocks) -> None:
     acts["apply"].click(desk.apply, [view["code"], address], outputs, **ui.QUIET)
     busy = {**ui.QUIET, "show_progress": "minimal"}
     acts["start"].click(desk.start, [*inputs, token], acts["done"], **busy)
-    acts["demo"].click(desk.with_demo, inputs, outputs, trigger_mode="once", **ui.QUIET)
+    demo.click(desk.with_demo, inputs, outputs, trigger_mode="once", **ui.QUIET)
 
     def over() -> list[Any]:
         return [*desk.open(None, {}), state.new_token(), ""]
@@ -53,51 +54,54 @@ def build(studio: Studio, page: gr.Blocks) -> None:
     acts["over"].click(over, None, [*outputs, token, acts["done"]], js=CLEAR, **ui.QUIET)
 
 
-def _parts(desk: state.Desk) -> tuple[dict[str, Any], gr.HTML]:
-    """What a person fills in, in the order in which handlers take it; and the figure, which stands beside the grid."""
-    first = next(iter(desk.methods))
+def _parts(desk: state.Desk) -> tuple[dict[str, Any], gr.HTML, gr.Button]:
+    """What a person fills in, in the order in which handlers take it; the figure beside the grid; the demo's tasks."""
+    first = desk.first()
+    names = [(one["title"], name) for name, one in desk.methods.items()]
     with gr.Row(equal_height=False):
         with gr.Column(scale=2, min_width=300):
-            base = ui.settings(elem_id="base")
+            base = ui.settings(first["base"], elem_id="base")
         with gr.Column(scale=3, min_width=380):
             tasks = gr.Dropdown([], value=[], multiselect=True, label="Tasks, trained together", elem_id="tasks")
-            task_form = ui.settings(elem_id="task-form")
+            with gr.Row():
+                demo = gr.Button("Use the demo tasks", size="md", scale=0, min_width=170, elem_id="demo-tasks")
+            task_form = ui.settings(first["task_form"], elem_id="task-form")
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=300):
-            names = [(one["title"], name) for name, one in desk.methods.items()]
-            method = gr.Dropdown(names, value=first, label="Method", elem_id="method")
-            card = ui.text("", "method-card", elem_id="method-card")
+            method = gr.Dropdown(names, value=first["method"], label="Method", elem_id="method")
+            card = ui.text(first["card"], "method-card", elem_id="method-card")
         with gr.Column(scale=2, min_width=380):
-            options = ui.settings(elem_id="options")
+            options = ui.settings(first["options"], elem_id="options")
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=380):
-            grid = ui.split_grid(elem_id="grid")
-            blocks = gr.Slider(1, grids.MOST_BLOCKS, 1, step=1, label="Equal blocks of layers", elem_id="blocks")
+            grid = ui.split_grid(first["grid"], elem_id="grid")
+            count, most = first["blocks"]["value"], first["blocks"]["maximum"]
+            blocks = gr.Slider(1, most, count, step=1, label="Equal blocks of layers", elem_id="blocks")
         with gr.Column(scale=1, min_width=380):
-            figure = ui.figure(None, "panel", "diagram", elem_id="figure")
-    training = ui.settings(elem_id="training")
+            figure = ui.figure(first["figure"], "panel", "diagram", elem_id="figure")
+    training = ui.settings(first["training"], elem_id="training")
     parts = {
         "base": base, "tasks": tasks, "task_form": task_form, "method": method, "card": card, "options": options,
         "grid": grid, "blocks": blocks, "training": training,
     }  # fmt: skip
-    return parts, figure
+    return parts, figure, demo
 
 
 def _view(figure: gr.HTML) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is shown of the run (figure, whether it can start, YAML), and what acts on it."""
-    told = ui.text("", elem_id="told")
-    with gr.Row():
-        start = gr.Button("Start", variant="primary", size="md", scale=0, min_width=150, elem_id="start")
-        over = gr.Button("Start over", size="md", scale=0, min_width=120, elem_id="over")
-        demo = gr.Button("Use the demo tasks", size="md", scale=0, min_width=160, elem_id="demo-tasks")
-    done = ui.text("", elem_id="started")
     with gr.Accordion("As YAML", open=False):
         code = gr.Code(
             language="yaml", label="Edit or paste a run, then apply", interactive=True, elem_id="yaml", lines=8
         )
         apply = gr.Button("Apply the YAML", size="md", scale=0, elem_id="apply")
+    with gr.Row(elem_id="start-bar"):  # stays in sight at the foot of the window
+        with gr.Column(scale=1, min_width=380):
+            told = ui.text("", elem_id="told")
+            done = ui.text("", elem_id="started")
+        start = gr.Button("Start", variant="primary", size="md", scale=0, min_width=150, elem_id="start")
+        over = gr.Button("Start over", size="md", scale=0, min_width=120, elem_id="over")
     view = {"figure": figure, "told": told, "code": code}
-    return view, {"start": start, "over": over, "demo": demo, "done": done, "apply": apply}
+    return view, {"start": start, "over": over, "done": done, "apply": apply}
 
 
 CLEAR = "(...given) => { history.replaceState(null, '', location.pathname); return given; }"

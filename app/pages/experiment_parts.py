@@ -18,6 +18,11 @@ from core.studio import Studio
 DEFAULT_METHOD = MethodSpec().name
 
 
+Data = dict[str, Any]
+Wish = tuple[Data, Sequence[int]]  # the settings of a run, and its seeds
+NOTHING: Wish = ({}, [0])
+
+
 class Values(NamedTuple):
     """What the page sends, in this order."""
 
@@ -34,7 +39,6 @@ class Values(NamedTuple):
 
 
 PARTS = Values._fields[:-1]
-Data = dict[str, Any]
 
 
 class Parts:
@@ -49,11 +53,10 @@ class Parts:
     # Parts from settings
 
     def parts(
-        self, data: Data, seeds: Sequence[int], before: Data, before_seeds: Sequence[int], blocks: Any = None
+        self, sets: Sequence[Mapping[str, Any]], wish: Wish, earlier: Wish = NOTHING, blocks: Any = None
     ) -> tuple[dict[str, Any], int]:
-        """The value of each part for the settings of a run, and the blocks of its grid; ``before`` is the run that
-        changes are marked against."""
-        sets = self.studio.datasets()
+        """The value of each part, and the blocks of the grid; changes are marked against an ``earlier`` wish."""
+        (data, seeds), (before, before_seeds) = wish, earlier
         chosen, task_values = form.task_values(data.get("tasks") or [], sets)
         base_tasks = form.task_values(before.get("tasks") or [], sets)[1] if before.get("tasks") else {}
         method = data.get("method") or {}

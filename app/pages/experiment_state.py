@@ -16,7 +16,7 @@ from app.pages import data_names
 from app.pages import experiment_form as form
 from app.pages import experiment_grid as grids
 from app.pages import experiment_views as views
-from app.pages.experiment_parts import PARTS, Data, Parts, Values
+from app.pages.experiment_parts import NOTHING, PARTS, Data, Parts, Values, Wish
 from app.ui import components as ui
 from core.errors import StudioError
 from core.home import ASSETS
@@ -37,6 +37,11 @@ class Desk(Parts):
 
     # Opening
 
+    def first(self) -> dict[str, Any]:
+        """What a fresh page shows before it asks, so that little moves when the answer comes."""
+        parts, _ = self.parts([], NOTHING)
+        return {**parts, "figure": views.summary(self.sized({}))}
+
     def open(self, draft: Any, query: Mapping[str, str]) -> list[Any]:
         """Everything that is shown first: the draft of this address, what the address asks for, or a fresh run."""
         address = {name: str(query.get(name) or "")[:200] for name in QUERY}
@@ -53,7 +58,7 @@ class Desk(Parts):
         except StudioError as error:
             return self.fill({}, [0], dict.fromkeys(QUERY, ""), said=ui.problem(error))
 
-    def asked(self, address: Mapping[str, str]) -> tuple[Data, list[int]]:
+    def asked(self, address: Mapping[str, str]) -> Wish:
         """The settings that an address names."""
         if address["clone"]:
             spec = self.studio.cloned_spec(address["clone"])
@@ -69,7 +74,7 @@ class Desk(Parts):
             data["method"] = {"name": self.studio.method(address["method"])["name"]}
         return data, [0]
 
-    def compared(self, address: Any) -> tuple[Data, list[int]] | None:
+    def compared(self, address: Any) -> Wish | None:
         """The run that was cloned: what changes are marked against."""
         run = address.get("clone") if isinstance(address, Mapping) else ""
         if not run:
@@ -83,8 +88,8 @@ class Desk(Parts):
         self, data: Data, seeds: Sequence[int], address: Mapping[str, str], blocks: Any = None, said: str = ""
     ) -> list[Any]:
         """The whole page for the settings of a run."""
-        before, before_seeds = self.compared(address) or ({}, [0])
-        parts, count = self.parts(data, seeds, before, before_seeds, blocks)
+        sets = self.studio.datasets()
+        parts, count = self.parts(sets, (data, seeds), self.compared(address) or NOTHING, blocks)
         view = self.view(data, seeds, address, count)
         if said:
             view[1] = said
@@ -273,7 +278,7 @@ class Desk(Parts):
 
 NO_DATA = ui.empty(
     "No tasks are stored yet",
-    "Upload your own on the Data page, or press “Use the demo tasks” for four small ones.",
+    "Add your own on the Data page, or press “Use the demo tasks” above for four small ones.",
     "/data",
     "Add data",
 )

@@ -171,7 +171,7 @@ def scores(studio: Studio, run: Mapping[str, Any]) -> str:
     """Each task's primary score beside the base's, with paired differences."""
     found = studio.compare([run["id"]], baseline="base" if _base_scored(studio, run["id"]) else None)
     if not found.rows:
-        return ""
+        return f"<h3>Scores</h3><p>{_no_scores(run)}</p>"
     lines = ""
     for row in found.rows:
         own, base = row.cells[0], row.cells[1] if len(row.cells) > 1 else None
@@ -189,6 +189,15 @@ def scores(studio: Studio, run: Mapping[str, Any]) -> str:
         f'<h3>Scores</h3><div class="scroll"><table class="grid"><thead><tr>{head}</tr></thead><tbody>{lines}</tbody>'
         "</table></div><p>± is one standard error over rows; the gain's is that of the same rows paired.</p>"
     )
+
+
+def _no_scores(run: Mapping[str, Any]) -> str:
+    """Why there are none, and what to do."""
+    if run["state"] in ("queued", *STATES["working"]):
+        return "Each task is scored when the training has ended."
+    if run["state"] == "done":
+        return "Nothing was scored. Queue a scoring below."
+    return "It ended before it was scored. Resume it, or open it in the form and change what went wrong."
 
 
 def _base_scored(studio: Studio, run: str) -> bool:

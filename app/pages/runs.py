@@ -38,7 +38,7 @@ def build(studio: Studio, page: gr.Blocks) -> None:
         _filters(c)
         with gr.Row(equal_height=False):
             with gr.Column(scale=4, min_width=350):
-                c.list = ui.drawn("runlist", {"groups": [], "queue": ""}, elem_id="runs-list")
+                c.list = ui.drawn("runlist", elem_id="runs-list")
             with gr.Column(scale=7, min_width=440):
                 _detail(c)
     _wire(studio, page, c)
@@ -76,7 +76,7 @@ def _detail(c: SimpleNamespace) -> None:
         run_curves.CHOICES, value="loss", show_label=False, container=False, elem_classes="curve-choice"
     )
     c.curve = ui.live_curve(elem_id="runs-curve")
-    c.scores = ui.text("", "table")
+    c.scores = ui.text("", "panel", "run-scores")
     c.facts = ui.text("", "panel", "run-facts")
     c.said = ui.text("", "log", "said")
     with gr.Accordion("Clone and change one thing", open=False), gr.Row(elem_classes="controls"):

@@ -6,20 +6,18 @@ import os
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 
 from app.shell import HOME, PAGES
+from tests.support.views import SHIFTS, VIEWS
 
-FIRST_VIEW = 6.0  # seconds on a quiet machine; two are the aim, and what was measured is printed
+FIRST_VIEW = 4.0  # seconds on a quiet machine, twice the aim: docs/benchmarks.md says what was measured
 SHIFT = 0.1
 # Their columns are filled after the first paint; each was above the bound when it was measured on a busy machine.
-RESTLESS = {("Experiment", "empty"), ("Experiment", "full"), ("Runs", "full"), ("Chat", "empty"), ("Chat", "full")}
+RESTLESS = {("Chat", "empty"), ("Chat", "full")}
 STOPS = 40  # presses of Tab within which the main action is reached
-SHIFTS = """window.shifted = 0; new PerformanceObserver(list => {
-  for (const one of list.getEntries()) if (!one.hadRecentInput) window.shifted += one.value; })
-  .observe({ type: 'layout-shift', buffered: true });"""
 LIGHTNESS = """selector => {
   const probe = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
   const seen = property => { let node = document.querySelector(selector), colour;
@@ -30,23 +28,6 @@ LIGHTNESS = """selector => {
   return [seen('color'), seen('backgroundColor')]; }"""
 
 
-class View(NamedTuple):
-    """What a page shows first: with nothing in the studio, and with 300 finished runs."""
-
-    path: str
-    empty: str
-    full: str
-
-
-VIEWS = {
-    "Home": View("/", "#run-demo", "#home-runs tbody tr"),
-    "Data": View("/data", "#stored .empty, #stored :text('Nothing')", "#stored a[href*='dataset=']"),
-    "Experiment": View("/experiment", "#told .empty a", "#told .note"),
-    "Runs": View("/runs", ".empty a:visible", ".runline"),
-    "Compare": View("/compare", ".empty a:visible", ".empty a[href*='runs=']"),
-    "Routing": View("/routing", ".empty a:visible", "#routing-told .empty a"),
-    "Chat": View("/chat", ".empty a:visible", "#chat-pane-1 header"),
-}
 # What a newcomer does next, by Tab and Enter: the element, and what is seen then.
 ACTIONS = {
     "Home": ("#run-demo", "#home-demo .line"),
@@ -57,6 +38,7 @@ ACTIONS = {
     "Routing": (".empty a", "#grid td button"),
     "Chat": (".empty a", "#grid td button"),
 }
+CHANGING = ("Home", "Data", "Experiment")  # their action stores something: in a studio of its own
 every_page = pytest.mark.parametrize("name", VIEWS)
 empty_and_full = pytest.mark.parametrize("state", ["empty", "full"])
 
@@ -71,7 +53,6 @@ def told(page: Any) -> list[str]:
     """Errors in the console; a request that ends because the page is left is none."""
     found: list[str] = []
     page.on("console", lambda said: found.append(said.text) if said.type == "error" else None)
-    page.set_default_timeout(150_000)  # the first look at a base starts a process that loads torch
     page.add_init_script(SHIFTS)
     return found
 
@@ -100,44 +81,37 @@ def test_every_page_of_the_navigation_is_looked_at():
 
 @empty_and_full
 @every_page
-def test_a_page_opens_quickly_and_nothing_jumps(
-    addresses: dict[str, str], page: Any, told: list[str], name: str, state: str
-):
-    opened(page, addresses[state], name, state)  # the server is warm from here on
-    seconds = opened(page, addresses[state], name, state)
-    page.wait_for_timeout(1500)
-    shifted = page.evaluate("window.shifted")
-    print(f"{name}, {state}: first view after {seconds:.2f} s, layout shift {shifted:.3f}")
-    assert seconds < FIRST_VIEW * busy()
-    assert errors(told) == []
-    if shifted >= SHIFT and (name, state) in RESTLESS:
-        pytest.xfail(f"layout shift {shifted:.3f}")
-    assert shifted < SHIFT
-
-
-@empty_and_full
-@every_page
-def test_a_page_fits_820_pixels_and_is_dark_where_that_is_wished(
+def test_a_page_opens_quickly_stays_calm_fits_and_is_dark_where_that_is_wished(
     addresses: dict[str, str], page: Any, told: list[str], name: str, state: str
 ):
     page.set_viewport_size({"width": 820, "height": 1000})
     page.emulate_media(color_scheme="dark")
     opened(page, addresses[state], name, state)
-    page.wait_for_timeout(800)
     assert page.evaluate("[document.documentElement.scrollWidth, document.body.scrollWidth]") == [820, 820]
     for part in ("h1", "nav, .nav-holder, body"):
         ink, paper = page.evaluate(LIGHTNESS, part)
         assert paper < 0.25 and ink > 0.6, part
     page.picture(f"all-{name}-{state}-dark-820")
+    page.set_viewport_size({"width": 1440, "height": 900})
+    page.emulate_media(color_scheme="light")
+    seconds = opened(page, addresses[state], name, state)  # the server is warm by now
+    page.wait_for_timeout(1000)
+    shifted = page.evaluate("window.shifted")
+    print(f"{name}, {state}: first view after {seconds:.2f} s, layout shift {shifted:.3f}")
+    page.picture(f"all-{name}-{state}-light-1440")
+    assert seconds < FIRST_VIEW * busy()
     assert errors(told) == []
+    if shifted >= SHIFT and (name, state) in RESTLESS:
+        pytest.xfail(f"layout shift {shifted:.3f}")
+    assert shifted < SHIFT, page.evaluate("window.movers")
 
 
 @every_page
 def test_the_keyboard_reaches_what_to_do_next(
-    serve: Callable[..., str], tmp_path: Path, page: Any, told: list[str], name: str
+    addresses: dict[str, str], serve: Callable[..., str], tmp_path: Path, page: Any, told: list[str], name: str
 ):
     action, then = ACTIONS[name]
-    opened(page, serve(tmp_path / "home"), name, "empty")
+    opened(page, serve(tmp_path / "home") if name in CHANGING else addresses["empty"], name, "empty")
     for _ in range(STOPS):
         page.keyboard.press("Tab")
         if page.locator(action).and_(page.locator(":focus")).count():

@@ -159,7 +159,8 @@ def test_facts_name_parameters_lineage_and_other_seeds(studio, kept):
 def test_scores_stand_beside_the_base_with_paired_gains(studio, kept):
     shown = run_views.scores(studio, studio.run(kept.lora))
     assert shown.count("<tr>") == 4 and "+0.500" in shown and "0.250" in shown
-    assert run_views.scores(studio, studio.run(kept.queued[0])) == ""
+    assert "scored when the training has ended" in run_views.scores(studio, studio.run(kept.queued[0]))
+    assert "Resume it" in run_views.scores(studio, studio.run(kept.failed))
 
 
 def test_alarms_stand_above_the_log(studio, kept):
