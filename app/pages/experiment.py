@@ -6,7 +6,6 @@ from typing import Any
 
 import gradio as gr
 
-from app.pages import experiment_grid as grids
 from app.pages import experiment_state as state
 from app.ui import components as ui
 from core.studio import Studio
