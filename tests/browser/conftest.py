@@ -12,17 +12,16 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import gradio as gr
 import pytest
 import uvicorn
 from fastapi import FastAPI
 
+from app import server
 from app.middleware import LocalOnly
 from app.shell import Page, blocks
-from app.ui import theme
 from tests.support import seed
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")  # the lightest first
 CHROMIUM = next((path for path in map(shutil.which, BROWSERS) if path), None)
 FLAGS = [
     "--no-sandbox",
@@ -109,29 +108,19 @@ def _serving() -> Iterator[Callable[..., str]]:
 
 def _start(studio: seed.QuietStudio, pages: dict[str, ModuleType]) -> tuple[Callable[[], None], str]:
     chosen = {"pages": [Page(name.title(), f"/{name}", module) for name, module in pages.items()]} if pages else {}
-    app = gr.mount_gradio_app(
-        FastAPI(),
-        blocks(studio, **chosen),
-        path="/",
-        theme=theme.theme(),
-        css=theme.css(),
-        head=theme.head(),
-        footer_links=[],
-        run_history=False,
-        ssr_mode=False,
-        blocked_paths=[str(studio.home.root)],
-    )
+    app = FastAPI()
+    server.mount(app, studio, blocks(studio, **chosen))
     app.add_middleware(LocalOnly)
     listener = socket.create_server(("127.0.0.1", 0))
-    server = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
+    web = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
+    thread = threading.Thread(target=web.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
     deadline = time.monotonic() + 60
-    while not server.started and time.monotonic() < deadline:
+    while not web.started and time.monotonic() < deadline:
         time.sleep(0.05)
 
     def stop() -> None:
-        server.should_exit = True
+        web.should_exit = True
         thread.join(timeout=15)
 
     return stop, f"http://127.0.0.1:{listener.getsockname()[1]}"
