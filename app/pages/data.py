@@ -180,6 +180,8 @@ def refused(studio: Studio, roles: Any, source: Any, value: Any, error: StudioEr
     except StudioError:
         return closed(ui.problem(error))
     columns = list(dict.fromkeys(column for one in found for column in one["columns"]))
+    if not columns:  # nothing could be read, so there is nothing to map
+        return closed(ui.problem(error))
     form = data_form.filled(roles, columns, [one["name"] for one in found], {}, value)
     return [ui.problem(error), gr.update(visible=True), form, data_views.glimpses(found)]
 

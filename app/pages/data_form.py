@@ -138,6 +138,10 @@ def upload_options(roles: Sequence[Mapping[str, Any]], value: Any) -> dict[str, 
             if not 0 <= said[name] < 1:
                 raise ConfigurationError(f"The {name} share is {said[name]:g}.", "Choose a share from 0 to below 1.")
             options[name] = said[name]
+    if (both := sum(options.get(name, share) for name, share in SHARES.items())) >= 1:
+        raise ConfigurationError(
+            f"The shares of validation and test are {both:g} together.", "Leave some rows for training."
+        )
     if said.get("header"):
         options["header"] = said["header"] == "yes"
     if said.get("drop_overlap"):
@@ -155,8 +159,8 @@ def preview_options(value: Any) -> dict[str, Any]:
     options: dict[str, Any] = {}
     if said.get("base"):
         options["base"] = said["base"]
-    if said.get("max_length"):
-        options["max_length"] = said["max_length"]
+    if said.get("max_length") is not None:
+        options["max_length"] = TrainSpec.parse({"max_length": said["max_length"]}).max_length
     template = {name: said[name] for name in TEMPLATE if said.get(name)}
     if template:
         try:

@@ -51,7 +51,7 @@ def _filters(c: SimpleNamespace) -> None:
         c.method = gr.Dropdown([("any", "")], value="", label="Method", min_width=110)
         c.tag = gr.Dropdown([("any", "")], value="", label="Tag", min_width=110)
         c.dataset = gr.Dropdown([("any", "")], value="", label="Data set", min_width=130)
-        c.seeds = gr.Checkbox(label="Group seeds", scale=0, min_width=140)
+        c.seeds = gr.Checkbox(label="Group seeds", scale=0, min_width=140, elem_id="group-seeds")
     with gr.Row(elem_classes="unseen"):
         c.page, c.chosen = gr.Textbox("1"), gr.Textbox("", elem_id="runs-chosen")
     c.seen, c.asking = gr.State({}), gr.State("")
@@ -78,7 +78,6 @@ def _detail(c: SimpleNamespace) -> None:
     c.curve = ui.live_curve(elem_id="runs-curve")
     c.scores = ui.text("", "panel", "run-scores")
     c.facts = ui.text("", "panel", "run-facts")
-    c.said = ui.text("", "log", "said")
     with gr.Accordion("Clone and change one thing", open=False), gr.Row(elem_classes="controls"):
         c.setting = gr.Dropdown([], label="Setting", scale=2, filterable=True, min_width=200)
         c.value = gr.Textbox(label="New value", scale=2, min_width=140)
@@ -93,6 +92,7 @@ def _detail(c: SimpleNamespace) -> None:
             c.tags = gr.Textbox(label="Tags, with commas between", scale=2)
         c.notes = gr.Textbox(label="Notes", lines=3, max_length=20_000)
         c.save = gr.Button("Save", size="md", scale=0, min_width=110)
+    c.said = ui.text("", "log", "said")
 
 
 def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:

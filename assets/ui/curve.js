@@ -13,6 +13,7 @@ const node = (name, attributes = {}, text = null) => {
   return made;
 };
 const shown = v => v.series.filter(s => !hidden.has(s.name) && s.points.length);
+const round = least => { const unit = 10 ** Math.floor(Math.log10(least)); return [1, 2, 5, 10].map(m => m * unit).find(step => step >= least * .999); };
 const colour = i => `var(--expert-${i % COLOURS})`;
 
 // Round numbers around the data, so that the frame moves rarely while curves grow.
@@ -34,9 +35,9 @@ function frame(v) {
   for (let y = s.low; y <= s.high + s.step / 2; y += s.step) {
     svg.append(node('line', { x1: L, x2: W - R, y1: Y(y), y2: Y(y) }), node('text', { x: L - 8, y: Y(y) + 4, 'text-anchor': 'end' }, y.toFixed(digits)));
   }
-  for (let i = 0; i <= 4; i++) {
-    const x = s.x0 + (s.x1 - s.x0) * i / 4;
-    svg.append(node('text', { x: X(x), y: H - B + 16, 'text-anchor': i === 4 ? 'end' : 'middle' }, Math.round(x).toLocaleString('en')));
+  const apart = Math.max(1, round((s.x1 - s.x0) / 6));
+  for (let x = Math.ceil(s.x0 / apart) * apart; x <= s.x1; x += apart) {
+    svg.append(node('text', { x: X(x), y: H - B + 16, 'text-anchor': X(x) > W - R - 16 ? 'end' : 'middle' }, x.toLocaleString('en')));
   }
   svg.append(node('text', { class: 'axis', x: (L + W - R) / 2, y: H - 6, 'text-anchor': 'middle' }, v.x),
     node('text', { class: 'axis', x: 12, y: (T + H - B) / 2, transform: `rotate(-90 12 ${(T + H - B) / 2})`, 'text-anchor': 'middle' }, v.y));

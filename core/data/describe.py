@@ -41,6 +41,8 @@ def describe(
     """
     if kind is not None and kind not in KINDS:
         raise ConfigurationError(f"{kind!r} is not a kind of task.", f"The kinds are {', '.join(KINDS)}.")
+    if metric and not metrics_in(metric):
+        known_metric(metric)
     kind = kind or detect_kind(tables, instruction)
     found = labels_of(tables, labels) if kind == "classification" else []
     metrics = metrics_for(kind, tables, metric)

@@ -108,11 +108,34 @@ def test_what_the_form_says_becomes_options(roles):
 
 @pytest.mark.parametrize(
     ("values", "words"),
-    [({"test": "1.5"}, "share is 1.5"), ({"seed": "one"}, "not a whole number"), ({"kind": "poem"}, "not offered")],
+    [
+        ({"test": "1.5"}, "share is 1.5"),
+        ({"test": "0.6", "validation": "0.5"}, "1.1 together"),
+        ({"seed": "one"}, "not a whole number"),
+        ({"kind": "poem"}, "not offered"),
+    ],
 )
 def test_wrong_values_are_named(roles, values, words):
     with pytest.raises(ConfigurationError, match=words):
         data_form.upload_options(roles, {"values": values})
+
+
+def test_a_length_that_no_run_may_have_is_named():
+    for length in ("-4", "0"):
+        with pytest.raises(ConfigurationError, match="max_length"):
+            data_form.preview_options({"values": {"max_length": length}})
+
+
+@pytest.mark.parametrize(("name", "text", "words"), [("a.zip", "PK", "not a supported format"), ("a.csv", "", "empty")])
+def test_what_cannot_be_read_is_said_once_and_asks_for_no_mapping(studio: Studio, roles, name, text, words):
+    told, area, _, seen = data.preview_view(studio, roles, [received(name, text)], "", "", None)
+    assert words in told and not area["visible"] and seen == ""
+
+
+def test_a_metric_that_is_none_is_refused(studio: Studio, roles):
+    form = {"values": {"metric": "acuracy"}}
+    told, _ = data.store_view(studio, roles, [reviews()], "", "", form)
+    assert "Did you mean accuracy?" in told and studio.datasets() == []
 
 
 def test_a_template_with_an_unknown_field_is_named():
