@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -32,6 +33,12 @@ def new_token() -> str:
     return secrets.token_hex(8)
 
 
+def drafted(kept: Mapping[str, Any]) -> tuple[Data, list[int], dict[str, str]]:
+    """Settings, seeds and address of the draft that a browser kept."""
+    address = kept.get("address") if isinstance(kept.get("address"), Mapping) else {}
+    return dict(kept["data"]), form.seeds_of(kept.get("seeds") or [0]), {n: str(address.get(n) or "") for n in QUERY}
+
+
 class Desk(Parts):
     """The answers for one studio."""
 
@@ -45,18 +52,20 @@ class Desk(Parts):
     def open(self, draft: Any, query: Mapping[str, str]) -> list[Any]:
         """Everything that is shown first: the draft of this address, what the address asks for, or a fresh run."""
         address = {name: str(query.get(name) or "")[:200] for name in QUERY}
-        kept = draft if isinstance(draft, Mapping) and isinstance(draft.get("data"), Mapping) else None
+        kept = draft if isinstance(draft, Mapping) and isinstance(draft.get("data"), Mapping) else {}
+        if any(address.values()) and kept.get("address") != address:
+            kept = {}
         try:
-            if kept and (kept.get("address") == address or not any(address.values())):
-                address = kept["address"] if isinstance(kept.get("address"), Mapping) else address
-                seeds = form.seeds_of(kept.get("seeds") or [0])
-                return self.fill(
-                    dict(kept["data"]), seeds, {n: str(address.get(n, "")) for n in QUERY}, kept.get("blocks")
-                )
-            data, seeds = self.asked(address)
-            return self.fill(data, seeds, address)
+            if not kept:
+                return self.fill(*self.asked(address), address)
+            return self.fill(*drafted(kept), kept.get("blocks"))
         except StudioError as error:
-            return self.fill({}, [0], dict.fromkeys(QUERY, ""), said=ui.problem(error))
+            problem = ui.problem(error)
+        if kept:  # most often a data set that was deleted since: everything else stays
+            with contextlib.suppress(StudioError):
+                data, seeds, address = drafted(kept)
+                return self.fill({**data, "tasks": []}, seeds, address, kept.get("blocks"), said=problem)
+        return self.fill({}, [0], dict.fromkeys(QUERY, ""), said=problem)
 
     def asked(self, address: Mapping[str, str]) -> Wish:
         """The settings that an address names."""

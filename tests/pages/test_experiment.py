@@ -326,6 +326,15 @@ def test_a_clone_shows_what_differs(desk: state.Desk):
     desk.studio.cancel(run)
 
 
+def test_a_draft_of_a_deleted_data_set_keeps_the_rest(desk: state.Desk):
+    draft = {"data": {"tasks": [{"dataset": "gone"}], "train": {"steps": 7}}, "seeds": [3], "address": {}}
+    outputs = desk.open(draft, {})
+    page = values(desk, outputs)
+    assert page.tasks == [] and page.training["values"]["train.steps"] == 7
+    assert page.training["values"]["run.seeds"] == [3]
+    assert "There is no data set" in outputs[len(state.PARTS) + 1]
+
+
 def test_a_draft_comes_back_on_its_own_address(desk: state.Desk):
     page = edit(opened(desk, dataset="demo"), "training", train__steps="7")
     draft = json.loads(json.dumps(desk.show(*page)[3]))
