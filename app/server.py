@@ -16,8 +16,9 @@ from gradio.utils import get_upload_folder
 
 from app import shell, sign_in
 from app.auth import Access, password_from
+from app.caching import Kept
 from app.middleware import LOOPBACK_NAMES, LocalOnly, own_names, require_password
-from app.ui import theme
+from app.ui import first_paint, theme
 from core.errors import ConfigurationError
 from core.home import PROJECT
 from core.studio import Studio
@@ -57,6 +58,8 @@ def build(studio: Studio, *, names: Sequence[str] = LOOPBACK_NAMES, access: Acce
 
 def mount(app: FastAPI, studio: Studio, pages: gr.Blocks, access: Access | None = None) -> None:
     """Put the pages at the root; Gradio itself asks for the session once more before every event and file."""
+    first_paint.install()
+    app.add_middleware(Kept)
     with warnings.catch_warnings():  # it says that rendering on the server is off, which is what was asked for
         warnings.filterwarnings("ignore", message="SSR mode")
         gr.mount_gradio_app(

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import gradio as gr
 
 from app.pages import chat, compare, data, experiment, home, routing, runs
+from app.ui import first_paint
 from core.studio import Studio
 
 
@@ -34,11 +35,17 @@ PAGES: tuple[Page, ...] = (
 def blocks(studio: Studio, home: Page = HOME, pages: Sequence[Page] = PAGES) -> gr.Blocks:
     """The pages of one studio. Components of different pages cannot be wired: what they share is in the database."""
     with gr.Blocks(title="Tessera", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
-        gr.Navbar(main_page_name=home.name)
-        home.module.build(studio, demo)
+        _fill(studio, demo, demo, home, home)
     for page in pages:
         with demo.route(page.name, page.path) as block:
-            gr.Navbar(main_page_name=home.name)
-            page.module.build(studio, block)
+            _fill(studio, demo, block, page, home)
     demo.queue(default_concurrency_limit=20)
     return demo
+
+
+def _fill(studio: Studio, demo: gr.Blocks, block: gr.Blocks, page: Page, home: Page) -> None:
+    """One page in its own context: the navigation, what its module builds, and the word that it is filled."""
+    before = set(demo.fns)
+    gr.Navbar(main_page_name=home.name)
+    page.module.build(studio, block)
+    first_paint.shown_when_filled(demo, block, before)

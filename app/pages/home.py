@@ -115,7 +115,7 @@ def clean(studio: Studio, kinds: Any) -> list[Any]:
 
 def _wire(studio: Studio, page: gr.Blocks, parts: dict[str, Any], run: gr.Button, leave: gr.HTML) -> None:
     outputs = [parts[name] for name in PARTS]
-    seen, starting = gr.State(dict), Starting(studio)
+    seen, starting = gr.State({}), Starting(studio)
 
     def draw(before: dict[str, Any]) -> list[Any]:
         return changed(view(studio, before.get("teaser"), starting), before)

@@ -9,18 +9,7 @@ from core.home import ASSETS
 
 HEAT_STEPS = 33
 
-# The stored choice of light or dark is applied before the first paint and wins over the system's setting.
 HEAD = """<script>
-(() => {
-  const choice = localStorage.getItem('tessera-mode');
-  const dark = choice ? choice === 'dark' : matchMedia('(prefers-color-scheme: dark)').matches;
-  const set = () => document.body && document.body.classList.toggle('dark', dark);
-  document.addEventListener('DOMContentLoaded', set);
-  setTimeout(set, 0);
-  setTimeout(set, 400);  // Gradio applies its own guess when it mounts
-})();
-</script>
-<script>
 %s
 </script>"""
 
