@@ -108,7 +108,7 @@ def test_a_split_is_painted_and_two_runs_start(studio: SmallServer, page: Any, k
     grid.locator('[data-fill="down_proj|*"]').click()
     page.locator("#figure").get_by_text("not adapted").first.wait_for()
     training = page.locator("#training")
-    wanted = {"train.steps": "300", "train.batch_size": "2", "train.max_length": "64", "run.seeds": "0, 1"}
+    wanted = {"train.steps": "900", "train.batch_size": "2", "train.max_length": "64", "run.seeds": "0, 1"}
     for name, value in wanted.items():
         training.locator(f'[data-name="{name}"]').fill(value)
         page.keyboard.press("Tab")
@@ -127,8 +127,8 @@ def test_two_runs_are_watched_and_one_is_cancelled(studio: SmallServer, page: An
     page.goto(f"{studio.address}/runs?run={second}")
     line(page, first, "running").wait_for(timeout=TRAINED)
     line(page, second, "running").wait_for(timeout=TRAINED)
-    page.locator("#runs-curve path.smooth").first.wait_for()
-    page.wait_for_function(r"/step [1-9]/.test(document.querySelector('.run-progress').innerText)")
+    page.locator("#runs-curve path.raw").first.wait_for()
+    page.locator(".run-progress", has_text=re.compile("step [1-9]")).wait_for()
     page.picture("journey-two-runs")
     page.get_by_role("button", name="Cancel…").click()
     page.get_by_role("button", name=f"Cancel {second}").click()
@@ -158,7 +158,7 @@ def test_a_run_outlives_reload_browser_and_server(studio: SmallServer, _chromium
     tab.goto(link)
     tab.locator(".run-head h2", has_text=first).wait_for()
     line(tab, first, "done").wait_for(timeout=TRAINED)
-    tab.locator("#runs-curve path.smooth").first.wait_for()
+    tab.locator("#runs-curve path.raw").first.wait_for()
     tab.context.close()
 
 
@@ -171,7 +171,7 @@ def test_the_demo_is_done_and_its_scores_are_compared(studio: SmallServer, page:
     page.locator(".compared td.best").first.wait_for()
     for method in ("lora", "molora", "mosld"):
         assert method in page.locator(".compared thead").inner_text()
-    page.locator("#compare-curves path.smooth").nth(2).wait_for()
+    page.locator("#compare-curves path.raw").nth(2).wait_for()
     page.picture("journey-compare")
     kept["compare"] = page.url
 
