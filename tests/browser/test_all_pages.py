@@ -14,9 +14,8 @@ from app.shell import HOME, PAGES
 from tests.support.views import SHIFTS, VIEWS
 
 FIRST_VIEW = 4.0  # seconds on a quiet machine, twice the aim: docs/benchmarks.md says what was measured
-SHIFT = 0.1
-# Their columns are filled after the first paint; each was above the bound when it was measured on a busy machine.
-RESTLESS = {("Chat", "empty"), ("Chat", "full")}
+SHIFT = 0.05  # half of what browsers call good
+LEFT = ("AbortError", "Connection errored out")  # what the console says of a request whose page was left
 STOPS = 40  # presses of Tab within which the main action is reached
 LIGHTNESS = """selector => {
   const probe = document.createElement('canvas').getContext('2d', { willReadFrequently: true });
@@ -72,7 +71,7 @@ def busy() -> float:
 
 
 def errors(told: list[str]) -> list[str]:
-    return [text for text in told if "AbortError" not in text]
+    return [text for text in told if not any(left in text for left in LEFT)]
 
 
 def test_every_page_of_the_navigation_is_looked_at():
@@ -92,17 +91,16 @@ def test_a_page_opens_quickly_stays_calm_fits_and_is_dark_where_that_is_wished(
         ink, paper = page.evaluate(LIGHTNESS, part)
         assert paper < 0.25 and ink > 0.6, part
     page.picture(f"all-{name}-{state}-dark-820")
+    assert page.evaluate("window.shifted") < SHIFT, page.evaluate("window.movers")
     page.set_viewport_size({"width": 1440, "height": 900})
     page.emulate_media(color_scheme="light")
     seconds = opened(page, addresses[state], name, state)  # the server is warm by now
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(700)
     shifted = page.evaluate("window.shifted")
     print(f"{name}, {state}: first view after {seconds:.2f} s, layout shift {shifted:.3f}")
     page.picture(f"all-{name}-{state}-light-1440")
     assert seconds < FIRST_VIEW * busy()
     assert errors(told) == []
-    if shifted >= SHIFT and (name, state) in RESTLESS:
-        pytest.xfail(f"layout shift {shifted:.3f}")
     assert shifted < SHIFT, page.evaluate("window.movers")
 
 
