@@ -75,8 +75,8 @@ def _talk(c: SimpleNamespace) -> None:
     with gr.Accordion("Sampling and system message", open=False):
         c.system = gr.Textbox(label="System message", lines=2, max_length=20_000)
         with gr.Row(elem_classes="controls"):
-            c.temperature = gr.Slider(0, 2, 0.7, step=0.05, label="Temperature", min_width=160)
-            c.top_p = gr.Slider(0.05, 1, 0.9, step=0.05, label="Top-p", min_width=140)
+            c.temperature = gr.Slider(0, 2, 0.7, step=0.05, label="Temperature", min_width=200)
+            c.top_p = gr.Slider(0.05, 1, 0.9, step=0.05, label="Top-p", min_width=200)
             c.max_new_tokens = gr.Number(128, label="Longest answer, tokens", precision=0, minimum=1, min_width=130)
             c.seed = gr.Number(0, label="Seed, the same for all", precision=0, minimum=0, min_width=130)
             c.task = gr.Dropdown([], label="Act as task (gates by task)", visible=False, min_width=150)

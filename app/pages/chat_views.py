@@ -30,8 +30,15 @@ def choices(runs: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> list[tu
     """The base, then finished runs; once one is chosen, only those on its base."""
     base = next((run["base"] for run in runs if run["id"] in chosen), None)
     fitting = [run for run in runs if base is None or run["base"] == base]
-    name = PurePath(base).name if base and base.startswith("/") else base or "tessera-base"
-    return [(f"base · {name}, untouched", BASE), *((label(run), run["id"]) for run in fitting)]
+    return [
+        (f"base · {base_name(base or 'tessera-base')}, untouched", BASE),
+        *((label(run), run["id"]) for run in fitting),
+    ]
+
+
+def base_name(base: str) -> str:
+    """What a base is called: its name, of a folder the last part."""
+    return PurePath(base).name if base.startswith("/") else base
 
 
 def first_choice(runs: Sequence[Mapping[str, Any]]) -> list[str]:
@@ -155,7 +162,7 @@ def where(workers: Sequence[Mapping[str, Any]], devices: Sequence[str]) -> str:
 
 def _worker(worker: Mapping[str, Any]) -> str:
     place = worker["held"] or ("the CPU" if worker["device"] == "cpu" else worker["device"])
-    name = ui.escape(worker["base"])
+    name = ui.escape(base_name(worker["base"]))
     if worker["state"] == "loading":
         return f"<b>{name}</b> is being loaded on {ui.escape(place)}."
     count = len(worker["adapters"])

@@ -7,6 +7,7 @@ talk.tabIndex = 0;
 talk.setAttribute('role', 'region');
 ended.setAttribute('role', 'status');  // says when an answer has ended; the words themselves would drown each other
 mount.append(head, talk, ended);
+let low = true;  // whether the end is in view: then it stays there
 let drawn = '', titled = '', newest = '', growing = false;  // what stands above the growing answer, in the header, at the end
 
 // The header stays while an answer grows: a button that is replaced cannot be pressed.
@@ -63,7 +64,7 @@ function nothing(v) {
 function draw() {
   const v = props.value;
   if (!v) return;
-  const below = talk.scrollHeight - talk.scrollTop, low = below - talk.clientHeight < 40;
+  const below = talk.scrollHeight - talk.scrollTop;
   title(v);
   tell(v);
   const last = v.turns[v.turns.length - 1], above = JSON.stringify([v.name, v.earlier, v.turns.slice(0, -1), last?.question]);
@@ -92,6 +93,14 @@ element.addEventListener('click', event => {
   const said = button.closest('article').querySelector('.said').textContent;
   navigator.clipboard?.writeText(said).then(() => { button.textContent = 'copied'; setTimeout(() => { button.textContent = 'copy'; }, 1200); });
 });
+// A scroll told after a change of width is not the reader's: the words have just been wrapped anew.
+let width = 0;
+talk.addEventListener('scroll', () => {
+  if (talk.clientWidth === width) low = talk.scrollHeight - talk.scrollTop - talk.clientHeight < 40;
+}, { passive: true });
+new ResizeObserver(() => {
+  width = talk.clientWidth;
+  if (low) talk.scrollTop = talk.scrollHeight;
+}).observe(talk);
 watch('value', draw);
 draw();
-talk.scrollTop = talk.scrollHeight;

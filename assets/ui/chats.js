@@ -26,7 +26,11 @@ function draw() {
   const v = props.value;
   if (!v?.rows) return;
   const held = document.activeElement?.dataset?.page && mount.contains(document.activeElement) ? document.activeElement.title : '';
-  mount.replaceChildren(...(v.rows.length ? v.rows.map(line) : [node('p', 'none', v.empty)]), ...(v.pages > 1 ? [pager(v)] : []));
+  const lines = node('div', 'lines');
+  lines.append(...(v.rows.length ? v.rows.map(line) : [node('p', 'none', v.empty)]));
+  const top = mount.querySelector('.lines')?.scrollTop || 0;
+  mount.replaceChildren(lines, ...(v.pages > 1 ? [pager(v)] : []));
+  lines.scrollTop = held ? 0 : top;
   if (held) mount.querySelector(`button[title="${held}"]`)?.focus({ preventScroll: true });
 }
 element.addEventListener('click', event => {
