@@ -41,6 +41,8 @@ def build(studio: Studio, page: gr.Blocks) -> None:
     }  # fmt: skip
     for name, handler in handlers.items():
         parts[name].input(handler, inputs, [*parts.values(), *live], **latest)
+    edits = [parts[name].input for name in ("training", "task_form", *handlers)] + [parts["blocks"].release]
+    gr.on(edits, None, None, acts["done"], js="() => ''")
     parts["blocks"].release(desk.blocks_changed, inputs, [*parts.values(), *live], **latest)
     acts["apply"].click(desk.apply, [view["code"], address], outputs, **ui.QUIET)
     busy = {**ui.QUIET, "show_progress": "minimal"}
@@ -90,7 +92,12 @@ def _view(figure: gr.HTML) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is shown of the run (figure, whether it can start, YAML), and what acts on it."""
     with gr.Accordion("As YAML", open=False):
         code = gr.Code(
-            language="yaml", label="Edit or paste a run, then apply", interactive=True, elem_id="yaml", lines=8
+            language="yaml",
+            label="Edit or paste a run, then apply",
+            interactive=True,
+            elem_id="yaml",
+            lines=8,
+            max_lines=28,
         )
         apply = gr.Button("Apply the YAML", size="md", scale=0, elem_id="apply")
     with gr.Row(elem_id="start-bar"):  # stays in sight at the foot of the window

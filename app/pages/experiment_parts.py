@@ -23,6 +23,10 @@ Wish = tuple[Data, Sequence[int]]  # the settings of a run, and its seeds
 NOTHING: Wish = ({}, [0])
 
 
+class NothingPainted(ConfigurationError):
+    """A split of which every projection is left as it is."""
+
+
 class Values(NamedTuple):
     """What the page sends, in this order."""
 
@@ -146,7 +150,7 @@ class Parts:
         controls = form.controls(self.settings, self.words, values.options)
         cells = grids.cells_of(painted, controls, size, self.words, len(values.grid["cols"]))
         if not cells:
-            raise ConfigurationError("No projection is adapted.", "Paint at least one, or choose a preset.")
+            raise NothingPainted("No projection is adapted.", "Paint at least one, or choose a preset.")
         return {"name": name, "cells": cells}
 
     def sized(self, data: Mapping[str, Any]) -> Any:

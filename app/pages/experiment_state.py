@@ -17,7 +17,7 @@ from app.pages import data_names
 from app.pages import experiment_form as form
 from app.pages import experiment_grid as grids
 from app.pages import experiment_views as views
-from app.pages.experiment_parts import NOTHING, PARTS, Data, Parts, Values, Wish
+from app.pages.experiment_parts import NOTHING, PARTS, Data, NothingPainted, Parts, Values, Wish
 from app.ui import components as ui
 from core.errors import StudioError
 from core.home import ASSETS
@@ -119,7 +119,7 @@ class Desk(Parts):
             text = spec.to_yaml()
             said = said or views.ready(*self.examined(spec, seeds, address))
         except StudioError as error:
-            said = ui.problem(error) if self.studio.datasets() else NO_DATA
+            said = ui.problem(error) if data.get("tasks") else views.no_tasks(self.studio.datasets())
         if len(seeds) > 1:
             text = f"# one run for each seed: {', '.join(map(str, seeds))}\n{text}"
         draft = {"data": data, "seeds": list(seeds), "blocks": blocks, "address": dict(address or {})}
@@ -139,6 +139,9 @@ class Desk(Parts):
         values = Values(*given)
         try:
             data, seeds = self.collect(values)
+        except NothingPainted as error:
+            bare = {"model": form.model_data(self.settings, values.base), "method": {"name": "base"}}
+            return [views.summary(self.sized(bare)), ui.problem(error), gr.skip(), gr.skip()]
         except StudioError as error:
             return [gr.skip(), ui.problem(error), gr.skip(), gr.skip()]
         return self.view(data, seeds, values.address, values.blocks)
@@ -206,6 +209,8 @@ class Desk(Parts):
             before = self.form_method(values)
             data, _ = self.collect(values._replace(method=before))
             parts = act(values, data, self.sized(data), before)
+        except NothingPainted:
+            return self.answer(values)
         except StudioError as error:
             return [*[gr.skip()] * len(PARTS), gr.skip(), ui.problem(error), gr.skip(), gr.skip()]
         return self.answer(values, **parts)
@@ -283,14 +288,6 @@ class Desk(Parts):
         except StudioError as error:
             return ui.problem(error)
         return views.started(runs)
-
-
-NO_DATA = ui.empty(
-    "No tasks are stored yet",
-    "Add your own on the Data page, or press “Use the demo tasks” above for four small ones.",
-    "/data",
-    "Add data",
-)
 
 
 def request(token: Any, spec: RunSpec) -> str:

@@ -120,6 +120,18 @@ def ready(rows: Mapping[str, int], seeds: Sequence[int], remarks: Sequence[str],
     )
 
 
+def no_tasks(datasets: Sequence[Any]) -> str:
+    """What to do while no task is chosen."""
+    if datasets:
+        return '<div class="note">Choose at least one task under “Tasks, trained together”.</div>'
+    return ui.empty(
+        "No tasks are stored yet",
+        "Add your own on the Data page, or press “Use the demo tasks” above for four small ones.",
+        "/data",
+        "Add data",
+    )
+
+
 def cloned(run: str, found: Sequence[tuple[str, Any, Any]]) -> str:
     """What differs from the run that was cloned."""
     link = f'<a href="/runs?run={quote(run)}">{ui.escape(run)}</a>'

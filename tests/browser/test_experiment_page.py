@@ -52,6 +52,8 @@ def test_an_empty_studio_gets_its_first_tasks_in_one_click(serve: Callable[..., 
 
 def test_a_split_is_painted_and_counted(opened: Any):
     page = opened
+    bar = page.locator("#start").bounding_box()
+    assert bar["y"] + bar["height"] <= 900, "what starts the run is in sight without scrolling"
     before = trainable(page)
     page.picture("experiment-1440")
     page.locator("#grid .chip[data-side=down][data-word=unique]").click()
@@ -87,6 +89,21 @@ def test_a_contradiction_is_said_and_start_refuses(opened: Any, home: Path):
     page.locator("#started .problem").wait_for()
     assert runs(home) == []
     page.picture("experiment-refused")
+    page.get_by_label("epochs", exact=True).fill("1")
+    page.locator("#started .problem").wait_for(state="detached")
+    page.get_by_text("Start queues one run on 4 tasks").wait_for()
+
+
+def test_a_base_that_is_not_there_is_said_and_the_page_stays(opened: Any):
+    page = opened
+    page.get_by_label("base model").fill("/nowhere/at/all")
+    page.keyboard.press("Enter")
+    page.locator("#figure .problem").get_by_text("/nowhere/at/all").wait_for()
+    assert page.locator("#grid table").is_visible() and page.locator("#told .problem").is_visible()
+    page.get_by_label("base model").fill("tessera-base")
+    page.keyboard.press("Enter")
+    page.locator("#figure svg.mixture").wait_for()
+    page.get_by_text("Start queues one run on 4 tasks").wait_for()
 
 
 def test_two_clicks_start_one_run_and_a_clone_shows_what_changed(opened: Any, home: Path):

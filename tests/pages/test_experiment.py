@@ -229,7 +229,7 @@ def test_hand_written_cells_that_the_grid_cannot_show_stay(desk: state.Desk):
         ("training", {"train__steps": "5", "train__evaluate_every": "9"}, "after the last step"),
         ("options", {"option__rank": "0"}, "rank"),
         ("options", {"option__modules": "qq_proj"}, "matches no projection"),
-        ("base", {"model__base": "/no/such/folder"}, "neither a folder nor a model"),
+        ("base", {"model__base": "/no/such/folder"}, "folder /no/such/folder does not exist"),
     ],
 )
 def test_what_is_wrong_is_a_sentence_and_start_refuses_with_it(
@@ -280,7 +280,16 @@ def test_fewer_blocks_and_more_blocks(desk: state.Desk):
 
 def test_without_tasks_the_page_says_so(desk: state.Desk):
     page = opened(desk)._replace(tasks=[])
-    assert "name at least one data set" in desk.tasks_changed(*page)[len(state.PARTS) + 1]
+    assert "Choose at least one task" in desk.tasks_changed(*page)[len(state.PARTS) + 1]
+    assert "name at least one data set" in desk.start(*page, "token")
+
+
+def test_a_split_that_adapts_nothing_counts_nothing(desk: state.Desk):
+    page = opened(desk)._replace(method="split")
+    page = after(page, desk.method_changed(*page))
+    page = paint(page, None, *page.grid["cells"])
+    *_, figure, said, _, _ = desk.painted(*page)
+    assert "No projection is adapted" in said and '<b class="num">0</b>' in figure["html"]
 
 
 def test_yaml_goes_both_ways(desk: state.Desk):
