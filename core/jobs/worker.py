@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import traceback
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -40,6 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     if len(arguments) != 1:
         print("usage: python -m core.jobs.worker <run folder>/jobs/<job>.json", file=sys.stderr)
         return 2
+    warnings.filterwarnings("ignore", category=FutureWarning)  # libraries to each other's authors; the log is for users
     path = Path(arguments[0]).resolve()
     job = read_json(path)
     job.setdefault("folder", str(path.parent.parent))
