@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from gradio.utils import get_upload_folder
 from core.errors import DataError
 
 METADATA = "tasks.json"
+_UPLOADED = re.compile(r"[^,]*/tessera-[0-9a-f]{16}/[^/,]+/?")
 
 
 def received(value: Any) -> list[Path]:
@@ -47,6 +49,12 @@ def together(paths: Sequence[Path], name: str) -> list[Path]:
             _link(path, target)
         found.append(target)
     return [folder] if any(path.name == METADATA for path in found) else found
+
+
+def shown(source: str) -> str:
+    """Where a data set came from, in words; of uploaded files the names, since their folder means nothing to people."""
+    names = ", ".join(_UPLOADED.sub("", part) for part in source.split(", "))
+    return source if names == source else f"uploaded {names or 'files'}"
 
 
 def _link(path: Path, target: Path) -> None:

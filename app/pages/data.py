@@ -133,9 +133,8 @@ def _detail(studio: Studio) -> list[Any]:
     prompts.click(
         lambda dataset: stored_preview(studio, dataset), chosen, seen, **{**ui.QUIET, "show_progress": "minimal"}
     )
-    asked = [gr.update(visible=False), gr.update(visible=True), gr.update(visible=True)]
     calm = [gr.update(visible=True), gr.update(visible=False), gr.update(visible=False)]
-    delete.click(lambda: asked, None, [delete, sure, keep], **ui.QUIET)
+    delete.click(lambda d: ask(studio, d), chosen, [delete, sure, keep], **ui.QUIET)
     keep.click(lambda: calm, None, [delete, sure, keep], **ui.QUIET)
     sure.click(lambda d: [*delete_view(studio, d), *calm], chosen, [told, facts, body, delete, sure, keep], **ui.QUIET)
     return [facts, body, chosen, *view, seen]
@@ -272,6 +271,15 @@ def stored_preview(studio: Studio, dataset: str) -> str:
         return data_views.preview(studio.preview_stored(dataset))
     except StudioError as error:
         return ui.problem(error)
+
+
+def ask(studio: Studio, dataset: str) -> list[Any]:
+    """The buttons that delete or keep, with the name of what would go."""
+    try:
+        named = f"Delete {studio.dataset(dataset)['name'][:60]} for good"
+    except StudioError:
+        named = "Delete it for good"
+    return [gr.update(visible=False), gr.update(visible=True, value=named), gr.update(visible=True)]
 
 
 def delete_view(studio: Studio, dataset: str) -> list[Any]:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+from app import uploads
 from app.pages import data_names
 from app.ui import components as ui
 
@@ -15,6 +16,7 @@ SHOWN_TASKS = 30
 SHOWN_SETS = 50
 SHOWN_LABELS = 14
 LONG = 1200  # characters of a cell
+SHORT = 30  # characters up to which several values stand on one line
 ROW_COLUMNS = ("system", "instruction", "history", "input", "output", "references", "choices")
 _SPECIAL = re.compile(r"&lt;(?:\|[^|\s]{1,40}\||/?s|bos|eos|pad|unk)&gt;|\[/?INST\]")
 
@@ -88,7 +90,9 @@ def _counts(counts: Mapping[str, int]) -> list[tuple[str, str]]:
 def detail(data: Mapping[str, Any], name: str) -> str:
     """Facts of one stored data set and of each of its tasks; ``name`` leads to it."""
     known = f" · also called {', '.join(data['aliases'])}" if data["aliases"] else ""
-    facts = f"{data['id']} · {data['source']} · stored {data['created'].replace('T', ' ')[:16]} UTC{known}"
+    facts = (
+        f"{data['id']} · {uploads.shown(data['source'])} · stored {data['created'].replace('T', ' ')[:16]} UTC{known}"
+    )
     use = ui.escape(f"/experiment?dataset={quote(name)}")
     heads = ["task", "kind", *(f"#{split}" for split in SPLITS), "metric", "#chance", "#trivial", "instruction"]
     title = ui.escape(data["name"]) + _earlier(data, name)
@@ -127,7 +131,7 @@ def rows(found: Sequence[Mapping[str, Any]], start: int) -> str:
 def _cell(value: Any) -> str:
     if isinstance(value, list):
         texts = [f"{v['role']}: {v['content']}" if isinstance(v, dict) else str(v) for v in value]
-        value = "\n".join(texts)
+        value = ("\n" if any("\n" in text or len(text) > SHORT for text in texts) else " · ").join(texts)
     text = str(value)
     return ui.escape(text if len(text) <= LONG else text[: LONG - 1] + "…")
 

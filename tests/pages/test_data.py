@@ -132,6 +132,14 @@ def test_what_cannot_be_read_is_said_once_and_asks_for_no_mapping(studio: Studio
     assert words in told and not area["visible"] and seen == ""
 
 
+def test_of_uploaded_files_the_names_are_shown(studio: Studio, roles):
+    for called, paths in (("one", [reviews()]), ("two", [reviews("train.jsonl"), reviews("test.jsonl", "y")])):
+        data.store_view(studio, roles, paths, "", called, None)
+    assert uploads.shown(studio.dataset("one")["source"]) == "uploaded reviews.jsonl"
+    assert uploads.shown(studio.dataset("two")["source"]) == "uploaded train.jsonl, test.jsonl"
+    assert uploads.shown("/data/a, b.csv") == "/data/a, b.csv"
+
+
 def test_a_metric_that_is_none_is_refused(studio: Studio, roles):
     form = {"values": {"metric": "acuracy"}}
     told, _ = data.store_view(studio, roles, [reviews()], "", "", form)
