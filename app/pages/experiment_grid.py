@@ -239,3 +239,10 @@ def moved(grid: Any, size: Any, words: Mapping[str, Sequence[Mapping[str, Any]]]
     if known and not any(fresh["cells"].values()):
         fresh["cells"] = dict.fromkeys(fresh["cells"], dict(known[0]))
     return fresh
+
+
+def drawn_anew(grid: Any) -> dict[str, Any]:
+    """A grid that stood for cells written by hand, once it was edited: from then on it speaks for itself."""
+    if not isinstance(grid, Mapping) or "given" not in grid:
+        return {}
+    return {"grid": {name: value for name, value in grid.items() if name != "given"}}

@@ -151,13 +151,14 @@ class Desk(Parts):
         plain = {name: p["value"] if isinstance(p, dict) and "__type__" in p else p for name, p in parts.items()}
         return [*(parts.get(name, gr.skip()) for name in PARTS), *self.show(*values._replace(**plain))]
 
-    # Changes
+    # Changes. What a person edits is sent back only where the answer changes it: they may have gone on meanwhile.
 
     def tasks_changed(self, *given: Any) -> list[Any]:
         values = Values(*given)
         chosen = form.expanded(values.tasks or [], self.studio.datasets())
+        parts = {} if chosen == values.tasks else {"tasks": gr.update(value=chosen)}
         task_form = {**(values.task_form or {}), "groups": form.task_groups(self.settings, chosen)}
-        return self.answer(values, tasks=gr.update(value=chosen), task_form=task_form)
+        return self.answer(values, task_form=task_form, **parts)
 
     def method_changed(self, *given: Any) -> list[Any]:
         """Another method: options that both have stay as they were changed; the grid shows the new one."""
@@ -165,7 +166,7 @@ class Desk(Parts):
         def act(values: Values, data: Data, size: Any, before: str) -> dict[str, Any]:
             name = values.method
             if name == "split":
-                return self.as_split(values, size, values.grid)
+                return self.as_split(size)
             old = form.option_data(self.methods[before], values.options) if before in self.methods else {}
             method = {"name": name, "options": form.carried(self.methods[before], self.methods[name], old)}
             grid, count, options = self.designed(name, method, data, None, (self.compared(values.address) or ({},))[0])
@@ -178,8 +179,7 @@ class Desk(Parts):
         """Options decide what the grid shows; of a split they are the grid's own."""
         values = Values(*given)
         if values.method == "split":
-            grid = {k: v for k, v in (values.grid or {}).items() if k != "given"}
-            return self.answer(values, grid=grid)
+            return self.answer(values, **grids.drawn_anew(values.grid))
         try:
             data, _ = self.collect(values)
             size = self.sized(data)
@@ -192,16 +192,14 @@ class Desk(Parts):
         """A painted grid is a split of one's own, with the controls that the preset had."""
 
         def act(values: Values, data: Data, size: Any, before: str) -> dict[str, Any]:
-            grid = {k: v for k, v in (values.grid or {}).items() if k != "given"}
-            if values.method == "split":
-                return {"grid": grid} if "given" in (values.grid or {}) else {}
-            return {"method": "split", **self.as_split(values, size, grid)}
+            anew = grids.drawn_anew(values.grid)
+            return anew if values.method == "split" else {"method": "split", **self.as_split(size), **anew}
 
         return self.change(Values(*given), act)
 
-    def as_split(self, values: Values, size: Any, grid: Any) -> dict[str, Any]:
+    def as_split(self, size: Any) -> dict[str, Any]:
         card = views.method_card(self.methods["split"])
-        return {"card": card, "options": self.option_form("split", {}, size, {}), "grid": grid}
+        return {"card": card, "options": self.option_form("split", {}, size, {})}
 
     def change(self, values: Values, act: Callable[[Values, Data, Any, str], dict[str, Any]]) -> list[Any]:
         """Apply ``act``, which gets the settings and the size of the method that the option form belongs to."""

@@ -2,6 +2,7 @@
 const mount = element.querySelector('.mount');
 const brush = {};
 let painting = false;
+let current = null;  // Tab reaches one cell, the arrow keys the others
 
 const make = (name, attributes = {}, ...inside) => {
   const made = document.createElement(name);
@@ -27,7 +28,7 @@ function brushes(v) {
 function cell(v, row, c) {
   const words = v.cells[`${row}|${c}`], sides = Object.keys(v.words);
   const label = words ? sides.map(side => `${side} ${words[side]}`).join(', ') : 'not adapted';
-  const button = make('button', { class: `cell ${words ? '' : 'off'}`, 'data-cell': `${row}|${c}`, 'aria-label': `${row}, layers ${v.cols[c]}: ${label}` });
+  const button = make('button', { class: `cell ${words ? '' : 'off'}`, 'data-cell': `${row}|${c}`, tabindex: current === `${row}|${c}` ? 0 : -1, 'aria-label': `${row}, layers ${v.cols[c]}: ${label}` });
   if (!words) button.append(make('i', { text: '—' }));
   else for (const side of sides) button.append(make('i', { class: `word-${words[side]}`, text: words[side] }));
   return make('td', {}, button);
@@ -36,6 +37,7 @@ function cell(v, row, c) {
 function draw() {
   const v = props.value;
   if (!v || !v.rows) return mount.replaceChildren();
+  if (!(current in v.cells)) current = `${v.rows[0]}|0`;
   const focused = element.contains(document.activeElement) ? document.activeElement.dataset.cell : null;
   const head = make('tr', {}, make('th', {}, make('button', { 'data-fill': '*|*', title: 'Paint everything', text: 'all' })),
     ...v.cols.map((name, c) => make('th', {}, make('button', { 'data-fill': `*|${c}`, title: 'Paint this block of layers', text: name }))));
@@ -79,6 +81,13 @@ element.addEventListener('click', event => {
   else if (side) { brush.off = false; brush[side] = word; draw(); }
   else if (fill) paint(fill);
   else if (at) paint(at);  // keyboard: Enter and Space arrive as clicks
+});
+element.addEventListener('focusin', event => {
+  const at = event.target.dataset?.cell;
+  if (!at || at === current) return;
+  mount.querySelector(`[data-cell="${CSS.escape(current)}"]`)?.setAttribute('tabindex', '-1');
+  event.target.setAttribute('tabindex', '0');
+  current = at;
 });
 element.addEventListener('keydown', event => {
   const at = event.target.dataset?.cell, step = { ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0] }[event.key];

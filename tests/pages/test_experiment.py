@@ -8,6 +8,7 @@ from html import unescape
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 import pytest
 import yaml
 
@@ -263,6 +264,18 @@ def test_another_method_keeps_the_options_that_it_has_too(desk: state.Desk):
     page = page._replace(method="split")
     page = after(page, desk.method_changed(*page))
     assert desk.collect(page)[0]["method"]["cells"][0]["rank"] == 4
+
+
+def test_an_answer_does_not_overwrite_what_was_painted_or_chosen_meanwhile(desk: state.Desk):
+    page = opened(desk)
+    for method in ("mosld", "split"):
+        words = {"down": "unique", "gate": "none", "up": "unique"}
+        painted = desk.painted(*paint(page._replace(method=method), words, "o_proj|3"))
+        assert painted[state.PARTS.index("grid")] == gr.skip()
+    chosen = desk.tasks_changed(*page._replace(tasks=["demo\tsubject"]))
+    assert chosen[state.PARTS.index("tasks")] == gr.skip()
+    whole = desk.tasks_changed(*page._replace(tasks=["demo\t*"]))
+    assert len(whole[state.PARTS.index("tasks")]["value"]) == 4
 
 
 def test_options_repaint_the_grid(desk: state.Desk):
