@@ -29,7 +29,8 @@ from core.home import ASSETS, BUNDLED_BASE_FOLDER, PROJECT, read_json, write_jso
 from core.schema import BUNDLED_BASE, EvaluationSpec, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
 GIB = 2**30
-SHIPPED_SHAPES = ASSETS / "shapes"  # of the bundled base, so that the first look at it starts no process
+# Of the bundled base, so that the first look at it starts no process; written by shapes(ModelSpec(), SHIPPED_SHAPES).
+SHIPPED_SHAPES = ASSETS / "shapes"
 
 
 def methods() -> list[dict[str, Any]]:

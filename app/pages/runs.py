@@ -88,7 +88,7 @@ def _detail(c: SimpleNamespace) -> None:
         c.score = gr.Button("Queue the scoring", size="md", scale=0, min_width=150)
     with gr.Accordion("Name, tags and notes", open=False):
         with gr.Row():
-            c.name = gr.Textbox(label="Name", max_length=120, scale=3)
+            c.name = gr.Textbox(label="Name", max_length=120, scale=3, elem_id="run-name")
             c.tags = gr.Textbox(label="Tags, with commas between", scale=2)
         c.notes = gr.Textbox(label="Notes", lines=3, max_length=20_000)
         c.save = gr.Button("Save", size="md", scale=0, min_width=110)
@@ -140,11 +140,13 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
     c.list.select(choose, [c.family, *filter_inputs, c.chosen, c.seen], [*drawn, c.page, *form, *hidden], **ui.QUIET)
     addressed = [c.chosen, c.family, *filter_inputs]
     gr.on([one.change for one in addressed], None, addressed, None, js=ADDRESS, **ui.QUIET)
-    _wire_actions(studio, c, asked, drawn, draw)
+    _wire_actions(studio, c, asked, drawn, draw, form)
     _wire_forms(studio, c, asked, drawn, draw, form)
 
 
-def _wire_actions(studio: Studio, c: SimpleNamespace, asked: list[Any], drawn: list[Any], draw: Callable) -> None:
+def _wire_actions(
+    studio: Studio, c: SimpleNamespace, asked: list[Any], drawn: list[Any], draw: Callable, form: list[Any]
+) -> None:
     hidden = [c.ask, c.asking]
     asking = [c.ask, c.asking, c.question, c.yes]
     c.cancel.click(lambda run: question(studio, "cancel", run), c.chosen, asking, **ui.QUIET)
@@ -154,9 +156,10 @@ def _wire_actions(studio: Studio, c: SimpleNamespace, asked: list[Any], drawn: l
     def yes(asking: str, chosen: str, *rest: Any) -> list[Any]:
         left = confirmed(studio, asking, chosen)
         answer = draw(left, *rest)
-        return [*answer, gr.update(visible=False), ""]
+        now = answer[0] if isinstance(answer[0], str) else left
+        return [*answer, *(_skips(form) if now == chosen else fields(studio, now)), gr.update(visible=False), ""]
 
-    c.yes.click(yes, [c.asking, *asked], [*drawn, *hidden], **ui.QUIET)
+    c.yes.click(yes, [c.asking, *asked], [*drawn, *form, *hidden], **ui.QUIET)
 
     def resume(chosen: str, *rest: Any) -> list[Any]:
         acted(lambda: studio.resume(chosen), f"{chosen} is queued again, from its last checkpoint.")

@@ -14,6 +14,8 @@ SHIFTS = """() => { window.shifted = 0; new PerformanceObserver(list => {
   for (const one of list.getEntries()) if (!one.hadRecentInput) window.shifted += one.value; })
   .observe({ type: 'layout-shift', buffered: false }); }"""
 
+NAMED = "name => document.querySelector('#run-name input, #run-name textarea').value === name"
+
 
 def line(page: Any, run: str) -> Any:
     return page.locator(f'.runline[data-run="{run}"]')
@@ -73,10 +75,14 @@ def test_cancel_and_delete_ask_first(serve: Callable, studio_home: seed.Seeded, 
     page.locator(".run-head .state.cancelling").wait_for()
     line(page, studio_home.cancelled).click()
     page.locator(".run-head h2", has_text=studio_home.cancelled).wait_for()
+    page.get_by_role("button", name="Name, tags and notes").click()
+    page.wait_for_function(NAMED, arg="molora on 3 tasks")
     page.get_by_role("button", name="Delete…").click()
     page.get_by_text("for good?").wait_for()
     page.get_by_role("button", name=f"Delete {studio_home.cancelled}").click()
     line(page, studio_home.cancelled).wait_for(state="detached")
+    page.locator(".run-head h2", has_text=studio_home.running).wait_for()  # and the form is that of the run shown
+    page.wait_for_function(NAMED, arg="mosld on 3 tasks")
     studio = seed.QuietStudio(studio_home.home)
     assert studio_home.cancelled not in [run["id"] for run in studio.runs()]
     assert studio.run(studio_home.running)["state"] == "cancelling"
