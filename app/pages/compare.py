@@ -71,7 +71,8 @@ def build(studio: Studio, page: gr.Blocks) -> None:
         c.metric = gr.Dropdown([("each task's own", "")], value="", label="Metric", min_width=150)
         c.seeds = gr.Checkbox(True, label="Group seeds", min_width=130)
         labels = {"csv": "CSV", "markdown": "Markdown", "latex": "LaTeX"}
-        c.forms = {form: gr.Button(label, size="md", scale=0, min_width=104) for form, label in labels.items()}
+        with gr.Column(scale=0, min_width=344), gr.Row():
+            c.forms = {form: gr.Button(label, size="md", scale=1, min_width=96) for form, label in labels.items()}
         c.file = gr.DownloadButton("Save the file", elem_classes="unseen", elem_id="compare-file")
     c.table = ui.text("", "panel", "compared", elem_id="compare-table")
     with gr.Column(elem_id="compare-figures", visible=False) as c.figures:

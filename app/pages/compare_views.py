@@ -13,9 +13,11 @@ if TYPE_CHECKING:
 
 # The parts of a comparison, as core/compare.py describes them.
 Cell = Column = Row = Any
+Box = tuple[float, float, float, float]  # left, top, right, bottom
 
 e = ui.escape
 W, H, LEFT, RIGHT, TOP, BOTTOM = 680, 320, 56, 24, 22, 44
+LETTER = 6.4  # width of a letter of a name
 NOTE = (
     "<p><b>Bold</b>: best. <u>Underlined</u>: within two standard errors of the best, on the same rows where both were "
     "scored on them. ± is one standard error over rows; for several seeds, their standard deviation.{more}</p>"
@@ -148,7 +150,7 @@ def _scatter(points: Sequence[tuple[Column, Cell]], base: Cell | None, what: str
         at = y(base.value)
         parts.append(f'<line class="base" x1="{LEFT}" x2="{W - RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
         parts.append(f'<text x="{W - RIGHT}" y="{at - 5:.1f}" text-anchor="end">untouched base {base.value:.3f}</text>')
-    taken: list[tuple[float, float]] = []
+    taken = [_dot(x(size), cell, y) for (_, cell), size in zip(points, sizes, strict=True)]
     for index, ((column, cell), size) in enumerate(zip(points, sizes, strict=True)):
         parts.append(_point(index, column, cell, x(size), y, taken))
     mid = (LEFT + W - RIGHT) / 2
@@ -163,24 +165,50 @@ def _scatter(points: Sequence[tuple[Column, Cell]], base: Cell | None, what: str
     return f'<svg viewBox="0 0 {W} {H}" role="img" aria-label="{e(label)}">{"".join(parts)}</svg>'
 
 
-def _point(index: int, column: Column, cell: Cell, at: float, y: Any, taken: list[tuple[float, float]]) -> str:
-    """A dot with two standard errors and a label that keeps clear of the labels before it."""
+def _point(index: int, column: Column, cell: Cell, at: float, y: Any, taken: list[Box]) -> str:
+    """A dot with two standard errors, and its name in its colour."""
     hue, height = f"var(--expert-{index % 8})", y(cell.value)
     bar = ""
     if cell.error:
         top, foot = y(cell.value + 2 * cell.error), y(cell.value - 2 * cell.error)
         bar = f'<line class="bar" style="stroke:{hue}" x1="{at:.1f}" x2="{at:.1f}" y1="{top:.1f}" y2="{foot:.1f}"/>'
-    side = -1 if at > W * 0.72 else 1
-    text = height - 8
-    while any(abs(text - other) < 13 and abs(at - near) < 130 for near, other in taken):
-        text += 13
-    taken.append((at, text))
-    anchor = "end" if side < 0 else "start"
+    x, text, anchor = _label(at, height, LETTER * len(column.label), taken)
     tip = f"{column.label}: {cell.value:.3f} with {column.trainable:,} parameters"
     return (
         f'{bar}<circle style="fill:{hue}" cx="{at:.1f}" cy="{height:.1f}" r="5"><title>{e(tip)}</title></circle>'
-        f'<text class="name" x="{at + 9 * side:.1f}" y="{text:.1f}" text-anchor="{anchor}">{e(column.label)}</text>'
+        f'<text class="name" style="fill:color-mix(in oklab, {hue} 75%, var(--ink))" x="{x:.1f}" y="{text:.1f}" '
+        f'text-anchor="{anchor}">{e(column.label)}</text>'
     )
+
+
+def _dot(at: float, cell: Cell, y: Any) -> Box:
+    """What a point covers with its bar."""
+    reach = 2 * (cell.error or 0)
+    return (
+        at - 6,
+        min(y(cell.value) - 6, y(cell.value + reach)),
+        at + 6,
+        max(y(cell.value) + 6, y(cell.value - reach)),
+    )
+
+
+def _label(at: float, height: float, wide: float, taken: list[Box]) -> tuple[float, float, str]:
+    """Where the name of a point stands: beside, above or below it, where it covers neither points nor other names."""
+    found = []
+    for dy in (4, -10, 19, -24, 33, -38, 47):
+        for x, left, anchor in ((at + 10, at + 10, "start"), (at - 10, at - 10 - wide, "end")):
+            box = (left, height + dy - 11, left + wide, height + dy + 3)
+            covered = sum(_overlap(box, other) for other in taken)
+            outside = max(0.0, LEFT - box[0]) + max(0.0, box[2] - (W - 4)) + max(0.0, TOP - 14 - box[1])
+            found.append((covered + 40 * outside, abs(dy - 4), box, (x, height + dy, anchor)))
+    *_, box, place = min(found, key=lambda one: one[:2])
+    taken.append(box)
+    return place
+
+
+def _overlap(a: Box, b: Box) -> float:
+    """The area that two boxes share."""
+    return max(0.0, min(a[2], b[2]) - max(a[0], b[0])) * max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
 
 
 def _ticks(low: float, high: float) -> list[float]:

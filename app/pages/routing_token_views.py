@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from app.pages.routing_views import plain, short
+from app.pages.routing_views import plain
 from app.ui.components import escape
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def strip(trace: Trace, layer: int, projection: str, picked: int | None) -> dict
         for token, line, role in zip(trace.tokens, found, trace.roles, strict=True)
     ]
     top = float(np.nanmax(found)) if size else 1.0
-    where = f"layer {layer}, {'averaged over projections' if projection == AVERAGE else projection}"
+    where = f"layer {layer}, {named(projection)}"
     note = f"{where}; tint from an even share ({1 / size:.3f}) to {top:.3f}; counts: tokens led" if size else where
     return {"tokens": tokens, "top": top, "note": note, "picked": picked}
 
@@ -78,7 +78,9 @@ def ribbon(trace: Trace, layer: int, projection: str, token: int | None) -> dict
         "best": best,
         "layer": known.index(layer),
         "token": -1 if token is None else token,
-        "note": projection,
+        "experts": int(np.isfinite(found).any(axis=(0, 1)).sum()),
+        "note": named(projection),
+        "caption": f"{trace.run}, {named(projection)}; tint: from an even share to a layer's largest gate",
         "name": f"{trace.run}-route-{projection}",
     }
 
@@ -120,8 +122,8 @@ def facts(trace: Trace, origin: str) -> str:
     return f"{answer}<p class='num'>{escape(' · '.join(parts))}</p>"
 
 
-def tidy_projection(name: str) -> str:
-    return "averaged over projections" if name == AVERAGE else short(name)
+def named(name: str) -> str:
+    return "averaged over projections" if name == AVERAGE else name
 
 
 def _special(token: str) -> bool:

@@ -184,13 +184,14 @@ def similarity(atlas: Atlas, choice: Choice) -> dict[str, Any]:
     all_found = [atlas.distances(moment.name, choice.one_role, projection).between for moment in atlas.moments]
     top = max((float(np.nanmax(d)) for d in all_found if np.isfinite(d).any()), default=1.0)
     values = [[None if x != x else round(x, 4) for x in line] for line in found.between.tolist()]
+    moment = moment_text(atlas.moment(choice.moment))
     return {
         "names": found.tasks,
         "values": values,
         "low": 0,
         "top": _round_up(top) or 1.0,
-        "figure": "Jensen–Shannon distance",
-        "caption": f"mean over {found.sites} sites, {projection or EVERY}",
+        "figure": "Jensen–Shannon distance: 0 alike, 1 apart",
+        "caption": f"{atlas.run}, {moment}; {found.sites} sites, {projection or EVERY}",
         "name": f"{atlas.run}-distance-{choice.moment}",
     }
 

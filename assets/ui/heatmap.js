@@ -36,8 +36,8 @@ function layout(v) {
   const fit = Math.max(1, Math.floor((W - left) / (wide * 10 + gap)));
   const lines = flow ? Math.ceil(v.rows.length / Math.min(fit, v.rows.length)) : v.rows.length;
   const columns = flow ? Math.ceil(v.rows.length / lines) : v.cols.length;
-  const cell = clamp(((W - left) / columns - gap) / wide, 3, v.compact ? 16 : wide < 3 ? 44 : 34);
-  const tall = clamp(Math.min(cell * 1.1, (flow ? 430 : 190) / deep), 4, v.compact ? 10 : 22);
+  const cell = clamp(((W - left) / columns - gap) / wide, 3, v.compact ? 16 : wide < 3 || v.rows.length * v.cols.length === 1 ? 44 : 34);
+  const tall = clamp(Math.min(cell * 1.1, (flow ? 430 : 190) / deep), 4, v.compact ? 10 : v.rows.length * v.cols.length === 1 ? 30 : 22);
   const width = cell * wide, height = tall * deep, step = height + (flow ? top + foot : 12);
   const panels = v.rows.flatMap((_, r) => v.cols.map((_, c) => {
     const [i, j] = flow ? [r % columns, Math.floor(r / columns)] : [c, r];

@@ -1,4 +1,4 @@
-// A small square of numbers with names on both sides.
+// A small square of numbers with names on both sides, and below it what they are: a saved picture stands alone.
 const NS = 'http://www.w3.org/2000/svg', STEPS = 32;
 const mount = element.querySelector('.mount');
 window.tesseraSaveButtons(element, () => mount.querySelector('svg'), () => props.value?.name || 'similarity');
@@ -9,13 +9,15 @@ const node = (name, attributes = {}, text = null) => {
   if (text !== null) made.textContent = text;
   return made;
 };
+const WIDE = 6.9, SLANT = Math.sin(38 * Math.PI / 180);  // width of a letter of a name; how far slanted names hang down
 const clip = text => text.length > 16 ? text.slice(0, 15) + '…' : text;
 
 function draw() {
   const v = props.value;
   if (!v || !v.names?.length) { mount.replaceChildren(); return; }
   const n = v.names.length, cell = Math.max(26, Math.min(52, 380 / n)), left = 116, top = 14, low = v.low ?? 0;
-  const W = left + n * cell + 12, H = top + n * cell + 92;
+  const hang = 24 + SLANT * WIDE * Math.max(...v.names.map(name => clip(name).length)), foot = top + n * cell + hang;
+  const words = [v.figure, v.caption].filter(Boolean), W = Math.max(left + n * cell + 12, 330), H = foot + 15 * words.length + 4;
   const svg = node('svg', { viewBox: `0 0 ${W} ${H}`, role: 'img', 'aria-label': `${v.figure} between ${v.names.join(', ')}` });
   svg.style.maxWidth = `${W * 1.2}px`;
   v.names.forEach((name, i) => {
@@ -32,6 +34,7 @@ function draw() {
       svg.append(box, label);
     });
   });
+  words.forEach((text, i) => svg.append(node('text', { class: i ? 'tick' : 'unit', x: left, y: foot + 11 + 15 * i }, text)));
   mount.replaceChildren(svg);
 }
 watch('value', draw);

@@ -20,8 +20,8 @@ function draw() {
   const v = props.value;
   if (!v?.tokens?.length) { mount.replaceChildren(); return; }
   const W = Math.max(mount.clientWidth || 1000, 320), left = 46, n = v.tokens.length, deep = v.layers.length;
-  const cell = Math.max(7, Math.min(40, (W - left - 24) / n)), tall = Math.max(7, Math.min(18, 300 / deep)), top = 16, foot = cell >= 9 ? 66 : 18;
-  const width = left + cell * n + 24, H = top + deep * tall + foot;
+  const cell = Math.max(7, Math.min(40, (W - left - 24) / n)), tall = Math.max(7, Math.min(18, 300 / deep)), top = 16, foot = cell >= 9 ? 66 : 18, key = 30;
+  const width = Math.max(left + cell * n + 24, Math.min(W, 560)), H = top + deep * tall + foot + key;
   const svg = node('svg', { viewBox: `0 0 ${width.toFixed(0)} ${H.toFixed(0)}`, role: 'img', tabindex: 0,
     'aria-label': `Strongest expert of every token in every layer, ${v.note || ''}. Arrow keys walk, Enter chooses layer and token.` });
   svg.style.width = `${width}px`;
@@ -44,10 +44,25 @@ function draw() {
     const x = left + (t + .5) * cell + 3, y = top + deep * tall + 7;
     svg.append(node('text', { class: `token ${t === v.token ? 'on' : ''}`, x, y, 'text-anchor': 'end', transform: `rotate(-55 ${x} ${y})` }, clip(seen(token))));
   });
+  legend(svg, v, left, H - key + 8, width);
   const first = v.roles.indexOf('answer');
   if (first > 0) svg.append(node('line', { class: 'border', x1: left + first * cell - .5, x2: left + first * cell - .5, y1: 3, y2: top + deep * tall + 3 }),
     node('text', { class: 'tick axis', x: left + first * cell + 3, y: top - 5 }, 'answer'));
   mount.replaceChildren(svg);
+}
+
+// Which colour is which expert, and what the tint says; a saved picture stands alone.
+function legend(svg, v, left, y, width) {
+  svg.append(node('text', { class: 'tick axis', x: left - 8, y: y + 9, 'text-anchor': 'end' }, 'expert'));
+  const many = Math.min(v.experts || 0, COLOURS);
+  for (let e = 0; e < many; e++) {
+    const box = node('rect', { x: left + e * 30, y, width: 10, height: 10, rx: 2 });
+    box.style.fill = `var(--expert-${e})`;
+    svg.append(box, node('text', { class: 'tick', x: left + e * 30 + 14, y: y + 9 }, e));
+  }
+  const more = v.experts > COLOURS ? `colours repeat up to ${v.experts - 1}; ` : '', room = (width - left - many * 30 - 20) / 5;
+  const text = more + (v.caption || '');
+  svg.append(node('text', { class: 'tick', x: left + many * 30 + 10, y: y + 9 }, text.length > room ? text.slice(0, room - 1) + '…' : text));
 }
 
 function say(key, x, y) {

@@ -1,5 +1,12 @@
 // Saves a picture of a page as it looks: colours and fonts are written into a copy of the SVG, since a file has no style sheet.
-window.tesseraSave = (svg, name, kind) => {
+const tesseraFonts = () => tesseraFonts.read ||= Promise.all([['Source Sans Pro', 'SourceSansPro-Regular', 400], ['Source Sans Pro', 'SourceSansPro-Bold', 700],
+  ['IBM Plex Mono', 'IBMPlexMono-Regular', 400]].map(async ([family, file, weight]) => {
+  const bytes = await (await fetch(`/static/fonts/${file.split('-')[0]}/${file}.woff2`)).blob();
+  const data = await new Promise(done => { const reader = new FileReader(); reader.onload = () => done(reader.result); reader.readAsDataURL(bytes); });
+  return [family, `@font-face { font-family:'${family}'; font-weight:${weight}; src:url(${data.replace(/^data:[^;]*/, 'data:font/woff2')}) format('woff2'); }`];
+})).catch(() => []);  // without them the picture is saved in the fonts of whoever opens it
+
+window.tesseraSave = async (svg, name, kind) => {
   const wanted = ['fill', 'fill-opacity', 'stroke', 'stroke-width', 'stroke-opacity', 'stroke-dasharray', 'opacity',
     'font-size', 'font-weight', 'font-style', 'font-family', 'text-anchor', 'visibility'];
   const copy = svg.cloneNode(true), from = [svg, ...svg.querySelectorAll('*')], to = [copy, ...copy.querySelectorAll('*')];
@@ -16,6 +23,10 @@ window.tesseraSave = (svg, name, kind) => {
   paper.setAttribute('height', '100%');
   paper.setAttribute('fill', getComputedStyle(document.body).getPropertyValue('--panel') || '#fff');
   copy.prepend(paper);
+  const families = new Set([svg, ...svg.querySelectorAll('text')].map(node => getComputedStyle(node).fontFamily.split(',')[0].replace(/["']/g, '')));
+  const style = document.createElementNS('http://www.w3.org/2000/svg', 'style');
+  style.textContent = (await tesseraFonts()).filter(([family]) => families.has(family)).map(([, rule]) => rule).join('\n');
+  copy.prepend(style);
   const source = URL.createObjectURL(new Blob([new XMLSerializer().serializeToString(copy)], { type: 'image/svg+xml' }));
   const give = (url, end) => {
     const link = document.createElement('a');

@@ -70,7 +70,9 @@ def test_the_numbers_stand_in_a_table_and_files_come_down(page, serve, studio_ho
     assert text.startswith("role,task,layer") and saved.value.suggested_filename.endswith(".csv")
     with page.expect_download() as picture:
         page.locator("#routing-heat .save-buttons button", has_text="SVG").first.click(force=True)
-    assert "<svg" in Path(picture.value.path()).read_text("utf-8")
+    saved_as = Path(picture.value.path()).read_text("utf-8")
+    assert "<svg" in saved_as and "@font-face" in saved_as, "it looks the same wherever it is opened"
+    assert "Normalised entropy" in saved_as and studio_home.molora in saved_as, "it says what it shows"
 
 
 def test_a_run_without_gates_says_so_and_two_runs_stand_beside_each_other(page, serve, studio_home):

@@ -108,6 +108,16 @@ def test_score_against_parameters_is_drawn_with_its_base(studio, home):
     assert "no task" in compare_views.cost(compare.compared(studio, Choice((home.queued[0],))))
 
 
+def test_names_of_points_cover_neither_points_nor_each_other(studio, home):
+    close = [(300.0, 90.0), (318.0, 92.0), (330.0, 96.0), (640.0, 90.0)]
+    taken = [(at - 6, height - 6, at + 6, height + 6) for at, height in close]
+    for at, height in close:
+        compare_views._label(at, height, 80, taken)
+    for index, box in enumerate(taken):
+        assert box[0] >= compare_views.LEFT and box[2] <= compare_views.W
+        assert not any(compare_views._overlap(box, other) for other in taken[max(index + 1, len(close)) :])
+
+
 def test_files_hold_the_same_comparison(studio, home):
     choice = Choice(tuple(home.done), baseline=home.lora)
     path = Path(compare.exported(studio, choice, "csv"))

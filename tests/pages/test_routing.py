@@ -209,6 +209,7 @@ def test_the_route_of_a_token_leaves_out_experts_that_a_layer_lacks(trace):
     assert shown["cols"] == ["q_proj", "v_proj"] and shown["values"][0][0][0][2] is None
     ribbon = token_views.ribbon(trace, 1, "v_proj", 2)
     assert ribbon["best"][0][0][0] == 1 and ribbon["best"][1][0][0] == 2 and ribbon["layer"] == 1
+    assert ribbon["experts"] == 3 and ribbon["caption"].startswith("run-1, v_proj")
 
 
 def test_the_inspector_reads_its_address_and_its_form(studio, seeded):
