@@ -31,7 +31,7 @@ def choices(runs: Sequence[Mapping[str, Any]], chosen: Sequence[str]) -> list[tu
     base = next((run["base"] for run in runs if run["id"] in chosen), None)
     fitting = [run for run in runs if base is None or run["base"] == base]
     return [
-        (f"base · {base_name(base or 'tessera-base')}, untouched", BASE),
+        (f"base · {base_name(base or 'tessera-base')}", BASE),
         *((label(run), run["id"]) for run in fitting),
     ]
 

@@ -2,7 +2,8 @@
 const mount = element.querySelector('.mount');
 const node = (tag, className = '', text = '') => Object.assign(document.createElement(tag), { className, textContent: text });
 const head = node('header'), talk = node('div', 'talk'), ended = node('div', 'spoken');
-const about = node('span', 'about'), stop = node('button', 'stop', 'Stop');
+const who = node('div', 'who'), about = node('span', 'about'), stop = node('button', 'stop', 'Stop');
+head.append(who, stop);
 talk.tabIndex = 0;
 talk.setAttribute('role', 'region');
 ended.setAttribute('role', 'status');  // says when an answer has ended; the words themselves would drown each other
@@ -19,7 +20,7 @@ function title(v) {
     about.textContent = about.title = v.about;
     stop.setAttribute('aria-label', `Stop the answer of ${v.name}`);
     talk.setAttribute('aria-label', `Answers of ${v.name}`);
-    head.replaceChildren(name, about, stop);
+    who.replaceChildren(name, about);
     titled = now;
   }
   stop.hidden = !v.growing;
