@@ -3,8 +3,9 @@
     python -m recipes.tour --home H [--out docs/figures/tour] [--only routing,chat]
 
 Needs chromium and the packages of requirements-dev.txt. Shown is the newest finished run with routing, beside the runs
-of other methods and seeds on the same tasks; the data of these runs should be stored in the same home. Chat asks the
-models one row of their own test data, so the home gets one conversation for each set of pictures.
+of other methods and seeds on the same tasks; the data of these runs should be stored in the same home. The token
+inspector and Chat compute: their runs need their adapters, not only what was recorded of them. Chat asks the models one
+row of their own test data, so the home gets one conversation for each of its pictures.
 """
 
 from __future__ import annotations
@@ -21,16 +22,19 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+import numpy as np
+
 from core.data.prompts import Prompt
-from core.errors import ConfigurationError
+from core.errors import ConfigurationError, StudioError
 from core.home import ASSETS, PROJECT
 from core.studio import Studio
 
 OUT = PROJECT / "docs" / "figures" / "tour"
 WIDTH = 1440
-COLOURS = 256
+COLOURS, COMMON = 256, 64
 SECONDS = 120.0
 ROW = 3
+COMPUTED = ("tokens", "chat")  # pictures for which adapters are loaded
 FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync")  # fmt: skip
 
@@ -78,6 +82,29 @@ def subject(studio: Studio, run: str | None, task: str | None) -> Subject:
     )
 
 
+def chosen(shown: Subject, only: str) -> list[Scene]:
+    """The pictures that are asked for by name, or all."""
+    every = scenes(shown)
+    names = set(filter(None, (name.strip() for name in only.split(","))))
+    if unknown := names - {scene.name for scene in every}:
+        known = ", ".join(scene.name for scene in every)
+        raise ConfigurationError(f"There is no picture {', '.join(sorted(unknown))}.", f"There are {known}.")
+    return [scene for scene in every if not names or scene.name in names]
+
+
+def check_adapters(studio: Studio, shown: Subject, wanted: list[Scene]) -> None:
+    """Raise ConfigurationError where a picture needs an adapter that this home does not hold."""
+    needed = {"tokens": [shown.run], "chat": shown.models}
+    runs = dict.fromkeys(run for scene in wanted if scene.name in COMPUTED for run in needed[scene.name])
+    lacking = [run for run in runs if not (studio.home.run(run).adapter / "adapter_config.json").is_file()]
+    if lacking:
+        rest = ",".join(scene.name for scene in scenes(shown) if scene.name not in COMPUTED)
+        raise ConfigurationError(
+            f"This home lacks the adapters of {', '.join(lacking)}, which {' and '.join(COMPUTED)} compute with.",
+            f"Copy them there, choose another --run, or leave the two out: --only {rest}",
+        )
+
+
 def scenes(shown: Subject) -> list[Scene]:
     return [
         Scene("home", "/", act=_home),
@@ -86,8 +113,8 @@ def scenes(shown: Subject) -> list[Scene]:
         Scene("runs", "/runs", {"run": shown.run, "curve": "tasks"}, _runs, 1260),
         Scene("compare", "/compare", {"runs": ",".join(shown.family), "baseline": shown.baseline}, _compare, 1640),
         Scene("routing", "/routing", {"run": shown.run}, _routing, 1400),
-        Scene("tokens", "/routing", _inspected(shown), _tokens, 1300),
-        Scene("chat", "/chat", {"runs": ",".join(shown.models)}, _chat, 900),
+        Scene("tokens", "/routing", _inspected(shown), _tokens, 1880),
+        Scene("chat", "/chat", {"runs": ",".join([*shown.models, "base"])}, _chat),
     ]
 
 
@@ -152,7 +179,9 @@ def _tokens(page: Any, shown: Subject) -> None:
 
 
 def _chat(page: Any, shown: Subject) -> None:
-    page.locator(f"#chat-pane-{len(shown.models)} header").wait_for()
+    page.wait_for_function("window.tesseraChat")
+    panes = range(1, len(shown.models) + 2)
+    page.locator(f"#chat-pane-{panes[-1]} header").wait_for()
     page.get_by_text("Sampling and system message").click()
     page.get_by_label("Longest answer, tokens").fill("24")
     page.get_by_label("number input for Temperature").fill("0")
@@ -160,8 +189,9 @@ def _chat(page: Any, shown: Subject) -> None:
     page.get_by_text("Sampling and system message").click()
     page.locator("#chat-box textarea").fill(shown.asked.text)
     page.locator("#chat-send").click()
-    for number in range(len(shown.models)):
-        page.locator(f"#chat-pane-{number + 1} article footer:not(.growing)").first.wait_for()
+    for pane in panes:
+        page.locator(f"#chat-pane-{pane} article footer:not(.growing)").first.wait_for()
+    page.locator("#chat-send:enabled").wait_for()
 
 
 @contextmanager
@@ -193,12 +223,20 @@ def take(page: Any, address: str, scene: Scene, shown: Subject, mode: str, targe
 
 
 def small(picture: bytes) -> bytes:
-    """The same picture with a palette, in which also what is small keeps its colour."""
+    """The same picture with a palette: its commonest colours as they are, and some for all that is small."""
     from PIL import Image
 
     image = Image.open(io.BytesIO(picture)).convert("RGB")
-    kept = io.BytesIO()
-    image.quantize(COLOURS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(kept, "PNG", optimize=True)
+    codes = np.asarray(image).astype(np.int32) @ np.array([1 << 16, 1 << 8, 1])
+    colours, places, counts = np.unique(codes, return_inverse=True, return_counts=True)
+    parts = np.stack([colours >> 16, colours >> 8 & 255, colours & 255], axis=1)
+    common = parts[np.argsort(-counts, kind="stable")[:COMMON]]
+    spread = image.quantize(COLOURS - len(common), Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).getpalette()
+    palette = np.concatenate([common, np.array(spread).reshape(-1, 3)])[:COLOURS]
+    nearest = np.concatenate([((some[:, None] - palette) ** 2).sum(2).argmin(1) for some in np.array_split(parts, 64)])
+    kept, mapped = io.BytesIO(), Image.fromarray(nearest[places].reshape(codes.shape).astype(np.uint8), "P")
+    mapped.putpalette(palette.astype(np.uint8).tobytes())
+    mapped.save(kept, "PNG", optimize=True)
     return kept.getvalue()
 
 
@@ -214,16 +252,19 @@ def main() -> None:
     given = parser.parse_args()
     chromium = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
     studio = Studio(given.home)
-    shown = subject(studio, given.run, given.task)
-    studio.close()
+    try:
+        shown = subject(studio, given.run, given.task)
+        wanted = chosen(shown, given.only)
+        check_adapters(studio, shown, wanted)
+    except StudioError as error:
+        raise SystemExit(f"{error.message} {error.hint}") from None
+    finally:
+        studio.close()
     given.out.mkdir(parents=True, exist_ok=True)
-    only = set(filter(None, given.only.split(",")))
     with served(given.home) as address, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
-        for scene in scenes(shown):
+        for scene in wanted:
             for mode in ("light", "dark"):
-                if only and scene.name not in only:
-                    continue
                 page = browser.new_context().new_page()
                 page.set_default_timeout(SECONDS * 1000)
                 take(page, address, scene, shown, mode, given.out / f"{scene.name}-{mode}.png")
