@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import sys
 import time
 from collections.abc import Callable
@@ -25,6 +26,7 @@ SHOWN = "mosld"  # whose routing is drawn
 RECIPE = PROJECT / "recipes" / "demo.yaml"
 OUT = PROJECT / "out" / "demo"
 PROGRESS_SECONDS = 5.0
+MARK = re.compile(r"demo-[0-9a-f]{8}")  # a tag of the demo's own runs
 ALIVE = ("queued", "starting", "running")
 
 
@@ -143,6 +145,12 @@ def _specs(studio: Studio, recipe: Path, data: Path) -> dict[str, RunSpec]:
         mark = hashlib.sha256(told.encode()).hexdigest()[:8]
         specs[method] = spec.model_copy(update={"tags": [*spec.tags, f"demo-{mark}"]})
     return specs
+
+
+def cloned(data: dict[str, Any]) -> RunSpec:
+    """A run's settings for a clone: no name, and no tag that marks settings, data and base as the demo's own."""
+    spec = RunSpec.parse(data)
+    return spec.model_copy(update={"name": "", "tags": [tag for tag in spec.tags if not MARK.fullmatch(tag)]})
 
 
 def _earlier(studio: Studio, spec: RunSpec) -> dict[str, Any] | None:

@@ -173,9 +173,9 @@ class Studio:
 
     def cloned_spec(self, run: str, *, changes: Changes = None) -> RunSpec:
         """What a run was asked to do, with changes; its name is made anew unless given."""
-        row = self.records.find(run)
-        spec = RunSpec.parse(row.spec).model_copy(update={"name": ""})
-        return overrides.apply(spec, overrides.given(changes))
+        from core import demo
+
+        return overrides.apply(demo.cloned(self.records.find(run).spec), overrides.given(changes))
 
     def clone(self, run: str, *, changes: Changes = None, priority: int = 0, request_id: str | None = None) -> str:
         parent = self.records.find(run).id

@@ -119,6 +119,7 @@ def _detail(studio: Studio) -> list[Any]:
             delete = gr.Button("Delete…", size="md", scale=0, min_width=120, elem_id="delete")
             sure = gr.Button("Delete it for good", variant="stop", size="md", scale=0, visible=False, elem_id="sure")
             keep = gr.Button("Keep it", size="md", scale=0, min_width=100, visible=False)
+        refused = ui.text("", elem_id="delete-refused")
     chosen = gr.State("")
 
     def turn(dataset: str, name: str, part: str, number: float) -> list[Any]:
@@ -136,7 +137,8 @@ def _detail(studio: Studio) -> list[Any]:
     calm = [gr.update(visible=True), gr.update(visible=False), gr.update(visible=False)]
     delete.click(lambda d: ask(studio, d), chosen, [delete, sure, keep], **ui.QUIET)
     keep.click(lambda: calm, None, [delete, sure, keep], **ui.QUIET)
-    sure.click(lambda d: [*delete_view(studio, d), *calm], chosen, [told, facts, body, delete, sure, keep], **ui.QUIET)
+    gone = [refused, facts, body, delete, sure, keep]
+    sure.click(lambda d: [*delete_view(studio, d), *calm], chosen, gone, **ui.QUIET)
     return [facts, body, chosen, *view, seen]
 
 

@@ -79,6 +79,8 @@ def test_a_set_that_runs_use_is_not_deleted(serve: Callable[..., str], page: Any
     page.locator("#delete").click()
     page.locator("#sure").click()
     page.get_by_text("Delete those runs first").wait_for()
+    words, button = (page.locator(one).bounding_box() for one in ("#delete-refused .problem", "#delete"))
+    assert 0 < words["y"] - button["y"] < 120, "the refusal stands where the button was pressed"
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])

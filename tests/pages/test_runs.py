@@ -228,6 +228,15 @@ def test_a_clone_changes_one_setting(own, said):
     assert runs.cloned(studio, seeded.lora, "train.learning_rate", "much") is None and "learning_rate" in said[-1]
 
 
+def test_a_clone_of_a_run_of_the_demo_is_not_taken_for_one(own, said):
+    studio, seeded = own
+    spec = seed.spec(seeded.dataset, "lora", tags=["demo", "demo-0a1b2c3d", "paper"])
+    marked = studio.submit(spec)
+    new = runs.cloned(studio, marked, "train.learning_rate", "0.004")
+    assert studio.run(marked)["tags"] == ["demo", "demo-0a1b2c3d", "paper"]
+    assert studio.run(new)["tags"] == ["demo", "paper"]
+
+
 def test_the_bundle_holds_settings_events_and_log_but_no_weights(studio, kept):
     path = runs.packed(studio, "bundle", kept.failed)
     held = zipfile.ZipFile(path).namelist()
