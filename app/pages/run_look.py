@@ -31,6 +31,7 @@ def look(
         if not chosen and (chosen := first(found)):
             drawing.fresh["chosen"] = chosen  # this tab showed none, whatever it showed before
             found = listing(studio, filters, chosen)
+        drawing.seen["chosen"] = chosen
         drawing.part("empty", found["any"], lambda: gr.update(visible=not found["any"]))
         drawing.part("main", found["any"], lambda: gr.update(visible=found["any"]))
         drawing.part("list", found, lambda: found)

@@ -104,9 +104,10 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
 
     def draw(chosen: str, family: str, *rest: Any) -> list[Any]:
         *values, seen = rest
-        if not seen:  # a tick before the page knows which run its address names
-            return _skips(drawn)
         return shown(studio, chosen, family, Filters.of(dict(zip(FILTERS, values, strict=True))), seen)
+
+    def tick(chosen: str, *rest: Any) -> list[Any]:
+        return _skips(drawn) if early(chosen, rest[-1]) else draw(chosen, *rest)
 
     # Event data are recognised by annotation among named parameters, so the filters are spelt out.
     def choose(
@@ -133,7 +134,7 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
 
     filter_inputs = [getattr(c, name) for name in FILTERS]
     page.load(opened, None, [*drawn, c.family, *filter_inputs, c.on, *form], **ui.QUIET)
-    gr.Timer(1.0).tick(draw, trigger_mode="once", **redraw)
+    gr.Timer(1.0).tick(tick, trigger_mode="once", **redraw)
     c.family.change(draw, trigger_mode="always_last", **redraw)
     narrowing = [c.search.input, c.state.input, c.method.input, c.tag.input, c.dataset.input, c.seeds.input]
     gr.on(narrowing, _from_first(draw), asked, [*drawn, c.page], trigger_mode="always_last", **ui.QUIET)
@@ -207,6 +208,11 @@ def shown(studio: Studio, chosen: str, family: str, filters: Filters, seen: dict
     fresh, now = run_look.look(studio, chosen or "", family, filters, seen or {})
     values = [fresh.get(name, gr.skip()) for name in run_look.PARTS]
     return [*values, now if fresh else gr.skip()]
+
+
+def early(chosen: str, seen: dict[str, str]) -> bool:
+    """Whether a tick left the browser before the run that its address names arrived there: it must not choose one."""
+    return not seen or (not chosen and bool(seen.get("chosen")))
 
 
 def _from_first(draw: Callable) -> Callable:

@@ -108,6 +108,17 @@ def test_a_page_opens_with_the_run_that_works(studio, kept):
     assert fresh["chosen"] == kept.running and kept.running in fresh["head"]
 
 
+def test_a_tick_that_comes_before_the_answer_to_opening_chooses_no_run(studio, kept):
+    _, seen = run_look.look(studio, kept.lora, "loss", Filters(), {})
+    assert runs.early("", {}) and runs.early("", seen)
+    assert not runs.early(kept.lora, seen)
+
+
+def test_a_tick_in_an_empty_studio_looks_for_the_first_run(tmp_path):
+    _, seen = run_look.look(seed.QuietStudio(tmp_path / "home"), "", "loss", Filters(), {})
+    assert not runs.early("", seen)
+
+
 def test_after_a_deletion_the_page_shows_a_run_that_is_there(own):
     studio, seeded = own
     _, seen = run_look.look(studio, "", "loss", Filters(), {})
