@@ -20,6 +20,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psutil
+
 from core.home import PROJECT
 from tests.support import seed
 from tests.support.views import SHIFTS, VIEWS
@@ -39,57 +41,71 @@ def main() -> int:
 
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
-        print(f"{os.cpu_count()} cores, load {os.getloadavg()[0]:.1f}, median of {arguments.repeats} visits\n")
-        print("| page | studio | first visit, s | next visits, s | layout shift | requests |")
-        print("|---|---|---:|---:|---:|---:|")
+        print(f"{os.cpu_count()} cores, {load()} at the beginning, median of {arguments.repeats} visits\n")
+        print(
+            "| page | studio | first visit, s | next visits, s | page CPU, s | server CPU, s | layout shift | requests |"
+        )
+        print("|---|---|---:|---:|---:|---:|---:|---:|")
         for state in ("empty", "full"):
             home = Path(folder) / state
             if state == "full":
                 seed.many(home, arguments.runs)
-            with served(home) as address:
-                visit(browser.new_context(viewport=WIDE), address, "Experiment", state)  # warms the server
+            with served(home) as (address, server):
                 for name in arguments.pages:
-                    line(browser, address, name, state, arguments)
+                    line(browser, address, server, name, state, arguments)
         browser.close()
+        print(f"\n{load()} at the end")
     return 0
 
 
-def line(browser: Any, address: str, name: str, state: str, arguments: argparse.Namespace) -> None:
-    visit(browser.new_context(viewport=WIDE), address, name, state)
-    context = browser.new_context(viewport=WIDE)
-    first = visit(context, address, name, state)
-    again = [visit(context, address, name, state) for _ in range(arguments.repeats)]
+def load() -> str:
+    """How many processes want a core, this benchmark's own among them."""
+    return "load {:.1f} (1 minute), {:.1f} (15 minutes)".format(*os.getloadavg()[::2])
+
+
+def line(
+    browser: Any, address: str, server: psutil.Process, name: str, state: str, arguments: argparse.Namespace
+) -> None:
+    warming, context = browser.new_context(viewport=WIDE), browser.new_context(viewport=WIDE)
+    visit(warming, address, server, name, state)
+    warming.close()
+    first = visit(context, address, server, name, state)
+    again = [visit(context, address, server, name, state) for _ in range(arguments.repeats)]
     context.close()
-    seconds = statistics.median(one["seconds"] for one in again)
+    seconds, page, web = (statistics.median(one[key] for one in again) for key in ("seconds", "page", "server"))
     shifted = max(one["shifted"] for one in (first, *again))
     size = "nothing in it" if state == "empty" else f"{arguments.runs} runs"
-    shown = f"| {name} | {size} | {first['seconds']:.2f} | {seconds:.2f} | {shifted:.3f} | {first['requests']} |"
-    print(shown, flush=True)
+    times = f"{first['seconds']:.2f} | {seconds:.2f} | {page:.2f} | {web:.2f}"
+    print(f"| {name} | {size} | {times} | {shifted:.3f} | {first['requests']} |", flush=True)
     if arguments.movers:
         print(*max((first, *again), key=lambda one: one["shifted"])["movers"], sep="\n")
 
 
-def visit(context: Any, address: str, name: str, state: str) -> dict[str, Any]:
-    """Seconds until the page shows what it is for, how far things moved, and requests until then."""
+def visit(context: Any, address: str, server: psutil.Process, name: str, state: str) -> dict[str, Any]:
+    """Until the page shows what it is for: seconds, processor time of page and server, requests; then what moved."""
     page = context.new_page()
     page.set_default_timeout(120_000)
     page.add_init_script(SHIFTS)
     requests: list[str] = []
     page.on("request", lambda request: requests.append(request.url))
-    began = time.monotonic()
+    metrics = context.new_cdp_session(page)
+    metrics.send("Performance.enable", {"timeDomain": "threadTicks"})  # of the page's main thread alone
+    began, before = time.monotonic(), sum(server.cpu_times()[:2])
     page.goto(address + VIEWS[name].path, wait_until="commit")
     page.locator(getattr(VIEWS[name], state)).first.wait_for()
-    seconds, count = time.monotonic() - began, len(requests)
+    found: dict[str, Any] = {"seconds": time.monotonic() - began, "requests": len(requests)}
+    found["server"] = sum(server.cpu_times()[:2]) - before
+    told = {one["name"]: one["value"] for one in metrics.send("Performance.getMetrics")["metrics"]}
+    found["page"] = told["TaskDuration"]
     page.wait_for_timeout(CALM)
-    found = {"seconds": seconds, "requests": count, "shifted": page.evaluate("window.shifted")}
-    found["movers"] = page.evaluate("window.movers")
+    found |= {"shifted": page.evaluate("window.shifted"), "movers": page.evaluate("window.movers")}
     page.close()
     return found
 
 
 @contextmanager
-def served(home: Path) -> Iterator[str]:
-    """``python app.py serve`` on a free port."""
+def served(home: Path) -> Iterator[tuple[str, psutil.Process]]:
+    """Address and process of ``python app.py serve`` on a free port."""
     command = [sys.executable, "app.py", "serve", "--port", "0", "--home", str(home)]
     with subprocess.Popen(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True) as server:
         try:
@@ -97,7 +113,7 @@ def served(home: Path) -> Iterator[str]:
             address = re.search(r"http://[\w.]+:\d+", told)
             if address is None:
                 raise SystemExit(f"The studio did not start: {told}")
-            yield address[0]
+            yield address[0], psutil.Process(server.pid)
         finally:
             server.terminate()
 
