@@ -42,9 +42,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
         print(f"{os.cpu_count()} cores, {load()} at the beginning, median of {arguments.repeats} visits\n")
-        print(
-            "| page | studio | first visit, s | next visits, s | page CPU, s | server CPU, s | layout shift | requests |"
-        )
+        print("| page | studio | first visit, s | next, s | page CPU, s | server CPU, s | layout shift | requests |")
         print("|---|---|---:|---:|---:|---:|---:|---:|")
         for state in ("empty", "full"):
             home = Path(folder) / state
