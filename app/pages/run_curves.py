@@ -67,8 +67,9 @@ def curves(studio: Studio, run: Mapping[str, Any], name: str, known: Sequence[st
 
 
 def _short(name: str, one: Family) -> str:
-    short = name.removeprefix(one.below) if one.below else name
-    return {"tokens_per_second": "tokens/s", "memory_gib": "memory"}.get(short, short.replace("_", " "))
+    if one.below and name.startswith(one.below):
+        return name.removeprefix(one.below)  # a task's name, as it is spelt everywhere
+    return {"tokens_per_second": "tokens/s", "memory_gib": "memory"}.get(name, name.replace("_", " "))
 
 
 def _empty(run: Mapping[str, Any], one: Family) -> str:
