@@ -60,9 +60,9 @@ def _parts(desk: state.Desk) -> tuple[dict[str, Any], gr.HTML, gr.Button]:
     first = desk.first()
     names = [(one["title"], name) for name, one in desk.methods.items()]
     with gr.Row(equal_height=False):
-        with gr.Column(scale=2, min_width=300):
+        with gr.Column(scale=1, min_width=300):
             base = ui.settings(first["base"], elem_id="base")
-        with gr.Column(scale=3, min_width=380):
+        with gr.Column(scale=2, min_width=380):
             tasks = gr.Dropdown([], value=[], multiselect=True, label="Tasks, trained together", elem_id="tasks")
             with gr.Row():
                 demo = gr.Button("Use the demo tasks", size="md", scale=0, min_width=170, elem_id="demo-tasks")
