@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -55,6 +56,8 @@ def json_rows(name: str, text: str) -> tuple[str, list[Placed]]:
 
 
 def _parse(name: str, text: str, line: int | None = None) -> Any:
+    collecting = gc.isenabled()
+    gc.disable()  # text nested without end meets the recursion limit: nothing else may be finalised down there
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -64,6 +67,9 @@ def _parse(name: str, text: str, line: int | None = None) -> Any:
     except (ValueError, RecursionError) as error:
         place = f", line {line}" if line else ""
         raise DataError(f"{name}{place}: {error}.", "Write plain objects with texts and numbers.") from error
+    finally:
+        if collecting:
+            gc.enable()
 
 
 def _json_remedy(error: json.JSONDecodeError) -> str:
