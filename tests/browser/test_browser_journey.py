@@ -109,7 +109,7 @@ def test_a_split_is_painted_and_two_runs_start(studio: SmallServer, page: Any, k
     grid.locator('[data-fill="down_proj|*"]').click()
     page.locator("#figure").get_by_text("not adapted").first.wait_for()
     training = page.locator("#training")
-    wanted = {"train.steps": "900", "train.batch_size": "2", "train.max_length": "64", "run.seeds": "0, 1"}
+    wanted = {"train.steps": "600", "train.batch_size": "2", "train.max_length": "64", "run.seeds": "0, 1"}
     for name, value in wanted.items():
         training.locator(f'[data-name="{name}"]').fill(value)
         page.keyboard.press("Tab")

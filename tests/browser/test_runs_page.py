@@ -112,6 +112,7 @@ def test_a_run_is_resumed_annotated_and_its_bundle_saved(
 def test_the_list_is_walked_by_keyboard_and_keeps_the_focus(serve: Callable, studio_home: seed.Seeded, page: Any):
     address = serve(studio_home.home, runs=runs)
     page.goto(f"{address}/runs")
+    line(page, "run-10").wait_for()  # what is out of sight takes no focus
     line(page, "run-10").focus()
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
