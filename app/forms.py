@@ -112,6 +112,6 @@ def _list(one: Field, kind: str, raw: Any) -> Any:
     if kind == "names":
         return parts[0] if len(parts) == 1 and not parts[0].isidentifier() else parts
     if kind == "ranges":
-        return [int(part) if part.isdigit() else part for part in parts]
+        return [int(part) if part.isdecimal() else part for part in parts]
     numbers = [_number(one, part, whole=True) for part in parts]
     return numbers[0] if len(numbers) == 1 else numbers

@@ -62,7 +62,7 @@ def _step(data: Any, part: str, path: str, create: bool) -> Any:
 
 
 def _index(items: list[Any], part: str, path: str) -> int:
-    if not part.isdigit() or int(part) >= len(items):
+    if not part.isdecimal() or int(part) >= len(items):
         raise ConfigurationError(f"{path}: there are {len(items)} items, numbered from 0.")
     return int(part)
 

@@ -47,7 +47,7 @@ class Records:
 
         with self.read() as session:
             try:
-                return runs.get(session, run=f"run-{name}" if name.isdigit() else name)
+                return runs.get(session, run=f"run-{name}" if name.isdecimal() else name)
             except MissingError:
                 named = [row for row in runs.page(session, text=name, limit=20).rows if row.name == name]
             if len(named) == 1:

@@ -117,4 +117,4 @@ def warm(studio: Studio, models: Sequence[str]) -> None:
 
 
 def number(text: Any) -> int | None:
-    return int(text) if isinstance(text, str) and text.isdigit() and len(text) < 12 else None
+    return int(text) if isinstance(text, str) and text.isdecimal() and len(text) < 12 else None

@@ -44,7 +44,7 @@ class Filters:
             **text,
             state=state if state in STATES else "",
             seeds=values.get("seeds") in (True, "true", "True", "1"),
-            page=max(1, int(page)) if page.isdigit() and len(page) < 7 else 1,
+            page=max(1, int(page)) if page.isdecimal() and len(page) < 7 else 1,
         )
 
     @property

@@ -32,7 +32,7 @@ class Linear:
     @property
     def layer(self) -> int | None:
         """The number of the block that holds it: the first number in its path."""
-        return next((int(part) for part in self.name.split(".") if part.isdigit()), None)
+        return next((int(part) for part in self.name.split(".") if part.isdecimal()), None)
 
     @property
     def projection(self) -> str:

@@ -171,7 +171,7 @@ class RowReader:
             if index is not None and 0 <= index < len(choices):
                 return choices[index]
             return text
-        if mapping.label_names and text.lstrip("-").isdigit():
+        if mapping.label_names and text.removeprefix("-").isdecimal():
             index = int(text)
             if 0 <= index < len(mapping.label_names):
                 return mapping.label_names[index]
@@ -193,7 +193,7 @@ class RowReader:
         if text in mapping.choices:  # the name of the column that holds the right option
             return mapping.choices.index(text)
         bare = text.strip("().")
-        if bare.isdigit():
+        if bare.isdecimal():
             return int(bare) - mapping.first_choice
         return "ABCDEFGH".find(bare.upper()) if len(bare) == 1 and bare.upper() in "ABCDEFGH" else None
 

@@ -147,7 +147,7 @@ def _by_split(lists: dict[str, list[Any]]) -> list[Placed]:
 def _under_keys(value: dict[str, dict[str, Any]]) -> list[Placed]:
     """``{"0": {...}, "1": {...}}``, or pandas' ``{"column": {"0": ..., "1": ...}}``."""
     inner = [list(entry) for entry in value.values()]
-    if all(keys == inner[0] for keys in inner) and all(key.isdigit() for key in inner[0]):
+    if all(keys == inner[0] for keys in inner) and all(key.isdecimal() for key in inner[0]):
         return [(i, {column: entry[key] for column, entry in value.items()}) for i, key in _count(inner[0])]
     return [(i, dict(row)) for i, row in _count(list(value.values()))]
 

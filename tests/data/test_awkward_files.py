@@ -308,6 +308,13 @@ def test_a_mapping_can_be_corrected(tmp_path):
     assert pairs(rows) == [("short", "poor"), ("brief", "good")]
 
 
+@pytest.mark.parametrize("label", ["²", "--1", "-", "①"])
+def test_a_label_that_only_looks_like_a_number_is_a_name(tmp_path, label):
+    path = write(tmp_path, "a.csv", f"text,label\nlong text,{label}\nother text,1\n")
+    rows, _ = rows_of(path, label_names="no,yes")
+    assert pairs(rows) == [("long text", label), ("other text", "yes")]
+
+
 def test_a_label_without_a_name_is_refused(tmp_path):
     path = write(tmp_path, "a.csv", "text,label\nx,0\ny,-1\n")
     with pytest.raises(DataError, match=r"line 3, column 'label': there is no label -1") as caught:

@@ -119,6 +119,7 @@ def test_an_address_of_things_that_are_gone_is_explained(studio):
     told, *_ = state.start(studio, {"conversation": "12"})
     assert "There is no conversation 12." in told
     assert state.start(studio, {"conversation": "1 or 1", "runs": ",,"})[0] == ""
+    assert state.start(studio, {"conversation": "²"})[0] == ""
 
 
 @pytest.mark.parametrize(
