@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr
+from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -65,9 +66,9 @@ def _stops(stop: StopSignal) -> Iterator[None]:
         if stop.asked:
             raise KeyboardInterrupt
         stop.heard()
-        print("Stopping at the next step, with a checkpoint. Again: at once.", file=terminal, flush=True)
+        with suppress(AttributeError, OSError):  # past the buffer: what is interrupted may be printing just now
+            os.write(sys.__stderr__.fileno(), b"Stopping at the next step, with a checkpoint. Again: at once.\n")
 
-    terminal = sys.__stderr__
     before = {which: signal.signal(which, interrupt) for which in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
