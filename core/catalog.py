@@ -178,7 +178,7 @@ def _config_folder(model: ModelSpec) -> Path:
         if (folder / "config.json").is_file():
             return folder
         raise NotFoundError(f"{folder} has no config.json.", "Give the folder of a saved transformers model.")
-    if model.base.startswith(("/", ".", "~")) or model.base.count("/") > 1:
+    if hub.is_path(model.base):
         raise NotFoundError(
             f"The base model folder {model.base} does not exist.",
             "Check the path, or give a Hub id such as owner/name.",

@@ -42,7 +42,7 @@ def resolve_base(
             )
     elif (folder := Path(spec.base).expanduser()).is_dir():
         folder = folder.resolve()
-    elif spec.base.startswith(("/", ".", "~")) or spec.base.count("/") > 1:
+    elif hub.is_path(spec.base):
         raise NotFoundError(
             f"The base model folder {spec.base} does not exist.", "Check the path, or give a Hub id such as owner/name."
         )

@@ -227,7 +227,7 @@ def _not_here(model: ModelSpec) -> str | None:
         resolve_base(model, offline=True)
         return None
     except (NotFoundError, ConfigurationError):  # the cache may hold a Hub model's config alone
-        local = model.base == BUNDLED_BASE or model.base.startswith(("/", ".", "~")) or model.base.count("/") > 1
+        local = model.base == BUNDLED_BASE or hub.is_path(model.base)
         if local or Path(model.base).is_dir():
             raise
     if "/" not in model.base and difflib.get_close_matches(model.base, [BUNDLED_BASE], cutoff=0.8):

@@ -18,7 +18,6 @@ from core.records import Records
 from core.schema import MethodSpec, ModelSpec, RunSpec
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-ADAPTER_FILES = ("adapter_config.json", "*.safetensors", "README.md")
 
 
 def import_run(source: Path, home: Home, records: Records, store: DatasetStore, name: str | None = None) -> str:
@@ -126,7 +125,7 @@ def import_adapter(
     with tempfile.TemporaryDirectory(dir=home.runs, prefix=".import-") as temporary:
         staged = Path(temporary) / "adapter"
         staged.mkdir()
-        for pattern in ADAPTER_FILES:
+        for pattern in hub.ADAPTER_FILES:
             for path in folder.glob(pattern):
                 shutil.copyfile(path, staged / path.name)
         identity = _digest(staged)
@@ -186,7 +185,7 @@ def adapter_source(source: str, revision: str | None = None) -> Path:
                 "Give the folder itself, not the one around it.",
             )
         return folder
-    if source.startswith(("/", ".", "~")) or source.count("/") > 1:
+    if hub.is_path(source):
         raise NotFoundError(f"The folder {source} does not exist.", "Check the path, or give a Hub id: owner/name.")
     return hub.adapter_folder(source, revision)
 
