@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
@@ -98,6 +98,7 @@ class Cell(BaseModel):
         ALL_LINEAR, description="Names of projections, a regular expression for whole paths, or all-linear."
     )
     layers: Layers = Field(None, description='Layers of the base as numbers or ranges such as "0-3"; empty: all.')
+    frozen: bool = Field(False, description="Leave these projections as the base has them; nothing else counts then.")
     experts: Experts = Field(1, description="Experts per projection: a number, or one per block of layers.")
     rank: int = Field(8, ge=1, le=1024, description="Rank of each expert.")
     alpha: float = Field(16.0, gt=0, description="The update is scaled by alpha / rank.")
@@ -119,6 +120,12 @@ class Cell(BaseModel):
     def single(self) -> bool:
         """Whether all experts are one and the same pair of matrices."""
         return self.down.shared and self.up.shared
+
+    @property
+    def needs_task(self) -> bool:
+        """Whether every sample must say its task."""
+        words = (self.down, self.up) if self.single else (self.down, self.gate, self.up)
+        return not self.frozen and any(word.needs_task for word in words)
 
     def matches(self, linear: Linear) -> bool:
         if self.layers is not None and linear.layer not in layer_numbers(self.layers):
@@ -159,6 +166,15 @@ class Site:
     down: Down
     gate: Gate
     up: Up
+    leader: str  # the site whose gate holds what this one's gate shares; itself where it shares nothing
+
+    @property
+    def needs_task(self) -> bool:
+        return any(word.needs_task for word in (self.down, self.gate, self.up))
+
+    @property
+    def leads(self) -> bool:
+        return self.leader == self.name
 
     def parameters(self) -> int:
         return sum(word.parameters(self) for word in (self.down, self.gate, self.up))
@@ -183,18 +199,36 @@ def plan(cells: Sequence[Cell], linears: Sequence[Linear], tasks: int = 0) -> li
     for index, cell in enumerate(cells):
         _check(index, cell, linears, [linear for linear, i in owner if i == index], tasks)
         covered.append(sorted({linear.layer for linear in linears if cell.matches(linear)} - {None}))
-    sites = []
+    sites: list[Site] = []
+    leaders: dict[Any, str] = {}
     for linear, index in owner:
         cell = cells[index]
-        experts = cell.experts_at(linear.layer, covered[index])
+        if cell.frozen:
+            continue
         gate = parse_word("gate", "none") if cell.single else cell.gate
-        sites.append(
-            Site(
-                linear.name, linear.layer, linear.projection, linear.in_features, linear.out_features,
-                experts, cell.rank, cell.scaling, tasks, cell.down, gate, cell.up,
-            )
+        experts = tasks if gate.per_task else cell.experts_at(linear.layer, covered[index])
+        shared_by = {"projection": linear.name, "block": (index, linear.layer), "model": (index, None)}[gate.scope]
+        site = Site(
+            linear.name, linear.layer, linear.projection, linear.in_features, linear.out_features, experts,
+            cell.down.rank(cell.rank, linear.in_features), cell.scaling, tasks, cell.down, gate, cell.up,
+            leaders.setdefault(shared_by, linear.name),
         )  # fmt: skip
+        _check_words(index, site)
+        sites.append(site)
+    if not sites:
+        raise ConfigurationError("Every cell is frozen, so nothing would train.", "Leave at least one cell unfrozen.")
     return sites
+
+
+def _check_words(index: int, site: Site) -> None:
+    for word in (site.down, site.gate, site.up):
+        try:
+            word.check(site)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"Cell {index + 1}, {site.name}: {error}.",
+                f"Change the cell's {word.part}, or leave this projection out.",
+            ) from None
 
 
 def _check(index: int, cell: Cell, linears: Sequence[Linear], mine: list[Linear], tasks: int) -> None:
@@ -221,5 +255,5 @@ def _check(index: int, cell: Cell, linears: Sequence[Linear], mine: list[Linear]
             f"{place} names layer {max(layer_numbers(cell.layers))}, but the last layer of the base is {last}.",
             f"Layers are counted from 0 to {last}.",
         )
-    if cell.gate.word == "task" and tasks == 0 and not cell.single:
-        raise ConfigurationError(f"{place} has a task gate, but no tasks are named.", "Say which tasks are trained.")
+    if tasks == 0 and (cell.needs_task or (cell.gate.per_task and not cell.frozen)):
+        raise ConfigurationError(f"{place} has words that depend on the task, but no tasks are named.", "Name tasks.")

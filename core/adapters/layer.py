@@ -87,28 +87,34 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         down, up = self.tessera_down[adapter], self.tessera_up[adapter]
         matrix = down.matrix()
         if not torch.is_autocast_enabled(x.device.type):  # autocast casts both sides of a product itself
-            x = self._cast_input_dtype(x, matrix.dtype)
+            x = self._cast_input_dtype(x, up.dtype)
         entered = down.enter(x)
-        if adapter not in self.slots:
-            hidden = down.hidden(functional.linear(entered, matrix), addressing)
-            return up.fold(hidden, None, self.scaling[adapter]), up.matrix()
-        gate, slot = self.tessera_gate[adapter], self.slots[adapter]
-        router = gate.matrix()
-        if router is None:
-            product, logits = functional.linear(entered, matrix), None
-        elif entered is x:
+        gate = self.tessera_gate[adapter] if adapter in self.slots else None
+        router = None if gate is None else gate.matrix()
+        if router is not None and matrix is not None and entered is x:
             joint = functional.linear(x, torch.cat((matrix, router)))
             product, logits = joint.split((matrix.shape[0], router.shape[0]), dim=-1)
         else:
-            product, logits = functional.linear(entered, matrix), functional.linear(x, router)
-        routing = gate(logits, addressing, slot)
+            product = entered if matrix is None else functional.linear(entered, matrix)
+            logits = None if router is None else functional.linear(x, router)
+        hidden = down.hidden(product, addressing)
+        if gate is None:
+            return up.fold(hidden, None, self.scaling[adapter]), up.matrix()
+        slot = self.slots[adapter]
+        routing = gate(logits, addressing, slot, matrix)
+        losses = up.losses(hidden, routing, addressing) if self.training else {}
         if self.tape.open:
-            slot.probs, slot.weights, slot.rows = routing.probs, routing.weights, addressing.rows
-        return up.fold(down.hidden(product, addressing), routing.weights, self.scaling[adapter]), up.matrix()
+            slot.write(routing, addressing.rows)
+            slot.losses = losses
+        return up.fold(hidden, routing.mixing, self.scaling[adapter]), up.matrix()
 
-    def delta_weight(self, adapter: str, weights: Tensor | None = None) -> Tensor:
-        """The update (outputs, inputs) for fixed gate ``weights`` (experts,); None: the experts are added up."""
-        down, up = self.tessera_down[adapter].experts().float(), self.tessera_up[adapter].experts().float()
+    def delta_weight(self, adapter: str, weights: Tensor | None = None, task: int | None = None) -> Tensor:
+        """The update (outputs, inputs) for fixed gate ``weights`` (experts,); None: the experts are added up.
+
+        ``task``: the number of the task that down words with a part for each task are taken at.
+        """
+        up = self.tessera_up[adapter].experts().float()
+        down = self.tessera_down[adapter].experts(task).float().to(up.device)
         experts = max(len(down), len(up))
         down, up = down.expand(experts, -1, -1), up.expand(experts, -1, -1)
         if weights is not None:

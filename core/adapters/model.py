@@ -152,11 +152,11 @@ class MixtureModel(BaseTuner):
         parts = addressing.parts
         for adapter in self.active_adapters if parts is None else parts:
             index = (addressing if parts is None else parts[adapter]).task_index
-            gated = any(slot.adapter == adapter and slot.site.gate.word == "task" for slot in self.tape.slots)
-            if not gated or index is None or index.device.type != "cpu":
+            if index is None or index.device.type != "cpu":
                 continue
             tasks = self.peft_config[adapter].tasks
-            if int(index.min()) < 0 or int(index.max()) >= len(tasks):
+            wrong = int(index.min()) < 0 or int(index.max()) >= len(tasks)
+            if wrong and any(cell.needs_task for cell in self.peft_config[adapter].parsed_cells()):
                 raise ConfigurationError(
                     f"Adapter {adapter!r} has {len(tasks)} tasks, counted from 0 ({', '.join(tasks)}), but the batch "
                     f"names task {int(index.max())}.",

@@ -29,6 +29,15 @@ class Routing:
 
     probs: Tensor
     weights: Tensor
+    folded: Tensor | None = None  # what the up words fold with, where that is not ``weights``
+
+    @property
+    def mixing(self) -> Tensor:
+        return self.weights if self.folded is None else self.folded
+
+    def detach(self) -> Routing:
+        folded = None if self.folded is None else self.folded.detach()
+        return Routing(self.probs.detach(), self.weights.detach(), folded)
 
 
 @dataclass
@@ -67,27 +76,34 @@ class Addressing:
 class Slot:
     """The place of one gate on the tape; a layer holds its own slots, so its compiled code knows no number or name.
 
-    ``decision`` is set beforehand where a sample's routing was decided with an earlier part of its text.
+    ``decision`` is set beforehand where a sample's routing was decided with an earlier part of its text. Gates that
+    share one decision share the slot of the one that takes it.
     """
 
     def __init__(self, adapter: str, site: Site) -> None:
         self.adapter = adapter
         self.site = site
-        self.probs: Tensor | None = None
-        self.weights: Tensor | None = None
-        self.rows: Tensor | None = None
-        self.decision: Routing | None = None
+        self.clear()
 
     @property
     def routing(self) -> Routing | None:
-        return None if self.probs is None else Routing(self.probs, self.weights)
+        return None if self.probs is None else Routing(self.probs, self.weights, self.folded)
+
+    def write(self, routing: Routing, rows: Tensor | None) -> None:
+        self.probs, self.weights, self.folded, self.rows = routing.probs, routing.weights, routing.folded, rows
 
     def clear(self) -> None:
-        self.probs = self.weights = self.rows = self.decision = None
+        self.probs: Tensor | None = None
+        self.weights: Tensor | None = None
+        self.folded: Tensor | None = None
+        self.rows: Tensor | None = None
+        self.decision: Routing | None = None
+        self.losses: dict[str, Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave the tensors of the last pass behind: they hang on its graph."""
-        return {**self.__dict__, "probs": None, "weights": None, "rows": None, "decision": None}
+        none = dict.fromkeys(("probs", "weights", "folded", "rows", "decision"))
+        return {**self.__dict__, **none, "losses": {}}
 
 
 class RoutingTape:
@@ -103,6 +119,9 @@ class RoutingTape:
         self.open = False
 
     def add(self, adapter: str, site: Site) -> Slot:
+        """The slot of a site's gate: a new one, or the leader's where the whole decision is shared."""
+        if not site.leads and site.gate.scope == "block":
+            return next(slot for slot in self.slots if (slot.adapter, slot.site.name) == (adapter, site.leader))
         slot = Slot(adapter, site)
         self.slots.append(slot)
         return slot
@@ -123,7 +142,7 @@ class RoutingTape:
         """Finish the pass; returns the sample-level decisions, to be kept with the KV cache."""
         self.open = False
         return {
-            number: Routing(slot.probs.detach(), slot.weights.detach())
+            number: slot.routing.detach()
             for number, slot in enumerate(self.slots)
             if slot.probs is not None and slot.site.gate.unit == "sample"
         }

@@ -203,7 +203,7 @@ def _task_index(view: ModelView, task: Task) -> int:
     known = list(getattr(config, "tasks", ()))
     if task.name in known:
         return known.index(task.name)
-    if any(cell.gate.word == "task" for cell in (config.parsed_cells() if hasattr(config, "parsed_cells") else ())):
+    if any(cell.needs_task for cell in (config.parsed_cells() if hasattr(config, "parsed_cells") else ())):
         raise ConfigurationError(
             f"This adapter chooses its experts by task and was not trained on {task.name}.",
             f"It knows {', '.join(known)}. Score it on these, or use a method with token or sequence gates.",

@@ -41,6 +41,8 @@ PRESETS = [
     Row("lora", "lora", {"rank": 4, "modules": ALL, "dropout": 0.1}),
     Row("mosld", "mosld", {"rank": 4, "modules": ALL, "experts": [2, 3, 4], "balance": 0.1}),
     Row("molora", "molora", {"rank": 4, "modules": ALL, "experts": 3, "dropout": 0.1, "balance": 0.1}),
+    Row("mola", "mola", {"rank": 4, "modules": ALL, "experts": [2, 3, 4], "balance": 0.1, "renormalise": False}),
+    Row("full", "full"),
     Row("hydralora", "hydralora", {"rank": 4, "modules": ALL}),
 ]
 SPLITS = [

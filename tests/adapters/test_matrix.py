@@ -87,8 +87,9 @@ def test_routing_sums_are_right_on_three_layers(row: Row):
     assert {site.layer for site in snapshot.sites} <= {0, 1, 2}
     assert len(snapshot.sites) == len(tape_of(model).slots)
     for index, site in enumerate(snapshot.sites):
-        gates = snapshot.mean_gate[:, :, index, : site.experts]
-        assert gates.sum(-1) == pytest.approx(1, abs=1e-5)
+        word = tape_of(model).slots[index].site.gate
+        total = snapshot.mean_gate[:, :, index, : site.experts].sum(-1)
+        assert total == pytest.approx(1, abs=1e-5) if word.sums_to_one else (total < 1 + 1e-5).all()
         assert snapshot.selection_share[:, :, index, : site.experts].sum(-1) == pytest.approx(site.selected, abs=1e-5)
         assert snapshot.top1_share[:, :, index, : site.experts].sum(-1) == pytest.approx(1, abs=1e-5)
         if site.unit == "sample":

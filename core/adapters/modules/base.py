@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
@@ -19,16 +20,16 @@ class DownModule(nn.Module):
         """What the down product sees of the projection's input; the router always sees all of it."""
         return x
 
-    def matrix(self) -> Tensor:
-        """(rows, inputs): the rows of the joint product with the router."""
+    def matrix(self) -> Tensor | None:
+        """(rows, inputs): the rows of the joint product with the router; None: the product is the input itself."""
         raise NotImplementedError
 
     def hidden(self, product: Tensor, addressing: Addressing) -> Tensor:
         """The product (..., rows) as (..., experts, rank), or (..., 1, rank) where all experts share it."""
         raise NotImplementedError
 
-    def experts(self) -> Tensor:
-        """(experts or 1, rank, inputs): the down matrix of each expert, for merging."""
+    def experts(self, task: int | None = None) -> Tensor:
+        """(experts or 1, rank, inputs): the down matrix of each expert (on a task), for merging."""
         raise NotImplementedError
 
 
@@ -37,19 +38,35 @@ class GateModule(nn.Module):
         """(experts, inputs): router rows of the joint product, or None for gates that do not look at the input."""
         return None
 
-    def forward(self, logits: Tensor | None, addressing: Addressing, slot: Slot) -> Routing:
-        """Routing over (batch, tokens, experts) or (batch, 1, experts); ``logits`` is the router's product."""
+    def forward(self, logits: Tensor | None, addressing: Addressing, slot: Slot, down: Tensor | None) -> Routing:
+        """Routing over (batch, tokens, experts) or (batch, 1, experts).
+
+        ``logits`` is the router's product with the input, ``down`` what ``DownModule.matrix`` gave for this pass.
+        """
         raise NotImplementedError
 
 
 class UpModule(nn.Module):
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type that the adapter computes in."""
+        return next(self.parameters()).dtype
+
     def matrix(self) -> Tensor:
         """(outputs, columns): what the folded hidden state is multiplied with."""
         raise NotImplementedError
 
     def fold(self, hidden: Tensor, weights: Tensor | None, scaling: float) -> Tensor:
-        """Scale ``hidden`` (..., experts or 1, rank) by the gates and lay it out as (..., columns)."""
+        """Scale ``hidden`` (..., experts or 1, rank) by the gates and lay it out as (..., columns).
+
+        ``weights`` is what ``Routing.mixing`` says: (..., experts), or (..., groups, experts) where several decisions
+        stand beside each other; None: every expert counts one.
+        """
         raise NotImplementedError
+
+    def losses(self, hidden: Tensor, routing: Routing, addressing: Addressing) -> dict[str, Tensor]:
+        """Auxiliary losses of one training pass that need what the experts give, by name, weighted."""
+        return {}
 
     def experts(self) -> Tensor:
         """(experts or 1, outputs, rank): the up matrix of each expert, for merging."""

@@ -54,7 +54,7 @@ class SharedDownModule(LowRankDownModule):
     def hidden(self, product: Tensor, addressing: Addressing) -> Tensor:
         return product.unsqueeze(-2)
 
-    def experts(self) -> Tensor:
+    def experts(self, task: int | None = None) -> Tensor:
         return self.weight.unsqueeze(0)
 
 
@@ -70,5 +70,22 @@ class UniqueDownModule(LowRankDownModule):
     def hidden(self, product: Tensor, addressing: Addressing) -> Tensor:
         return product.unflatten(-1, (-1, self.rank))
 
-    def experts(self) -> Tensor:
+    def experts(self, task: int | None = None) -> Tensor:
         return self.weight
+
+
+class IdentityDownModule(DownModule):
+    """Holds nothing."""
+
+    def __init__(self, site: Site) -> None:
+        super().__init__()
+        self.inputs = site.in_features
+
+    def matrix(self) -> None:
+        return None
+
+    def hidden(self, product: Tensor, addressing: Addressing) -> Tensor:
+        return product.unsqueeze(-2)
+
+    def experts(self, task: int | None = None) -> Tensor:
+        return torch.eye(self.inputs).unsqueeze(0)

@@ -17,15 +17,39 @@ if TYPE_CHECKING:
     from ..words.gate import RouterGate, TaskGate
 
 
-def route(logits: Tensor, selected: int) -> Routing:
-    """Softmax in float32, the ``selected`` largest kept and renormalised to sum to one."""
+def route(logits: Tensor, selected: int, renormalise: bool = True) -> Routing:
+    """Softmax in float32; the ``selected`` largest are kept, made to sum to one or as they were."""
     probs = logits.float().softmax(-1)
     if selected >= probs.shape[-1]:
         return Routing(probs, probs)
     top = probs.topk(selected, dim=-1)
     values = top.values.clamp_min(torch.finfo(probs.dtype).tiny)  # a selected expert never has weight zero
-    values = values / values.sum(-1, keepdim=True)
+    if renormalise:
+        values = values / values.sum(-1, keepdim=True)
     return Routing(probs, torch.zeros_like(probs).scatter(-1, top.indices, values))
+
+
+def over_prompt(logits: Tensor, addressing: Addressing) -> Tensor:
+    """The mean over each sample's prompt tokens: (batch, tokens, n) to (batch, 1, n) in float32.
+
+    Raises:
+        ConfigurationError: the pass holds no prompt, or the projection sees no axis of samples.
+    """
+    if addressing.continued:
+        raise ConfigurationError(
+            "A sequence gate cannot decide from the middle of a text: the KV cache carries no decision.",
+            "Continue with the cache that this model returned for the prompt, with the same adapter.",
+        )
+    if logits.dim() != 3:
+        raise ConfigurationError(
+            f"A sequence gate needs (batch, tokens, features), but the projection sees {logits.dim()} axes.",
+            "Use a token gate for this projection.",
+        )
+    logits = logits.float()
+    if addressing.token_role is None:
+        return logits.mean(1, keepdim=True)
+    prompt = (addressing.token_role == PROMPT).to(logits.dtype).unsqueeze(-1)
+    return (logits * prompt).sum(1, keepdim=True) / prompt.sum(1, keepdim=True).clamp_min(1)
 
 
 class RouterModule(GateModule):
@@ -33,7 +57,7 @@ class RouterModule(GateModule):
 
     def __init__(self, word: RouterGate, site: Site) -> None:
         super().__init__()
-        self.selected = word.selected(site.experts)
+        self.selected, self.renormalise = word.selected(site.experts), word.renormalise
         self.weight = nn.Parameter(torch.empty(site.experts, site.in_features))
         if word.init == "normal":
             nn.init.normal_(self.weight, std=0.02)
@@ -45,33 +69,18 @@ class RouterModule(GateModule):
 
 
 class TokenGateModule(RouterModule):
-    def forward(self, logits: Tensor, addressing: Addressing, slot: Slot) -> Routing:
-        return route(logits, self.selected)
+    def forward(self, logits: Tensor, addressing: Addressing, slot: Slot, down: Tensor | None) -> Routing:
+        return route(logits, self.selected, self.renormalise)
 
 
 class SequenceGateModule(RouterModule):
     """The mean of the logits over the prompt is the logit of the mean, so one product serves both."""
 
-    def forward(self, logits: Tensor, addressing: Addressing, slot: Slot) -> Routing:
+    def forward(self, logits: Tensor, addressing: Addressing, slot: Slot, down: Tensor | None) -> Routing:
         if slot.decision is not None:
             return slot.decision
-        if addressing.continued:
-            raise ConfigurationError(
-                "A sequence gate cannot decide from the middle of a text: the KV cache carries no decision.",
-                "Continue with the cache that this model returned for the prompt, with the same adapter.",
-            )
-        if logits.dim() != 3:
-            raise ConfigurationError(
-                f"A sequence gate needs (batch, tokens, features), but the projection sees {logits.dim()} axes.",
-                "Use a token gate for this projection.",
-            )
-        logits = logits.float()
-        if addressing.token_role is None:
-            pooled = logits.mean(1, keepdim=True)
-        else:
-            prompt = (addressing.token_role == PROMPT).to(logits.dtype).unsqueeze(-1)
-            pooled = (logits * prompt).sum(1, keepdim=True) / prompt.sum(1, keepdim=True).clamp_min(1)
-        return route(pooled, self.selected)
+        pooled = over_prompt(logits, addressing)
+        return route(pooled, self.selected, self.renormalise)
 
 
 class TaskGateModule(GateModule):
@@ -79,14 +88,14 @@ class TaskGateModule(GateModule):
 
     def __init__(self, word: TaskGate, site: Site) -> None:
         super().__init__()
-        self.selected = word.selected(site.experts)
+        self.selected, self.renormalise = word.selected(site.experts), word.renormalise
         self.weight = nn.Parameter(torch.empty(site.tasks, site.experts))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
-    def forward(self, logits: Tensor | None, addressing: Addressing, slot: Slot) -> Routing:
+    def forward(self, logits: Tensor | None, addressing: Addressing, slot: Slot, down: Tensor | None) -> Routing:
         if addressing.task_index is None:
             raise ConfigurationError(
                 "This adapter has a task gate, but the batch does not say which task each sample belongs to.",
                 "Pass task_index, one task number for each row.",
             )
-        return route(self.weight[addressing.task_index].unsqueeze(1), self.selected)
+        return route(self.weight[addressing.task_index].unsqueeze(1), self.selected, self.renormalise)

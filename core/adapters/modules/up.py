@@ -15,6 +15,17 @@ if TYPE_CHECKING:
     from ..words.up import LowRankUp
 
 
+def scaled(hidden: Tensor, weights: Tensor, scaling: float) -> Tensor:
+    """``hidden`` (..., experts or 1, rank) times the gates: (..., experts, rank).
+
+    With a group axis, ``weights`` (..., groups, experts): each group weighs as many neighbouring ranks as any other.
+    """
+    weights = (weights * scaling).to(hidden.dtype)
+    if weights.dim() < hidden.dim():
+        return weights.unsqueeze(-1) * hidden
+    return weights.repeat_interleave(hidden.shape[-1] // weights.shape[-2], -2).transpose(-1, -2) * hidden
+
+
 class LowRankUpModule(UpModule):
     def __init__(self, word: LowRankUp, site: Site, *leading: int) -> None:
         super().__init__()
@@ -42,7 +53,7 @@ class UniqueUpModule(LowRankUpModule):
         if weights is None:
             hidden = (hidden * scaling).expand(*hidden.shape[:-2], self.site_experts, hidden.shape[-1])
             return hidden.flatten(-2)
-        return ((weights * scaling).to(hidden.dtype).unsqueeze(-1) * hidden).flatten(-2)
+        return scaled(hidden, weights, scaling).flatten(-2)
 
     def experts(self) -> Tensor:
         return self.weight
@@ -60,7 +71,7 @@ class SharedUpModule(LowRankUpModule):
     def fold(self, hidden: Tensor, weights: Tensor | None, scaling: float) -> Tensor:
         if weights is None:
             return (hidden * scaling).sum(-2)
-        return ((weights * scaling).to(hidden.dtype).unsqueeze(-1) * hidden).sum(-2)
+        return scaled(hidden, weights, scaling).sum(-2)
 
     def experts(self) -> Tensor:
         return self.weight.unsqueeze(0)

@@ -23,11 +23,24 @@ class Word(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     part: ClassVar[Part]
+    formula: ClassVar[str]  # parameters(site) in words: E experts, r rank, in and out widths, tasks, and options
     word: str
+
+    @property
+    def needs_task(self) -> bool:
+        """Whether every sample must say its task."""
+        return False
 
     def parameters(self, site: Site) -> int:
         """Trainable parameters that this word brings to one projection."""
         raise NotImplementedError(f"{type(self).__name__} does not say how many parameters it has")
+
+    def check(self, site: Site) -> None:
+        """Refuse a projection, or other words beside this one, that it cannot work with.
+
+        Raises:
+            ValueError: in one sentence; what plans the cells says at which cell and projection.
+        """
 
 
 class Down(Word):
@@ -35,6 +48,10 @@ class Down(Word):
 
     part: ClassVar[Part] = "down"
     shared: ClassVar[bool] = False  # one matrix for all experts
+
+    def rank(self, rank: int, in_features: int) -> int:
+        """Width of what enters the up matrix of one expert, where the cell's rank is ``rank``."""
+        return rank
 
     def build(self, site: Site) -> DownModule:
         raise NotImplementedError(f"{type(self).__name__} builds no tensors")
@@ -45,10 +62,21 @@ class Gate(Word):
 
     part: ClassVar[Part] = "gate"
     unit: ClassVar[Literal["token", "sample"] | None] = None  # what one decision covers; None: nothing is decided
+    scope: ClassVar[Literal["projection", "block", "model"]] = "projection"  # what shares what the first one there has
+    per_task: ClassVar[bool] = False  # there are as many experts as tasks, whatever the cell says
 
     def selected(self, experts: int) -> int:
         """Experts that one decision uses."""
         return experts
+
+    @property
+    def sums_to_one(self) -> bool:
+        """Whether the weights of one decision are shares of a whole."""
+        return True
+
+    def groups(self, site: Site) -> int:
+        """Decisions that are taken beside each other for each token or sample, each over all experts."""
+        return 1
 
     def build(self, site: Site) -> GateModule | None:
         raise NotImplementedError(f"{type(self).__name__} builds no tensors")

@@ -30,6 +30,7 @@ class LowRankDown(Down):
 class SharedDown(LowRankDown):
     """One down matrix for all experts of a projection."""
 
+    formula: ClassVar[str] = "r * in"
     word: Literal["shared"] = "shared"
     shared: ClassVar[bool] = True
 
@@ -46,6 +47,7 @@ class SharedDown(LowRankDown):
 class UniqueDown(LowRankDown):
     """A down matrix for each expert."""
 
+    formula: ClassVar[str] = "E * r * in"
     word: Literal["unique"] = "unique"
 
     def parameters(self, site: Site) -> int:
@@ -55,3 +57,23 @@ class UniqueDown(LowRankDown):
         from ..modules.down import UniqueDownModule
 
         return UniqueDownModule(self, site)
+
+
+@word
+class IdentityDown(Down):
+    """No down matrix: the up matrices see the whole input, so the update has full rank; the cell's rank only scales."""
+
+    formula: ClassVar[str] = "0"
+    word: Literal["identity"] = "identity"
+    shared: ClassVar[bool] = True
+
+    def rank(self, rank: int, in_features: int) -> int:
+        return in_features
+
+    def parameters(self, site: Site) -> int:
+        return 0
+
+    def build(self, site: Site) -> DownModule:
+        from ..modules.down import IdentityDownModule
+
+        return IdentityDownModule(site)

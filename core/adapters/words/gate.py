@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 class NoGate(Gate):
     """No decision: the experts are added up. With one expert this is a LoRA."""
 
+    formula: ClassVar[str] = "0"
     word: Literal["none"] = "none"
 
     def parameters(self, site: Site) -> int:
@@ -27,12 +28,17 @@ class NoGate(Gate):
 
 
 class ChoosingGate(Gate):
-    top_k: int | None = Field(
-        None, ge=1, description="Experts used per decision, their weights renormalised to sum to one; empty: all."
+    top_k: int | None = Field(None, ge=1, description="Experts used per decision; empty: all.")
+    renormalise: bool = Field(
+        True, description="Whether the weights of the experts used are made to sum to one; else they stay as they were."
     )
 
     def selected(self, experts: int) -> int:
         return experts if self.top_k is None else min(self.top_k, experts)
+
+    @property
+    def sums_to_one(self) -> bool:
+        return self.renormalise or self.top_k is None
 
 
 class RouterGate(ChoosingGate):
@@ -46,6 +52,8 @@ class RouterGate(ChoosingGate):
     init: Literal["kaiming", "normal"] = Field(
         "kaiming", description="Start of the router: kaiming uniform, or normal with standard deviation 0.02."
     )
+
+    formula: ClassVar[str] = "E * in"
 
     def parameters(self, site: Site) -> int:
         return site.experts * site.in_features
@@ -81,8 +89,13 @@ class SequenceGate(RouterGate):
 class TaskGate(ChoosingGate):
     """A learned table with one row of weights per task; every sample must say its task."""
 
+    formula: ClassVar[str] = "tasks * E"
     word: Literal["task"] = "task"
     unit: ClassVar[Literal["token", "sample"] | None] = "sample"
+
+    @property
+    def needs_task(self) -> bool:
+        return True
 
     def parameters(self, site: Site) -> int:
         return site.tasks * site.experts

@@ -21,6 +21,7 @@ class LowRankUp(Up):
 class SharedUp(LowRankUp):
     """One up matrix for all experts of a projection."""
 
+    formula: ClassVar[str] = "r * out"
     word: Literal["shared"] = "shared"
     shared: ClassVar[bool] = True
 
@@ -37,6 +38,7 @@ class SharedUp(LowRankUp):
 class UniqueUp(LowRankUp):
     """An up matrix for each expert."""
 
+    formula: ClassVar[str] = "E * r * out"
     word: Literal["unique"] = "unique"
 
     def parameters(self, site: Site) -> int:
