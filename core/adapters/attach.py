@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from peft import PeftModel, get_peft_model
+from peft import PeftConfig, PeftModel, get_peft_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -19,6 +19,15 @@ from .folders import PREFIX, WEIGHTS, read_config
 from .layer import MixtureLayer
 from .model import MixtureModel
 from .peft_lora import cells_of_lora, renamed_from_lora
+from .peft_methods import (
+    BaselineModel,
+    config_of_baseline,
+    fresh_config,
+    is_baseline,
+    on_bare_base,
+    refuse_beside_others,
+    tensors_of_baseline,
+)
 from .registry import register
 from .tape import BASE, RoutingTape
 
@@ -34,23 +43,26 @@ def attach(
     The base is frozen; the adapter starts at zero difference from it, drawn from ``seed`` without touching the global
     random state. ``tasks`` are saved with the adapter: ``task_index`` counts in their order.
     """
-    from .methods import resolve
+    from .methods import options_of, preset_named, resolve
 
-    config = MixtureConfig(
-        task_type="CAUSAL_LM",
-        method=method.name,
-        options=dict(method.options),
-        cells=[cell.model_dump(mode="json") for cell in resolve(method)],
-        tasks=list(tasks),
-    )
+    described, preset = {"method": method.name, "tasks": list(tasks)}, preset_named(method.name)
+    if preset.peft is not None:
+        config = fresh_config(model, preset, options_of(method), given=dict(method.options), **described)
+    else:
+        cells = [cell.model_dump(mode="json") for cell in resolve(method)]
+        config = MixtureConfig(task_type="CAUSAL_LM", options=dict(method.options), cells=cells, **described)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return add(model, config, name)
 
 
-def add(model: nn.Module | PeftModel, config: MixtureConfig, name: str) -> PeftModel:
+def add(model: nn.Module | PeftModel, config: PeftConfig, name: str) -> PeftModel:
     """Add an adapter with a given config; the first one of a model becomes active."""
     _check_name(model, name)
+    if not isinstance(config, MixtureConfig):
+        return on_bare_base(model, config, name)
+    if isinstance(model, BaselineModel):
+        refuse_beside_others(model, config.method)
     register()
     if isinstance(model, PeftModel):
         tape_of(model)
@@ -61,6 +73,8 @@ def add(model: nn.Module | PeftModel, config: MixtureConfig, name: str) -> PeftM
 
 def tape_of(model: PeftModel) -> RoutingTape:
     """The tape of a model with mixtures: what its gates decide, and their auxiliary losses."""
+    if isinstance(model, BaselineModel):
+        return model.tape
     tuner = getattr(model, "base_model", None)
     if not isinstance(tuner, MixtureModel):
         raise ConfigurationError(
@@ -94,12 +108,16 @@ def save(model: PeftModel, folder: str | Path, name: str = "default") -> Path:
 def load(model: nn.Module | PeftModel, folder: str | Path, *, name: str, trainable: bool = False) -> PeftModel:
     """Load an adapter folder, Tessera's or a plain PEFT LoRA, beside those that the model already has.
 
+    A baseline that PEFT computes (DoRA, Poly) needs a bare base.
+
     On a bare base the adapter becomes active; on a model with adapters, activate it with ``set_adapter`` or name it
     in ``adapter_names``. Every stored tensor must have its place and every place its tensor.
     """
     folder = Path(folder)
     data = read_config(folder)
-    if data["peft_type"] == "LORA":
+    if is_baseline(data):
+        config, tensors = config_of_baseline(data, folder), load_file(folder / WEIGHTS)
+    elif data["peft_type"] == "LORA":
         cells = [cell.model_dump(mode="json") for cell in cells_of_lora(folder)]
         config = MixtureConfig(task_type="CAUSAL_LM", method="lora", cells=cells)
         tensors = renamed_from_lora(load_file(folder / WEIGHTS))
@@ -122,6 +140,8 @@ def load(model: nn.Module | PeftModel, folder: str | Path, *, name: str, trainab
 
 def adapter_tensors(model: PeftModel, name: str = "default") -> dict[str, Tensor]:
     """An adapter's parameters and buffers under their stored names."""
+    if isinstance(model, BaselineModel):
+        return tensors_of_baseline(model, name)
     tensors = {}
     for path, layer in mixture_layers(model):
         for container in layer.adapter_layer_names:
@@ -174,7 +194,7 @@ def _config_from(data: dict[str, Any], folder: Path) -> MixtureConfig:
     return config
 
 
-def _config_of(model: PeftModel, name: str) -> MixtureConfig:
+def _config_of(model: PeftModel, name: str) -> PeftConfig:
     tape_of(model)
     if name not in model.peft_config:
         raise ConfigurationError(f"The model has no adapter {name!r}.", f"It has {', '.join(model.peft_config)}.")

@@ -26,9 +26,9 @@ def read_config(folder: str | Path) -> dict[str, Any]:
         raise DataError(f"{folder / CONFIG} is no JSON: {error}.", "Copy the adapter again.") from error
     if not isinstance(config, dict) or not isinstance(config.get("peft_type"), str):
         raise DataError(f"{folder / CONFIG} names no peft_type.", "Copy the adapter again.")
-    if config["peft_type"] not in ("TESSERA", "LORA"):
+    if config["peft_type"] not in ("TESSERA", "LORA", "POLY"):
         raise ConfigurationError(
-            f"{folder} is a {config['peft_type']} adapter; only LoRA and Tessera's own adapters can be loaded.",
+            f"{folder} is a {config['peft_type']} adapter; LoRA, DoRA, Poly and Tessera's own adapters can be loaded.",
             "Train the method as a split of words, or load it with PEFT itself.",
         )
     if not (folder / WEIGHTS).is_file():

@@ -26,7 +26,7 @@ def cells_of_lora(folder: str | Path) -> list[Cell]:
         ConfigurationError: the folder holds more than low-rank pairs (DoRA, biases, trained modules, ...).
     """
     config, shapes = read_config(folder), tensor_shapes(folder)
-    _refuse_more_than_lora(config, Path(folder))
+    refuse_more_than_lora(config, Path(folder))
     modules = sorted(key.removeprefix(PREFIX).removesuffix(DOWN) for key in shapes if key.endswith(DOWN))
     expected = {f"{PREFIX}{module}{end}" for module in modules for end in (DOWN, UP)}
     if not modules or expected != set(shapes):
@@ -65,7 +65,11 @@ def _alpha(config: dict[str, Any], module: str, rank: int) -> float:
     return alpha * math.sqrt(rank) if config.get("use_rslora") else alpha
 
 
-def _refuse_more_than_lora(config: dict[str, Any], folder: Path) -> None:
+def refuse_more_than_lora(config: dict[str, Any], folder: str | Path) -> None:
+    """
+    Raises:
+        ConfigurationError: the config says of something that it is more than low-rank pairs.
+    """
     reasons = {
         "is a DoRA adapter": config.get("use_dora"),
         "is a QALoRA adapter": config.get("use_qalora"),

@@ -43,7 +43,15 @@ PRESETS = [
     Row("molora", "molora", {"rank": 4, "modules": ALL, "experts": 3, "dropout": 0.1, "balance": 0.1}),
     Row("mola", "mola", {"rank": 4, "modules": ALL, "experts": [2, 3, 4], "balance": 0.1, "renormalise": False}),
     Row("full", "full"),
+    Row("rslora", "rslora", {"rank": 4, "modules": ALL, "dropout": 0.1}),
+    Row("moa", "moa", {"rank": 4, "modules": ALL, "dropout": 0.1}),
+    Row("moa-vote", "moa", {"rank": 4, "modules": ["q_proj", "v_proj"], "decide": "vote", "pool": "last"}),
+    Row("moa-soft", "moa", {"rank": 4, "modules": ALL, "decide": "soft", "supervision": 0.1}),
     Row("hydralora", "hydralora", {"rank": 4, "modules": ALL}),
+]
+PEFT_ROWS = [
+    Row("dora", "dora", {"rank": 4, "modules": ALL, "dropout": 0.1}),
+    Row("poly", "poly", {"rank": 4, "modules": ALL, "experts": 3}),
 ]
 SPLITS = [
     _split("sequence", {"experts": 3, "down": "shared", "gate": {"word": "sequence", "top_k": 2, "balance": 0.1}}),
@@ -107,7 +115,7 @@ def made(row: Row, base: torch.nn.Module | None = None, name: str = "default", s
 def warm_up(model: torch.nn.Module, name: str = "default", seed: int = 7) -> None:
     generator = torch.Generator().manual_seed(seed)
     for key, parameter in model.named_parameters():
-        if f".{name}." in key:
+        if f".{name}." in f"{key}.":
             parameter += (torch.randn(parameter.shape, generator=generator) * 0.1).to(parameter)
 
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 from adapters_support import (
     MATRIX,
+    PEFT_ROWS,
     PRESETS,
     TASKS,
     Row,
@@ -29,7 +30,7 @@ rows = pytest.mark.parametrize("row", MATRIX, ids=lambda row: row.id)
 
 
 def test_every_preset_has_a_row():
-    assert {row.name for row in MATRIX} == set(presets())
+    assert {row.name for row in (*MATRIX, *PEFT_ROWS)} == set(presets())
 
 
 @rows

@@ -14,7 +14,7 @@ from ..cells import Cell
 from .base import LowRankOptions, MixtureOptions, Preset
 
 if TYPE_CHECKING:
-    from ...schema import MethodSpec
+    from ...schema import MethodSpec, Spec
 
 _PRESETS: dict[str, Preset] = {}
 
@@ -45,15 +45,19 @@ def preset_named(name: str) -> Preset:
     )
 
 
-def resolve(method: MethodSpec) -> list[Cell]:
-    """The cells of a method with its options; every problem becomes one ``ConfigurationError``."""
-    preset = preset_named(method.name)
+def options_of(method: MethodSpec) -> Spec:
+    """The options of a method, checked."""
     data: dict[str, Any] = dict(method.options)
     within = "method.options"
     if method.cells:
         data["cells"] = method.cells
         within = "method"
-    options = preset.options.parse(data, within)
+    return preset_named(method.name).options.parse(data, within)
+
+
+def resolve(method: MethodSpec) -> list[Cell]:
+    """The cells of a method with its options; every problem becomes one ``ConfigurationError``."""
+    preset, options = preset_named(method.name), options_of(method)
     try:
         return preset.cells(options)
     except ValidationError as error:
@@ -69,4 +73,13 @@ for _module in pkgutil.iter_modules(__path__):
     if _found is not None:
         register(_found)
 
-__all__ = ["LowRankOptions", "MixtureOptions", "Preset", "preset_named", "presets", "register", "resolve"]
+__all__ = [
+    "LowRankOptions",
+    "MixtureOptions",
+    "Preset",
+    "options_of",
+    "preset_named",
+    "presets",
+    "register",
+    "resolve",
+]

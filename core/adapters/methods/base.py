@@ -4,17 +4,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from ...schema import Spec
 from ..cells import Cell, Experts, Layers, Modules
 
+if TYPE_CHECKING:
+    from peft import PeftConfig
+
 
 @dataclass(frozen=True)
 class Preset:
-    """A method of the literature (or of yours) as words. ``badge``: set where a paper had to be interpreted."""
+    """A method of the literature (or of yours) as words. ``badge``: set where a paper had to be interpreted.
+
+    ``peft`` marks a baseline that PEFT computes itself: from options, paths of projections and number of tasks to its
+    config. Its cells then only say where it stands and how many parameters it has.
+    """
 
     name: str
     title: str
@@ -23,6 +30,7 @@ class Preset:
     options: type[Spec]
     cells: Callable[[Any], list[Cell]]
     badge: Literal["interpretation"] | None = None
+    peft: Callable[[Any, list[str], int], PeftConfig] | None = None
 
 
 class LowRankOptions(Spec):
