@@ -91,12 +91,12 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         entered = down.enter(x)
         gate = self.tessera_gate[adapter] if adapter in self.slots else None
         router = None if gate is None else gate.matrix()
-        if router is not None and matrix is not None and entered is x:
+        if router is not None and matrix is not None and entered is x and not gate.detached:
             joint = functional.linear(x, torch.cat((matrix, router)))
             product, logits = joint.split((matrix.shape[0], router.shape[0]), dim=-1)
         else:
             product = entered if matrix is None else functional.linear(entered, matrix)
-            logits = None if router is None else functional.linear(x, router)
+            logits = None if router is None else functional.linear(x.detach() if gate.detached else x, router)
         hidden = down.hidden(product, addressing)
         if gate is None:
             return up.fold(hidden, None, self.scaling[adapter]), up.matrix()

@@ -50,4 +50,24 @@ def auxiliary_losses(tape: RoutingTape) -> dict[str, Tensor]:
             keep = (role != 0).to(device)
         value = weight * balance_loss(probs, weights, keep).sum()
         total = value if total is None else total + value.to(total.device)
-    return {} if total is None else {"balance": total}
+    found = {} if total is None else {"balance": total}
+    return found | _supervision(tape)
+
+
+def _supervision(tape: RoutingTape) -> dict[str, Tensor]:
+    """Cross-entropy of routers that are taught the task labels: a mean over samples and over the adapter's routers.
+
+    MoA, section 5 of the specification's reading: averaged over blocks, so its weight does not depend on the depth.
+    """
+    by_adapter: dict[str, list[Tensor]] = {}
+    for slot in tape.written():
+        tasks, weight = tape.tasks_of(slot), getattr(slot.site.gate, "supervision", 0.0)
+        if weight > 0 and tasks is not None:
+            chosen = slot.probs.squeeze(1).gather(-1, tasks.to(slot.probs.device).unsqueeze(-1))
+            likelihood = chosen.clamp_min(torch.finfo(chosen.dtype).tiny).log().mean()
+            by_adapter.setdefault(slot.adapter, []).append(-weight * likelihood)
+    if not by_adapter:
+        return {}
+    first = next(iter(by_adapter.values()))[0]
+    means = [torch.stack([loss.to(first.device) for loss in losses]).mean() for losses in by_adapter.values()]
+    return {"supervision": torch.stack(means).sum()}

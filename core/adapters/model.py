@@ -18,6 +18,7 @@ from .cells import Linear, Site, plan
 from .config import MixtureConfig
 from .layer import MixtureLayer
 from .tape import ANSWER, BASE, PROMPT, Addressing, RoutingTape, roles
+from .voting import vote
 
 
 class MixtureModel(BaseTuner):
@@ -144,7 +145,11 @@ class MixtureModel(BaseTuner):
         if self._names is not None:
             addressing = addressing.split(_repeat(self._names, batch.shape[0], "adapter_names"), batch.device)
         self._check_tasks(addressing)
-        self.tape.begin(addressing, getattr(cache, "tessera_decisions", None) if past else None)
+        if past:
+            decisions = getattr(cache, "tessera_decisions", None)
+        else:
+            decisions = None if self.training else vote(self, addressing, args, kwargs)
+        self.tape.begin(addressing, decisions)
         return cache
 
     def _check_tasks(self, addressing: Addressing) -> None:

@@ -15,7 +15,16 @@ if TYPE_CHECKING:
     from ..tape import Addressing, Routing, Slot
 
 
-class DownModule(nn.Module):
+class WordModule(nn.Module):
+    def hold(self, name: str, tensor: Tensor, trained: bool) -> None:
+        """Keep a tensor under ``name``: a parameter, or a buffer, which is saved but which nothing trains."""
+        if trained:
+            self.register_parameter(name, nn.Parameter(tensor))
+        else:
+            self.register_buffer(name, tensor)
+
+
+class DownModule(WordModule):
     def enter(self, x: Tensor) -> Tensor:
         """What the down product sees of the projection's input; the router always sees all of it."""
         return x
@@ -34,6 +43,8 @@ class DownModule(nn.Module):
 
 
 class GateModule(nn.Module):
+    detached = False  # whether the router's product passes no gradient to the projection's input
+
     def matrix(self) -> Tensor | None:
         """(experts, inputs): router rows of the joint product, or None for gates that do not look at the input."""
         return None
@@ -46,11 +57,13 @@ class GateModule(nn.Module):
         raise NotImplementedError
 
 
-class UpModule(nn.Module):
+class UpModule(WordModule):
+    weight: Tensor
+
     @property
     def dtype(self) -> torch.dtype:
         """The type that the adapter computes in."""
-        return next(self.parameters()).dtype
+        return self.weight.dtype
 
     def matrix(self) -> Tensor:
         """(outputs, columns): what the folded hidden state is multiplied with."""

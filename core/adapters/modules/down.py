@@ -23,7 +23,7 @@ class LowRankDownModule(DownModule):
         self.rank = site.rank
         self.weight_dropout = word.dropout if word.dropout_on == "weight" else 0.0
         self.input_dropout = word.dropout if word.dropout_on == "input" else 0.0
-        self.weight = nn.Parameter(torch.empty(*leading, site.rank, site.in_features))
+        self.hold("weight", torch.empty(*leading, site.rank, site.in_features), word.trained)
         if word.init == "gaussian":
             nn.init.normal_(self.weight, std=word.std or 1 / math.sqrt(3 * site.in_features))
         else:  # each row uniform within 1/sqrt(inputs), as kaiming_uniform_(a=sqrt(5)) gives a single matrix

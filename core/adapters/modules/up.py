@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
 from .base import UpModule
@@ -31,7 +31,7 @@ class LowRankUpModule(UpModule):
         super().__init__()
         self.site_experts = site.experts
         self.dropout = word.dropout
-        self.weight = nn.Parameter(torch.zeros(*leading, site.out_features, site.rank))
+        self.hold("weight", torch.zeros(*leading, site.out_features, site.rank), word.trained)
 
     def kept(self) -> Tensor:
         if self.training and self.dropout > 0:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 class LowRankDown(Down):
     """Options that shared and unique down matrices have in common."""
 
+    trained: bool = Field(True, description="Whether it trains; else it stays as it starts.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Probability of the dropout of this part.")
     dropout_on: Literal["weight", "input"] = Field(
         "weight", description="weight: entries of the down matrix, one mask per forward; input: what enters it."
@@ -35,7 +36,7 @@ class SharedDown(LowRankDown):
     shared: ClassVar[bool] = True
 
     def parameters(self, site: Site) -> int:
-        return site.rank * site.in_features
+        return site.rank * site.in_features if self.trained else 0
 
     def build(self, site: Site) -> DownModule:
         from ..modules.down import SharedDownModule
@@ -51,7 +52,7 @@ class UniqueDown(LowRankDown):
     word: Literal["unique"] = "unique"
 
     def parameters(self, site: Site) -> int:
-        return site.experts * site.rank * site.in_features
+        return site.experts * site.rank * site.in_features if self.trained else 0
 
     def build(self, site: Site) -> DownModule:
         from ..modules.down import UniqueDownModule

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 
 class LowRankUp(Up):
+    trained: bool = Field(True, description="Whether they train; else they stay as they start.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the entries of the up matrices while training.")
 
 
@@ -26,7 +27,7 @@ class SharedUp(LowRankUp):
     shared: ClassVar[bool] = True
 
     def parameters(self, site: Site) -> int:
-        return site.rank * site.out_features
+        return site.rank * site.out_features if self.trained else 0
 
     def build(self, site: Site) -> UpModule:
         from ..modules.up import SharedUpModule
@@ -42,7 +43,7 @@ class UniqueUp(LowRankUp):
     word: Literal["unique"] = "unique"
 
     def parameters(self, site: Site) -> int:
-        return site.experts * site.rank * site.out_features
+        return site.experts * site.rank * site.out_features if self.trained else 0
 
     def build(self, site: Site) -> UpModule:
         from ..modules.up import UniqueUpModule
