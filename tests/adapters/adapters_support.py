@@ -48,6 +48,9 @@ PRESETS = [
     Row("moa-vote", "moa", {"rank": 4, "modules": ["q_proj", "v_proj"], "decide": "vote", "pool": "last"}),
     Row("moa-soft", "moa", {"rank": 4, "modules": ALL, "decide": "soft", "supervision": 0.1}),
     Row("hydralora", "hydralora", {"rank": 4, "modules": ALL}),
+    Row("malora", "malora", {"rank": 4, "modules": ALL, "experts": 4, "beta": 1.25, "balance": 0.1}),
+    Row("mtl_lora", "mtl_lora", {"rank": 4, "modules": ALL}),
+    Row("mode", "mode", {"rank": 4, "modules": ALL, "experts": 3, "expert_rank": 2}),
 ]
 PEFT_ROWS = [
     Row("dora", "dora", {"rank": 4, "modules": ALL, "dropout": 0.1}),
@@ -56,6 +59,11 @@ PEFT_ROWS = [
 SPLITS = [
     _split("sequence", {"experts": 3, "down": "shared", "gate": {"word": "sequence", "top_k": 2, "balance": 0.1}}),
     _split("task", {"experts": 3, "gate": "task"}),
+    _split("subspace-shared-up", {"experts": 3, "down": "subspace", "gate": "task", "up": "shared"}),
+    _split("diagonal-transform", {"experts": 2, "down": {"word": "task_transform", "diagonal": True}, "gate": "token"}),
+    _split("transform-alone", {"experts": 2, "down": "task_transform", "up": "shared"}),
+    _split("ranks-top-k", {"experts": 3, "gate": {"word": "rank", "top_k": 2, "renormalise": False, "balance": 0.1}}),
+    _split("ranks-of-a-subspace", {"experts": 2, "down": "subspace", "gate": "rank", "up": "shared"}),
     _split("shared-up", {"experts": 3, "gate": {"word": "token", "top_k": 2}, "up": "shared"}),
     _split("sum", {"experts": 2, "down": "shared", "gate": "none", "up": {"word": "unique", "dropout": 0.1}}),
     _split(

@@ -89,6 +89,7 @@ class TaskGateModule(GateModule):
     def __init__(self, word: TaskGate, site: Site) -> None:
         super().__init__()
         self.selected, self.renormalise = word.selected(site.experts), word.renormalise
+        self.temperature = word.temperature
         self.weight = nn.Parameter(torch.empty(site.tasks, site.experts))
         nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))
 
@@ -98,4 +99,9 @@ class TaskGateModule(GateModule):
                 "This adapter has a task gate, but the batch does not say which task each sample belongs to.",
                 "Pass task_index, one task number for each row.",
             )
-        return route(self.weight[addressing.task_index].unsqueeze(1), self.selected, self.renormalise)
+        return self.of(addressing.task_index.unsqueeze(1))
+
+    def of(self, task: Tensor | int) -> Routing:
+        """What is decided for tasks by their numbers: (..., experts)."""
+        logits = self.weight[task].float() / self.temperature
+        return route(logits, self.selected, self.renormalise)

@@ -64,6 +64,7 @@ class Gate(Word):
     unit: ClassVar[Literal["token", "sample"] | None] = None  # what one decision covers; None: nothing is decided
     scope: ClassVar[Literal["projection", "block", "model"]] = "projection"  # what shares what the first one there has
     per_task: ClassVar[bool] = False  # there are as many experts as tasks, whatever the cell says
+    signed: ClassVar[bool] = False  # weights can be negative
 
     def selected(self, experts: int) -> int:
         """Experts that one decision uses."""
@@ -77,6 +78,11 @@ class Gate(Word):
     def groups(self, site: Site) -> int:
         """Decisions that are taken beside each other for each token or sample, each over all experts."""
         return 1
+
+    def parts(self, site: Site) -> list[str]:
+        """What each of several decisions beside each other is about; empty where there is one."""
+        groups = self.groups(site)
+        return [f"part {index}" for index in range(groups)] if groups > 1 else []
 
     def build(self, site: Site) -> GateModule | None:
         raise NotImplementedError(f"{type(self).__name__} builds no tensors")

@@ -93,6 +93,10 @@ class TaskGate(ChoosingGate):
     word: Literal["task"] = "task"
     unit: ClassVar[Literal["token", "sample"] | None] = "sample"
 
+    temperature: float = Field(
+        1.0, gt=0, description="Temperature of the softmax over a task's row: small values choose one expert."
+    )
+
     @property
     def needs_task(self) -> bool:
         return True

@@ -1,0 +1,62 @@
+"""A shared subspace of the input, and each expert's coordinates in it."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from .base import DownModule
+
+if TYPE_CHECKING:
+    from ..cells import Site
+    from ..tape import Addressing
+    from ..words.subspace import SubspaceDown
+
+
+class SubspaceDownModule(DownModule):
+    """``shared`` (size, inputs) and ``own`` (experts, rank, size); an expert's down matrix is ``own[e] @ shared``.
+
+    At the start each product has the rows' norms of a Kaiming-uniform draw, whatever ``beta`` is (MALoRA).
+    """
+
+    def __init__(self, word: SubspaceDown, site: Site) -> None:
+        super().__init__()
+        self.rank, self.input_dropout = site.rank, word.dropout
+        shared, own = draw(site.experts, site.rank, word.size(site), site.in_features, word.beta)
+        self.shared, self.own = nn.Parameter(shared), nn.Parameter(own)
+
+    def enter(self, x: Tensor) -> Tensor:
+        if self.training and self.input_dropout > 0:
+            return functional.dropout(x, self.input_dropout, True)
+        return x
+
+    def matrix(self) -> Tensor:
+        return self.shared
+
+    def hidden(self, product: Tensor, addressing: Addressing) -> Tensor:
+        return functional.linear(product, self.own.flatten(0, 1)).unflatten(-1, (-1, self.rank))
+
+    def experts(self, task: int | None = None) -> Tensor:
+        return self.own @ self.shared
+
+
+def draw(experts: int, rank: int, size: int, inputs: int, beta: float) -> tuple[Tensor, Tensor]:
+    """The start of both matrices from one draw ``K`` (size, inputs) for each expert, ``K = U diag(s) V``.
+
+    ``shared`` is ``beta`` times ``V`` of the first draw alone, ``own`` the first ``rank`` rows of each ``U diag(s)``
+    over ``beta``.
+    """
+    bound = 1 / math.sqrt(inputs)
+    kept, own = None, []
+    for _ in range(experts):  # one at a time: of the large factors, only the first is kept
+        left, sizes, right = torch.linalg.svd(
+            torch.empty(size, inputs).uniform_(-bound, bound).double(), full_matrices=False
+        )
+        kept = right if kept is None else kept
+        own.append((left * sizes)[:rank])
+    like = torch.get_default_dtype()
+    return (beta * kept).to(like), (torch.stack(own) / beta).to(like)
