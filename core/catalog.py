@@ -139,15 +139,16 @@ class BaseShapes:
 
     @property
     def projections(self) -> list[str]:
-        """Names of the projections that can be adapted, in order."""
-        return list(dict.fromkeys(linear.projection for linear in self.linears if not linear.head))
+        """Names of the projections that all-linear adapts, in order."""
+        return list(dict.fromkeys(linear.projection for linear in self.linears if linear.usual))
 
 
 def shapes(model: ModelSpec, cache: Path) -> BaseShapes:
     """The layer shapes of a base, read by a child process from its config alone and kept under ``cache``."""
     folder = _config_folder(model)
     content = (folder / "config.json").read_bytes()
-    fields = ",".join(BaseShapes.__dataclass_fields__)  # what is kept of another version of the studio is not read
+    # What is kept of another version of the studio is not read.
+    fields = ",".join([*BaseShapes.__dataclass_fields__, *Linear.__dataclass_fields__])
     key = hashlib.sha256(content + f"|{model.trust_remote_code}|{fields}".encode()).hexdigest()[:16]
     name = f"shapes-{key}.json"
     path = SHIPPED_SHAPES / name if (SHIPPED_SHAPES / name).is_file() else Path(cache) / name

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from dataclasses import astuple
 from typing import Any
 
 
@@ -32,7 +33,7 @@ def read(folder: str, trust_remote_code: bool = False) -> dict[str, Any]:
         "feed_forward": getattr(text, "intermediate_size", None) or 4 * hidden,
         "vocabulary": text.vocab_size,
         "positions": getattr(text, "max_position_embeddings", None),
-        "linears": [[line.name, line.in_features, line.out_features, line.head] for line in linears],
+        "linears": [list(astuple(line)) for line in linears],
     }
 
 

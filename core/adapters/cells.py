@@ -10,7 +10,7 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
@@ -22,12 +22,22 @@ ALL_LINEAR = "all-linear"
 
 @dataclass(frozen=True, slots=True)
 class Linear:
-    """A linear layer of a base: its path below the model, and its widths. ``head``: the output embedding."""
+    """A linear layer of a base: its path below the model, and its widths. ``head``: the output embedding.
+
+    ``kind``: ``transposed`` for a Conv1D, ``expert`` in a mixture-of-experts block of the base (its experts and what
+    routes to them), ``fused`` for experts that are one parameter of three axes and no linear layer.
+    """
 
     name: str
     in_features: int
     out_features: int
     head: bool = False
+    kind: Literal["linear", "transposed", "expert", "fused"] = "linear"
+
+    @property
+    def usual(self) -> bool:
+        """Whether ``all-linear`` takes it."""
+        return not self.head and self.kind in ("linear", "transposed")
 
     @property
     def layer(self) -> int | None:
@@ -131,7 +141,7 @@ class Cell(BaseModel):
         if self.layers is not None and linear.layer not in layer_numbers(self.layers):
             return False
         if self.modules == ALL_LINEAR:
-            return not linear.head
+            return linear.usual
         if isinstance(self.modules, str):
             return re.fullmatch(self.modules, linear.name) is not None
         return any(linear.name == name or linear.name.endswith(f".{name}") for name in self.modules)
@@ -167,6 +177,7 @@ class Site:
     gate: Gate
     up: Up
     leader: str  # the site whose gate holds what this one's gate shares; itself where it shares nothing
+    kind: str = "linear"
 
     @property
     def needs_task(self) -> bool:
@@ -191,12 +202,15 @@ def plan(cells: Sequence[Cell], linears: Sequence[Linear], tasks: int = 0) -> li
         ConfigurationError: a cell matches nothing, names a layer that is not there, or needs tasks.
     """
     owner: list[tuple[Linear, int]] = []
+    fused = [linear for linear in linears if linear.kind == "fused"]
+    linears = [linear for linear in linears if linear.kind != "fused"]
     for linear in linears:
         index = next((i for i, cell in enumerate(cells) if cell.matches(linear)), None)
         if index is not None:
             owner.append((linear, index))
     covered = []
     for index, cell in enumerate(cells):
+        _check_fused(index, cell, linears, fused)
         _check(index, cell, linears, [linear for linear, i in owner if i == index], tasks)
         covered.append(sorted({linear.layer for linear in linears if cell.matches(linear)} - {None}))
     sites: list[Site] = []
@@ -211,7 +225,7 @@ def plan(cells: Sequence[Cell], linears: Sequence[Linear], tasks: int = 0) -> li
         site = Site(
             linear.name, linear.layer, linear.projection, linear.in_features, linear.out_features, experts,
             cell.down.rank(cell.rank, linear.in_features), cell.scaling, tasks, cell.down, gate, cell.up,
-            leaders.setdefault(shared_by, linear.name),
+            leaders.setdefault(shared_by, linear.name), linear.kind,
         )  # fmt: skip
         _check_words(index, site)
         sites.append(site)
@@ -220,7 +234,29 @@ def plan(cells: Sequence[Cell], linears: Sequence[Linear], tasks: int = 0) -> li
     return sites
 
 
+def _check_fused(index: int, cell: Cell, linears: Sequence[Linear], fused: Sequence[Linear]) -> None:
+    """Say where a cell names experts of the base that are no linear layers."""
+    named = next((linear for linear in fused if cell.modules != ALL_LINEAR and cell.matches(linear)), None)
+    if named is None or any(cell.matches(linear) for linear in linears):
+        return
+    raise ConfigurationError(
+        f"Cell {index + 1}: {named.name} holds all experts of the base in one parameter of three axes. It is no linear "
+        "layer, so no adapter can stand on it.",
+        f"Leave the experts as they are; the base has {_names(linears)}.",
+    )
+
+
+def _names(linears: Sequence[Linear]) -> str:
+    return ", ".join(sorted({linear.projection for linear in linears if linear.usual}))
+
+
 def _check_words(index: int, site: Site) -> None:
+    if site.kind == "expert" and (site.gate.unit == "sample" or site.needs_task):
+        raise ConfigurationError(
+            f"Cell {index + 1}: {site.name} is an expert of the base, which sees tokens without their samples, but the "
+            "cell decides by sample or task.",
+            "Give it a cell of its own with a token gate or none.",
+        )
     for word in (site.down, site.gate, site.up):
         try:
             word.check(site)
@@ -234,12 +270,14 @@ def _check_words(index: int, site: Site) -> None:
 def _check(index: int, cell: Cell, linears: Sequence[Linear], mine: list[Linear], tasks: int) -> None:
     place = f"Cell {index + 1}"
     names = sorted({linear.projection for linear in linears if not linear.head})
+    if not any(linear.usual for linear in linears):
+        raise ConfigurationError("The base has no linear layers that an adapter could stand on.", "Choose another base.")
     if not mine:
         taken = any(cell.matches(linear) for linear in linears)
         raise ConfigurationError(
             f"{place} {'comes after cells that take all it matches' if taken else 'matches no projection of the base'}"
             f" (modules: {cell.modules}, layers: {cell.layers or 'all'}).",
-            "Remove it or move it up." if taken else f"The base has {', '.join(names)}; all-linear takes them all.",
+            "Remove it or move it up." if taken else f"The base has {_names(linears)}; all-linear takes them all.",
         )
     if isinstance(cell.modules, list):
         for name in cell.modules:

@@ -245,18 +245,35 @@ class _Given:
 def linears_of(model: nn.Module) -> list[Linear]:
     """The linear layers of a base in order, whether or not adapters stand on them; quantised ones too."""
     head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    found, inside = [], ()
+    found, inside, sparse = [], (), ()
     for name, module in model.named_modules():
         if inside and name.startswith(inside):
             continue
+        if _routes(module):
+            sparse = (*sparse, f"{name}.")
+        expert = name.startswith(sparse)
+        if expert:
+            found += _fused(name, module)
         base = module.get_base_layer() if isinstance(module, MixtureLayer) else module
         if isinstance(module, MixtureLayer):
             inside = (*inside, f"{name}.")
         if isinstance(base, Conv1D):
-            found.append(Linear(name, base.weight.shape[0], base.weight.shape[1], module is head))
+            found.append(Linear(name, base.weight.shape[0], base.weight.shape[1], module is head, "transposed"))
         elif isinstance(base, nn.Linear) or (name and resolve_quantization_backend(base) is not None):
-            found.append(Linear(name, base.in_features, base.out_features, module is head))
+            kind = "expert" if expert else "linear"
+            found.append(Linear(name, base.in_features, base.out_features, module is head, kind))
     return found
+
+
+def _routes(module: nn.Module) -> bool:
+    """Whether it is a mixture-of-experts block of a base: one of its parts holds experts."""
+    return any(name == "experts" or type(part).__name__.endswith("Experts") for name, part in module.named_children())
+
+
+def _fused(name: str, module: nn.Module) -> list[Linear]:
+    """Parameters that stack the matrices of all experts, (experts, outputs, inputs)."""
+    own = module.named_parameters(recurse=False)
+    return [Linear(f"{name}.{key}", value.shape[2], value.shape[1], kind="fused") for key, value in own if value.dim() == 3]
 
 
 def _repeat(values: Sequence[Any], rows: int, what: str) -> list[Any]:
