@@ -50,7 +50,7 @@ def attach(
         config = fresh_config(model, preset, options_of(method), given=dict(method.options), **described)
     else:
         cells = [cell.model_dump(mode="json") for cell in resolve(method)]
-        config = MixtureConfig(task_type="CAUSAL_LM", options=dict(method.options), cells=cells, **described)
+        config = MixtureConfig(task_type=_task_type(model), options=dict(method.options), cells=cells, **described)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return add(model, config, name)
@@ -119,7 +119,7 @@ def load(model: nn.Module | PeftModel, folder: str | Path, *, name: str, trainab
         config, tensors = config_of_baseline(data, folder), load_file(folder / WEIGHTS)
     elif data["peft_type"] == "LORA":
         cells = [cell.model_dump(mode="json") for cell in cells_of_lora(folder)]
-        config = MixtureConfig(task_type="CAUSAL_LM", method="lora", cells=cells)
+        config = MixtureConfig(task_type=_task_type(model), method="lora", cells=cells)
         tensors = renamed_from_lora(load_file(folder / WEIGHTS))
     else:
         config = _config_from(data, folder)
@@ -192,6 +192,11 @@ def _config_from(data: dict[str, Any], folder: Path) -> MixtureConfig:
             "Install the version of Tessera, or the module, that defines them.",
         ) from error
     return config
+
+
+def _task_type(model: nn.Module) -> str:
+    two_texts = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+    return "SEQ_2_SEQ_LM" if two_texts else "CAUSAL_LM"
 
 
 def _config_of(model: PeftModel, name: str) -> PeftConfig:

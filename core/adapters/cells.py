@@ -271,7 +271,7 @@ def _check(index: int, cell: Cell, linears: Sequence[Linear], mine: list[Linear]
     place = f"Cell {index + 1}"
     names = sorted({linear.projection for linear in linears if not linear.head})
     if not any(linear.usual for linear in linears):
-        raise ConfigurationError("The base has no linear layers that an adapter could stand on.", "Choose another base.")
+        raise ConfigurationError("The base has no linear layers that an adapter could stand on.", "Choose another.")
     if not mine:
         taken = any(cell.matches(linear) for linear in linears)
         raise ConfigurationError(

@@ -67,8 +67,15 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
             return result
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
-        dtype = result.dtype
         addressing = self.tape.addressing
+        if x.dim() == 2 and addressing.lies_flat(x):
+            shape = addressing.shape
+            return self._adapt(x.unflatten(0, shape), result.unflatten(0, shape), addressing).flatten(0, 1)
+        return self._adapt(x, result, addressing)
+
+    def _adapt(self, x: Tensor, result: Tensor, addressing: Addressing) -> Tensor:
+        """The base's ``result`` with the updates of the adapters added."""
+        dtype = result.dtype
         if addressing.parts is not None:
             for adapter, part in addressing.parts.items():
                 if adapter in self.scaling:

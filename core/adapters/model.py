@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -39,6 +40,14 @@ class MixtureModel(BaseTuner):
     def _prepare_model(self, peft_config: MixtureConfig, model: nn.Module) -> None:
         sites = plan(peft_config.parsed_cells(), linears_of(model), len(peft_config.tasks))
         self._plan = {site.name: site for site in sites}
+        self._two_texts = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
+        reading = next((s for s in sites if s.gate.unit == "sample" and s.gate.word != "task"), None)
+        if self._two_texts and reading is not None:
+            raise ConfigurationError(
+                f"{reading.name}: a {reading.gate.word} gate decides from the prompt before the answer, but this base "
+                "reads the prompt in its encoder and writes the answer in its decoder.",
+                "Use token or task gates on an encoder-decoder base.",
+            )
 
     def _check_target_module_exists(self, peft_config: MixtureConfig, key: str) -> bool:
         return key in self._plan
@@ -106,6 +115,8 @@ class MixtureModel(BaseTuner):
         """As transformers generates; the tape follows every step. ``token_role`` speaks of the prompt."""
         given = _Given(task_index, token_role, side_inputs or {})
         with self._following(given):
+            if self._two_texts:  # the encoder runs first, by itself
+                self._begin(given, args, kwargs)
             return self.model.generate(*args, **kwargs)
 
     @contextmanager
@@ -135,6 +146,7 @@ class MixtureModel(BaseTuner):
         """Address the batch; returns the KV cache that it goes on from or fills."""
         batch = kwargs.get("input_ids", args[0] if args else None)
         batch = kwargs.get("inputs_embeds") if batch is None else batch
+        batch = kwargs.get("decoder_input_ids") if batch is None else batch
         cache = kwargs.get("past_key_values")
         samples = any(slot.site.gate.unit == "sample" for slot in self.tape.slots)
         past = int(cache.get_seq_length()) if samples and hasattr(cache, "get_seq_length") else 0
@@ -142,6 +154,8 @@ class MixtureModel(BaseTuner):
             self.tape.begin(Addressing(given.task_index, given.token_role, given.side))
             return cache
         addressing = given.address(batch, kwargs.get("attention_mask"), kwargs.get("labels"), past > 0)
+        if self._two_texts:  # roles and shape are those of one text
+            addressing = replace(addressing, token_role=None, shape=None)
         if self._names is not None:
             addressing = addressing.split(_repeat(self._names, batch.shape[0], "adapter_names"), batch.device)
         self._check_tasks(addressing)
@@ -225,6 +239,7 @@ class _Given:
             _rows(role, rows, "token_role"),
             {name: _rows(value, rows, name) for name, value in self.side.items()},
             continued=continued,
+            shape=(rows, tokens),
         )
 
     def _generation_role(self, batch: Tensor, mask: Any) -> Tensor:
@@ -272,8 +287,8 @@ def _routes(module: nn.Module) -> bool:
 
 def _fused(name: str, module: nn.Module) -> list[Linear]:
     """Parameters that stack the matrices of all experts, (experts, outputs, inputs)."""
-    own = module.named_parameters(recurse=False)
-    return [Linear(f"{name}.{key}", value.shape[2], value.shape[1], kind="fused") for key, value in own if value.dim() == 3]
+    stacks = [(key, value.shape) for key, value in module.named_parameters(recurse=False) if value.dim() == 3]
+    return [Linear(f"{name}.{key}", shape[2], shape[1], kind="fused") for key, shape in stacks]
 
 
 def _repeat(values: Sequence[Any], rows: int, what: str) -> list[Any]:

@@ -54,6 +54,7 @@ class Addressing:
     rows: Tensor | None = None
     parts: dict[str, Addressing] | None = None
     continued: bool = False
+    shape: tuple[int, int] | None = None  # (batch, tokens)
 
     def take(self, rows: Tensor) -> Addressing:
         def pick(value: Tensor | None) -> Tensor | None:
@@ -63,6 +64,10 @@ class Addressing:
         return replace(
             self, task_index=pick(self.task_index), token_role=pick(self.token_role), side=side, rows=rows, parts=None
         )
+
+    def lies_flat(self, x: Tensor) -> bool:
+        """Whether ``x`` holds the batch's tokens without the axis of samples, as some bases' feed-forward sees them."""
+        return x.dim() == 2 and self.shape is not None and x.shape[0] == self.shape[0] * self.shape[1]
 
     def split(self, names: Sequence[str], device: torch.device) -> Addressing:
         """Give each row the adapter that ``names`` says; ``__base__`` rows have none."""
