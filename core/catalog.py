@@ -26,9 +26,9 @@ from core.data.mapping import Mapping
 from core.data.templates import PromptTemplate
 from core.errors import ConfigurationError, NotFoundError
 from core.home import ASSETS, BUNDLED_BASE_FOLDER, PROJECT, read_json, write_json
+from core.memory import Batch, MemoryEstimate, estimate
 from core.schema import BUNDLED_BASE, EvaluationSpec, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
-GIB = 2**30
 # Of the bundled base, so that the first look at it starts no process; written by shapes(ModelSpec(), SHIPPED_SHAPES).
 SHIPPED_SHAPES = ASSETS / "shapes"
 
@@ -209,47 +209,15 @@ def trainable_parameters(method: MethodSpec, base: BaseShapes, tasks: int = 0) -
     return sum(site.parameters() for site in sites(method, base, tasks))
 
 
-@dataclass(frozen=True)
-class MemoryEstimate:
-    """Bytes that training needs, by part. An estimate: allocators, kernels and the CUDA context come on top."""
-
-    base: int
-    adapter: int
-    optimiser: int
-    activations: int
-
-    @property
-    def total(self) -> int:
-        return self.base + self.adapter + self.optimiser + self.activations
-
-    def describe(self) -> str:
-        return f"about {self.total / GIB:.1f} GiB (an estimate)"
-
-
 def memory(
-    method: MethodSpec | None, model: ModelSpec, base: BaseShapes, train: TrainSpec, tasks: int = 0, cuda: bool = True
+    method: MethodSpec | None,
+    model: ModelSpec,
+    base: BaseShapes,
+    train: TrainSpec,
+    tasks: int = 0,
+    cuda: bool = True,
+    batch: Batch | None = None,
 ) -> MemoryEstimate:
-    """Estimate training memory.
-
-    base         parameters x bytes per weight (2 in bfloat16, 1 and 0.55 when quantised, scales included)
-    adapter      trainable parameters x 4 (float32)
-    optimiser    trainable parameters x 12 (gradient and the two moments of AdamW)
-    activations  tokens x bytes x (8 hidden + 4 feed-forward) for each layer, as a Llama block keeps them, or one
-                 hidden state per layer and one whole layer with activation checkpointing; tokens x (hidden products,
-                 folded twice, and 12 bytes of routing per expert) for each adapted projection; logits once in the
-                 compute type and twice in float32
-    """
-    half = model.dtype == "bfloat16" or (model.dtype == "auto" and cuda)
-    width = 2 if half else 4
-    stored = {"none": width, "8bit": 1.0, "4bit": 0.55}[model.quantization]
+    """The peak of training memory by part; without a ``batch`` every row is taken to be as long as it may be."""
     found = [] if method is None or method.name == "base" else sites(method, base, tasks)
-    trainable = sum(site.parameters() for site in found)
-    tokens = train.batch_size * min(train.max_length, base.positions or train.max_length)
-    layer = tokens * width * (8 * base.hidden + 4 * base.feed_forward)
-    routed = sum(tokens * (3 * site.experts * site.rank * width + 12 * site.experts) for site in found)
-    if train.activation_checkpointing:
-        blocks = base.layers * tokens * width * base.hidden + layer + routed // max(1, base.layers)
-    else:
-        blocks = base.layers * layer + routed
-    logits = tokens * base.vocabulary * (width + 8)
-    return MemoryEstimate(int(base.parameters * stored), trainable * 4, trainable * 12, blocks + logits)
+    return estimate(found, model, base, train, batch or Batch.of(train, base.positions), cuda)

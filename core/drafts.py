@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -10,14 +9,19 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from core import catalog, planning
-from core.adapters.cells import Site
+from core import catalog, planning, preflight
+from core.adapters.cells import Cell, Site, plan
+from core.adapters.methods import resolve
 from core.data.look import look, typed_source
 from core.data.store import DatasetStore
 from core.data.tasks import load_tasks
 from core.errors import ConfigurationError
 from core.home import Home
-from core.schema import MethodSpec, ModelSpec, RunSpec, TrainSpec
+from core.jobs.devices import Device
+from core.lengths import Lengths, lengths
+from core.memory import Batch, estimate
+from core.preflight import CellCount, Fit
+from core.schema import MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
 LORA = MethodSpec(name="lora", options={"rank": 8})
 COMPARED = "LoRA of rank 8"
@@ -35,6 +39,7 @@ class Place(BaseModel):
     rank: int = 0
     alpha: float = 0
     parameters: int = 0
+    frozen: bool = Field(False, description="Whether a cell says that it stays as the base has it.")
     words: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Part -> word with its options.")
 
 
@@ -47,8 +52,9 @@ class Size(BaseModel):
     places: list[Place]
     trainable: int
     lora: int = Field(description="Parameters of a LoRA of rank 8 on the same projections.")
-    memory: dict[str, int] = Field(default_factory=dict, description="Bytes by part.")
-    cuda: bool = False
+    parts: dict[str, int] = Field(description="Trainable parameters of all down, gate and up words.")
+    cells: list[CellCount]
+    memory: Fit
     whole: bool = Field(True, description="Whether all-linear names these places and no others.")
 
     @property
@@ -79,24 +85,43 @@ class Drafts:
         return typed_source(text, self._home.data_roots)
 
     def size(
-        self, method: MethodSpec, model: ModelSpec, train: TrainSpec, *, tasks: int = 1, device: str = "auto"
+        self,
+        method: MethodSpec,
+        model: ModelSpec,
+        train: TrainSpec,
+        *,
+        tasks: int = 1,
+        device: str = "auto",
+        rows: Lengths | None = None,
     ) -> Size:
-        """How large a method is on a base. The first call for a base reads its shapes, which takes seconds."""
+        """How large a method is on a base. The first call for a base reads its shapes, which takes seconds.
+
+        ``rows``: how long the rows are; without them they are taken to be as long as they may be.
+        """
         base = _shapes(model, self._home.cache)
-        found = [] if method.name == "base" else catalog.sites(method, base, tasks)
-        cuda = device != "cpu" and shutil.which("nvidia-smi") is not None
-        parts = catalog.memory(method, model, base, train, tasks, cuda)
+        cells = [] if method.name == "base" else resolve(method)
+        found = plan(cells, base.linears, tasks) if cells else []
+        where = preflight.device_for(device)
         return Size(
             base=base.model_type,
             total=base.parameters,
             layers=base.layers,
-            places=_places(base, found),
+            places=_places(base, cells, found),
             trainable=sum(site.parameters() for site in found),
             lora=sum(8 * (site.in_features + site.out_features) for site in found),
-            memory={name: getattr(parts, name) for name in ("base", "adapter", "optimiser", "activations")},
-            cuda=cuda,
+            parts=preflight.by_part(found),
+            cells=preflight.by_cell(cells, base.linears, found),
+            memory=_fit(found, model, base, train, rows, where),
             whole=all(linear.layer is not None for linear in base.linears if not linear.head),
         )
+
+    def problems(self, method: MethodSpec, model: ModelSpec, tasks: int = 1) -> list[planning.CellProblem]:
+        """What is wrong with each cell of a method, one by one; empty where all can be trained."""
+        return planning.cell_problems(method, _shapes(model, self._home.cache), tasks)
+
+    def lengths(self, specs: Sequence[TaskSpec], model: ModelSpec, max_length: int, seed: int = 0) -> Lengths | None:
+        """How long the rows of these tasks are in tokens; None where nothing can tell."""
+        return lengths(load_tasks(self._store, specs, seed), model, max_length)
 
     def examine(self, spec: RunSpec) -> tuple[dict[str, int], list[str]]:
         """Training rows by task, and remarks on settings that say nothing; StudioError where settings contradict."""
@@ -113,32 +138,47 @@ def _shapes(model: ModelSpec, cache: Path) -> catalog.BaseShapes:
     return catalog.shapes(model, cache)
 
 
-def _places(base: catalog.BaseShapes, found: Sequence[Site]) -> list[Place]:
+def _fit(
+    found: Sequence[Site],
+    model: ModelSpec,
+    base: catalog.BaseShapes,
+    train: TrainSpec,
+    rows: Lengths | None,
+    device: Device | None,
+) -> Fit:
+    batch = Batch.of(train, base.positions, *((rows.longest, rows.answers) if rows else ()))
+    cuda = device is not None and device.name != "cpu"
+    return preflight.fit(estimate(found, model, base, train, batch, cuda), batch, device)
+
+
+def _places(base: catalog.BaseShapes, cells: Sequence[Cell], found: Sequence[Site]) -> list[Place]:
     """Every projection of every layer once; of several linears of one name (experts of the base) the first."""
     adapted = {site.name: site for site in found}
+    owner = preflight.owners(cells, base.linears)
     places: dict[tuple[str, int], Place] = {}
     for linear in base.linears:
         if linear.head or linear.layer is None:
             continue
         key = (linear.projection, linear.layer)
-        site = adapted.get(linear.name)
-        if key in places and (site is None or places[key].words):
+        site, cell = adapted.get(linear.name), owner.get(linear.name)
+        if key in places and (cell is None or places[key].words or places[key].frozen):
             continue
         places[key] = Place(
             projection=linear.projection, layer=linear.layer, inputs=linear.in_features, outputs=linear.out_features
         )
-        if site is not None:
-            places[key] = places[key].model_copy(update=_adapted(site))
+        if cell is not None:
+            more = {"frozen": True} if site is None else _adapted(site, cells[cell])
+            places[key] = places[key].model_copy(update=more)
     return list(places.values())
 
 
-def _adapted(site: Site) -> dict[str, Any]:
+def _adapted(site: Site, cell: Cell) -> dict[str, Any]:
     words = {"down": site.down, "gate": site.gate, "up": site.up}
     return {
         "experts": site.experts,
         "selected": site.selected,
-        "rank": site.rank,
-        "alpha": round(site.scaling * site.rank, 6),
+        "rank": cell.rank,
+        "alpha": cell.alpha,
         "parameters": site.parameters(),
         "words": {part: word.model_dump(mode="json") for part, word in words.items()},
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
@@ -14,14 +15,17 @@ import psutil
 
 from core import catalog, hub, overrides
 from core.adapters.cells import Cell
+from core.adapters.cells import plan as plan_cells
 from core.adapters.methods import resolve
 from core.data.store import DatasetStore
 from core.data.tasks import Task, load_tasks
 from core.errors import ConfigurationError, DataError, NotFoundError
 from core.home import Home
 from core.jobs.devices import list_devices
+from core.lengths import lengths
+from core.memory import GIB, Batch, MemoryEstimate
 from core.models import resolve_base
-from core.schema import BUNDLED_BASE, ModelSpec, RunSpec, TaskSpec, TrainSpec
+from core.schema import BUNDLED_BASE, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,7 @@ class Plan:
     tasks: list[str]
     rows: dict[str, int]
     trainable: int | None
-    memory: str = ""
+    memory: MemoryEstimate | None = None
     notes: list[str] = field(default_factory=list)
 
     def text(self) -> str:
@@ -44,7 +48,7 @@ class Plan:
         lines = [
             f"{self.spec.name}: {self.spec.method.name} on {self.spec.model.base}",
             f"trainable parameters: {size}",
-            f"memory: {self.memory or 'unknown'}",
+            f"memory: {self.memory.describe() if self.memory else 'unknown'}",
         ]
         lines += [f"{task}: {rows:,} training rows" for task, rows in self.rows.items()]
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
@@ -62,7 +66,7 @@ def plan(spec: RunSpec, home: Home, store: DatasetStore, upload: Callable[[Path]
     tasks = load_tasks(store, spec.tasks, spec.seed)
     check_rows(spec, tasks)
     contradictions(spec, tasks)
-    trainable, memory, notes = measure(spec, home, len(tasks))
+    trainable, memory, notes = measure(spec, home, tasks)
     resolved = [task.spec.model_copy(update={"dataset": task.dataset_id, "task": task.info.name}) for task in tasks]
     names = [task.name for task in tasks]
     spec = spec.model_copy(update={"tasks": resolved, "name": spec.name or default_name(spec, names)})
@@ -105,12 +109,50 @@ def _stored(task: TaskSpec, store: DatasetStore, upload: Callable[[Path], str] |
         return task.model_copy(update={"dataset": upload(path)})
 
 
+@dataclass(frozen=True)
+class CellProblem:
+    """What is wrong with one cell; ``cell`` counts from 1, None where it is the method as a whole."""
+
+    cell: int | None
+    message: str
+    hint: str
+
+
+def cell_problems(method: MethodSpec, base: catalog.BaseShapes, tasks: int = 0) -> list[CellProblem]:
+    """Every cell that cannot be trained, with its reason; what a whole method cannot do comes alone."""
+    try:
+        cells = resolve(method)
+    except ConfigurationError as error:
+        place = re.match(r"(?:method\.)?cells\.(\d+)\.", error.message)
+        return [CellProblem(int(place[1]) + 1 if place else None, error.message, error.hint)]
+    found = {number: error for number, cell in enumerate(cells, 1) if (error := _refused(cell, number, base, tasks))}
+    try:
+        check_cells(cells)
+        plan_cells(cells, base.linears, tasks)
+    except ConfigurationError as error:
+        place = re.match(r"Cell (\d+)", error.message)
+        found.setdefault(int(place[1]) if place else None, error)
+    return [CellProblem(number, error.message, error.hint) for number, error in found.items()]
+
+
+def _refused(cell: Cell, number: int, base: catalog.BaseShapes, tasks: int) -> ConfigurationError | None:
+    """What is wrong with a cell by itself, wherever the other cells stand."""
+    if cell.frozen:
+        return None
+    try:
+        check_cells([cell])
+        plan_cells([cell], base.linears, tasks)
+    except ConfigurationError as error:
+        return ConfigurationError(error.message.replace("Cell 1", f"Cell {number}", 1), error.hint)
+    return None
+
+
 def check_cells(cells: Sequence[Cell]) -> None:
     """Refuse gates that would use more experts than any of their projections has."""
     for index, cell in enumerate(cells, 1):
         top_k = getattr(cell.gate, "top_k", None)
         most = max(cell.experts) if isinstance(cell.experts, list) else cell.experts
-        if top_k is not None and not cell.single and 1 < most < top_k:
+        if top_k is not None and not cell.single and not cell.frozen and 1 < most < top_k:
             raise ConfigurationError(
                 f"Cell {index} ({_modules(cell)}): top_k is {top_k}, but there are {most} experts at most.",
                 f"Set top_k to {most} or less, or raise experts.",
@@ -142,7 +184,7 @@ def check_device(spec: RunSpec) -> None:
         )
 
 
-def _remarks(spec: RunSpec, base: catalog.BaseShapes, memory: catalog.MemoryEstimate, cuda: bool) -> list[str]:
+def _remarks(spec: RunSpec, base: catalog.BaseShapes, memory: MemoryEstimate, cuda: bool) -> list[str]:
     """What will be done otherwise than it seems to be asked, and what may not fit."""
     found = []
     for cell in [] if spec.method.name == "base" else resolve(spec.method):
@@ -154,7 +196,7 @@ def _remarks(spec: RunSpec, base: catalog.BaseShapes, memory: catalog.MemoryEsti
     whole = psutil.virtual_memory().total
     if not cuda and memory.total > whole:
         found.append(
-            f"This machine has {whole / catalog.GIB:.0f} GiB of memory. Lower train.batch_size or train.max_length if "
+            f"This machine has {whole / GIB:.0f} GiB of memory. Lower train.batch_size or train.max_length if "
             "rows are that long."
         )
     return found
@@ -205,8 +247,8 @@ def check_rows(spec: RunSpec, tasks: list[Task]) -> None:
             )
 
 
-def measure(spec: RunSpec, home: Home, tasks: int) -> tuple[int | None, str, list[str]]:
-    """Trainable parameters, a memory estimate in words, and what is to be said about the base."""
+def measure(spec: RunSpec, home: Home, tasks: Sequence[Task]) -> tuple[int | None, MemoryEstimate | None, list[str]]:
+    """Trainable parameters, the estimated peak of memory, and what is to be said about the base."""
     note = _not_here(spec.model)
     notes = [] if note is None else [note]
     try:
@@ -214,11 +256,13 @@ def measure(spec: RunSpec, home: Home, tasks: int) -> tuple[int | None, str, lis
     except NotFoundError:
         if note is None:
             raise
-        return None, "", notes
-    trainable = 0 if spec.method.name == "base" else catalog.trainable_parameters(spec.method, base, tasks)
+        return None, None, notes
+    trainable = 0 if spec.method.name == "base" else catalog.trainable_parameters(spec.method, base, len(tasks))
     cuda = spec.device != "cpu" and shutil.which("nvidia-smi") is not None
-    memory = catalog.memory(spec.method, spec.model, base, spec.train, tasks, cuda)
-    return trainable, memory.describe(), [*notes, *_remarks(spec, base, memory, cuda)]
+    rows = lengths(tasks, spec.model, spec.train.max_length)
+    batch = Batch.of(spec.train, base.positions, *((rows.longest, rows.answers) if rows else ()))
+    memory = catalog.memory(spec.method, spec.model, base, spec.train, len(tasks), cuda, batch)
+    return trainable, memory, [*notes, *_remarks(spec, base, memory, cuda)]
 
 
 def _not_here(model: ModelSpec) -> str | None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core import overrides, views
+from core.designing import Designing
 from core.errors import ConfigurationError, NotFoundError
 from core.home import Home, write_json
 from core.overrides import Changes
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from core.data.templates import TextEncoder
     from core.demo import Demo
     from core.doctor import Finding
-    from core.drafts import Drafts
     from core.machine import Machine
     from core.planning import Plan
     from core.routing.atlas import Atlas
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 Sources = str | Path | Sequence[str | Path]
 
 
-class Studio:
+class Studio(Designing):
     """The studio over one home folder; cheap to make, safe to use from several threads."""
 
     def __init__(self, home: str | Path | None = None) -> None:
@@ -55,26 +55,7 @@ class Studio:
 
         return DatasetStore(self.home.datasets)
 
-    @cached_property
-    def drafts(self) -> Drafts:
-        """What forms ask while a person fills them in: settings, columns of files, sizes of a run."""
-        from core.drafts import Drafts
-
-        return Drafts(self.home, self.store)
-
-    # Methods and data sets
-
-    def methods(self) -> list[dict[str, Any]]:
-        """Every method with summary, source and options, as forms need them."""
-        from core import catalog
-
-        return catalog.methods()
-
-    def method(self, name: str) -> dict[str, Any]:
-        """One method; NotFoundError with the nearest name otherwise."""
-        from core import planning
-
-        return planning.method(name)
+    # Data sets
 
     def upload(self, source: Sources, **options: Any) -> dict[str, Any]:
         """Store files, a folder or a Hub data set; ``options`` are the fields of ``core.data.prepare.Options``."""

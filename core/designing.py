@@ -1,0 +1,84 @@
+"""What the studio answers while a run is being designed: methods, sizes, preflight, equal budgets. Starts nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
+
+from core.schema import MethodSpec, ModelSpec, RunSpec
+
+if TYPE_CHECKING:
+    from core.budget import Share
+    from core.data.store import DatasetStore
+    from core.drafts import Drafts
+    from core.home import Home
+    from core.preflight import Preflight
+    from core.records import Records
+
+
+class Designing:
+    """The part of ``Studio`` that designs runs."""
+
+    home: Home
+    records: Records
+    store: DatasetStore
+
+    @cached_property
+    def drafts(self) -> Drafts:
+        """What forms ask while a person fills them in: settings, columns of files, sizes of a run."""
+        from core.drafts import Drafts
+
+        return Drafts(self.home, self.store)
+
+    def methods(self) -> list[dict[str, Any]]:
+        """Every method with summary, source and options, as forms need them."""
+        from core import catalog
+
+        return catalog.methods()
+
+    def method(self, name: str) -> dict[str, Any]:
+        """One method; NotFoundError with the nearest name otherwise."""
+        from core import planning
+
+        return planning.method(name)
+
+    def preflight(self, spec: RunSpec | str) -> Preflight:
+        """Parameters by component and cell, memory against the device, and the speed that earlier runs suggest.
+
+        Raises the StudioError that says which cell cannot be trained.
+        """
+        from core import preflight
+
+        given = RunSpec.from_yaml(spec) if isinstance(spec, str) else spec
+        return preflight.examine(given, self.drafts, self.records)
+
+    def equal_budget(
+        self,
+        methods: Sequence[MethodSpec | str],
+        *,
+        parameters: int | None = None,
+        like: MethodSpec | str | None = None,
+        over: Literal["rank", "experts"] = "rank",
+        base: ModelSpec | str | None = None,
+        tasks: int = 1,
+    ) -> list[Share]:
+        """Set rank or experts so that every method has as many trainable parameters as asked, or as ``like`` has.
+
+        ``tasks``: how many there are, for gates and matrices that have one row or one matrix for each.
+        """
+        from core import budget, catalog
+        from core.errors import ConfigurationError
+
+        if (parameters is None) == (like is None):
+            raise ConfigurationError(
+                "A budget is a number of parameters or that of a method.", "Give one of parameters and like."
+            )
+        model = ModelSpec(base=base) if isinstance(base, str) else base or ModelSpec()
+        target = parameters if parameters is not None else _method(like)
+        shapes = catalog.shapes(model, self.home.cache)
+        return budget.equal([_method(one) for one in methods], shapes, target, tasks, over)
+
+
+def _method(given: MethodSpec | str | None) -> MethodSpec:
+    return given if isinstance(given, MethodSpec) else MethodSpec(name=str(given))

@@ -1,0 +1,199 @@
+"""How much memory training takes, from layer shapes alone. Imports no torch.
+
+What eager PyTorch keeps of a Llama block for the backward pass is counted tensor by tensor; the constants below are
+the only numbers that are not shapes. ``benchmarks/memory.py`` compares the estimate with measured peaks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from core.schema import ModelSpec, TrainSpec
+
+if TYPE_CHECKING:
+    from core.adapters.cells import Site
+    from core.catalog import BaseShapes
+
+GIB = 2**30
+MASTER = 4  # adapters are float32, also over a bfloat16 base, and so are their gradients
+MOMENTS = 8  # the two float32 moments of AdamW
+QUANTISED = {"8bit": 1.03, "4bit": 0.55}  # bytes per weight of a linear layer, its scales included
+NORM = 4  # a norm computes in float32 and keeps that copy of its input
+LOGIT = 12  # per logit at the loss: the float32 logits, their log-softmax and its gradient
+MASK = 1  # a dropout mask is one byte per entry
+GATE = (10, 16, 4)  # bytes per decision of a token gate: for each expert, for each one selected, once
+TAPE = 8  # per expert and decision: probabilities and weights that the routing tape holds until the step ends
+BACKWARD = 12  # bytes per token and hidden unit that a block's backward adds for a while: float32 of its norms
+WORKSPACE = {True: 40 * 2**20, False: 0}  # cuBLAS keeps 32 MiB on a large GPU, and small tensors round up
+PROCESS = {True: 0, False: 600 * 2**20}  # on the CPU the whole process is measured: Python, torch and its libraries
+CONTEXT = 600 * 2**20  # what CUDA itself takes of a device: on top of the peak that PyTorch reports
+ANSWER = 16  # tokens of an answer where no data say how long they are
+ATTENTION = ("q_proj", "k_proj", "v_proj")
+GATED = ("gate_proj", "gate_up_proj")
+SHARED_INPUTS = (ATTENTION, ("gate_proj", "up_proj"))  # projections that read one and the same tensor
+KEPT_INPUTS = ("o_proj", "out_proj")  # these read the attention's output, which attention keeps anyway
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The largest micro-batch: ``rows`` of ``tokens`` each, of which ``answers`` on average carry the loss."""
+
+    rows: int
+    tokens: int
+    answers: float = ANSWER
+    padded: bool = True  # rows of different lengths: attention gets a mask, and keeps it for every layer
+
+    @property
+    def size(self) -> int:
+        return self.rows * self.tokens
+
+    @classmethod
+    def of(cls, train: TrainSpec, positions: int | None, longest: int | None = None, answers: float = ANSWER) -> Batch:
+        """``longest``: tokens of the longest row, where the data are known."""
+        tokens = min(n for n in (train.max_length, positions, longest) if n)
+        return cls(train.batch_size, max(1, tokens), min(answers, tokens), train.batch_size > 1)
+
+
+@dataclass(frozen=True)
+class MemoryEstimate:
+    """Bytes by part at the peak of training, as PyTorch counts what it has allocated."""
+
+    weights: int
+    adapter: int
+    gradients: int
+    optimiser: int
+    activations: int
+    process: int = 0
+
+    @property
+    def total(self) -> int:
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, int]:
+        """By name; ``process`` only where it is counted."""
+        return {name: value for name, value in asdict(self).items() if value or name != "process"}
+
+    def describe(self) -> str:
+        return f"about {size(self.total)} (an estimate)"
+
+
+def size(number: float) -> str:
+    """Bytes as 2.4 GiB or 310 MiB."""
+    return f"{number / GIB:.1f} GiB" if number >= GIB / 10 else f"{number / 2**20:.0f} MiB"
+
+
+def estimate(
+    sites: Sequence[Site], model: ModelSpec, base: BaseShapes, train: TrainSpec, batch: Batch, cuda: bool
+) -> MemoryEstimate:
+    """The peak of a training step on one device: at the loss, or in the backward of the last block.
+
+    Gradients are counted whole: they grow while activations shrink, but accumulation keeps them from step to step.
+    """
+    width = 2 if model.dtype == "bfloat16" or (model.dtype == "auto" and cuda) else 4
+    trainable = sum(site.parameters() for site in sites)
+    kept = activations(sites, base, batch, width, train.activation_checkpointing) if sites else 0
+    return MemoryEstimate(
+        weights=_weights(model, base, width),
+        adapter=trainable * MASTER,
+        gradients=trainable * MASTER,
+        optimiser=trainable * MOMENTS,
+        activations=kept + WORKSPACE[cuda],
+        process=PROCESS[cuda],
+    )
+
+
+def _weights(model: ModelSpec, base: BaseShapes, width: int) -> int:
+    if model.quantization == "none":
+        return base.parameters * width
+    linear = sum(line.in_features * line.out_features for line in base.linears if not line.head)
+    return int(linear * QUANTISED[model.quantization] + (base.parameters - linear) * width)
+
+
+def activations(sites: Sequence[Site], base: BaseShapes, batch: Batch, width: int, checkpointing: bool) -> int:
+    """What lies in memory at the peak besides weights and optimiser, in bytes."""
+    by_layer: dict[int, list[Site]] = {}
+    for site in sites:
+        by_layer.setdefault(site.layer or 0, []).append(site)
+    block = _block(base, batch, width)
+    adapted = [_adapted(own, batch, width) for own in by_layer.values()]
+    blocks = base.layers - min(by_layer)  # gradients pass through no block below the first that is adapted
+    head = batch.size * base.hidden * (NORM + width) + batch.rows * batch.tokens**2
+    loss = round(batch.rows * batch.answers) * base.vocabulary * LOGIT
+    backward = batch.size * base.hidden * BACKWARD
+    if not checkpointing:
+        return head + sum(adapted) + block * blocks + max(loss, backward)
+    boundaries = base.layers * batch.size * base.hidden * width
+    tape = sum(TAPE * batch.size * site.experts for site in sites if site.gate.unit == "token")
+    return head + boundaries + tape + max(loss, block + max(adapted, default=0) + backward)
+
+
+def _block(base: BaseShapes, batch: Batch, width: int) -> int:
+    """What one block of the frozen base keeps, because gradients pass through it.
+
+    Two norms: their input in float32. Attention: queries, keys, values and output; with a mask, keys and values are
+    repeated for all heads and the mask is kept in the compute type. Feed-forward: what enters the activation, what
+    leaves it and, where it is gated, the other factor.
+    """
+    outputs = {line.projection: line.out_features for line in base.linears}
+    queries = outputs.get("q_proj", base.hidden)
+    keys = queries if batch.padded else outputs.get("k_proj", queries)
+    gated = any(name in outputs for name in GATED)
+    per_token = (
+        2 * NORM * base.hidden + width * (2 * queries + 2 * keys) + width * base.feed_forward * (3 if gated else 2)
+    )
+    return batch.size * per_token + (width * batch.rows * batch.tokens**2 if batch.padded else 0)
+
+
+def _adapted(sites: Sequence[Site], batch: Batch, width: int) -> int:
+    """What the adapted projections of one block keep on top."""
+    inputs: dict[object, int] = {}
+    total = 0.0
+    for site in sites:
+        drops = getattr(site.down, "dropout", 0.0) if getattr(site.down, "dropout_on", "") == "input" else 0.0
+        routed = site.gate.unit == "token" or (site.gate.unit == "sample" and site.gate.parameters(site) > 0)
+        if drops:
+            total += batch.size * site.in_features * (width + MASK)
+        if (routed or not drops) and site.projection not in KEPT_INPUTS:
+            inputs[_source(site.projection)] = site.in_features
+        total += batch.size * _hidden(site, width) + _copies(site, width)
+    return math.ceil(total + batch.size * width * sum(inputs.values()))
+
+
+def _source(projection: str) -> object:
+    """What stands for the tensor that a projection reads."""
+    return next((group for group in SHARED_INPUTS if projection in group), projection)
+
+
+def _hidden(site: Site, width: int) -> float:
+    """Bytes per token: the down product, the router's logits, the gates, and the folded hidden state."""
+    shared = getattr(type(site.down), "shared", False)
+    found = 0.0
+    if site.down.parameters(site):  # without a down matrix the projection's own input takes this place
+        down = site.rank * (1 if shared else site.experts)
+        folded = site.rank * (1 if site.up.shared else site.experts)
+        between = site.rank * site.experts if site.up.shared and site.experts > 1 else 0
+        found = width * (down + folded + between)
+    if site.gate.unit == "token":
+        groups = getattr(site.gate, "groups", lambda _: 1)(site)
+        each, selected, once = GATE
+        found += groups * (width * site.experts + each * site.experts + selected * _chosen(site) + once)
+    return found
+
+
+def _chosen(site: Site) -> int:
+    return site.selected if site.selected < site.experts else 0  # a dense gate sorts nothing
+
+
+def _copies(site: Site, width: int) -> int:
+    """Matrices in the compute type, as the products used them."""
+    return width * site.parameters()
+
+
+def compared(estimated: int | None, peak: int | None) -> str:
+    """``estimated 1.2 GiB, measured 1.3 GiB (estimate -8%)``, as far as both are known."""
+    told = (f"{name} {size(value)}" for name, value in (("estimated", estimated), ("measured", peak)) if value)
+    difference = f" (estimate {estimated / peak - 1:+.0%})" if estimated and peak else ""
+    return ", ".join(told) + difference
