@@ -7,11 +7,12 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core.adapters.folders import CONFIG
 from core.errors import ConfigurationError, StudioError
 from core.home import Home, RunFolder, read_json, write_json
 from core.jobs.sinks import FileSink, Tee, TerminalSink
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from core.jobs.worker import StopSignal
 
 
-def train(plan: Plan, home: Home, out: Path | None = None) -> Path:
-    """Train and score ``plan`` in this process; returns the run folder.
+def train(plan: Plan, home: Home, out: Path | None = None, first: Sequence[Plan] = ()) -> Path:
+    """Train and score ``plan`` in this process; returns the run folder. ``first``: what it needs, trained inside it.
 
     A folder that holds a started run of the same settings is continued from its last checkpoint; one that holds
     another run is refused. A failure leaves its reason in the events and is raised again.
@@ -32,7 +33,8 @@ def train(plan: Plan, home: Home, out: Path | None = None) -> Path:
     resume = _started(folder, plan.spec)
     folder.create()
     write_json(folder.spec, plan.spec.model_dump(mode="json"))
-    job = _job(folder, home, plan.spec, resume)
+    experts = [_expert(one, home, folder.root / "experts" / str(number)) for number, one in enumerate(first)]
+    job = _job(folder, home, plan.spec, resume) | {"arguments": {"experts": experts} if experts else {}}
     write_json(folder.jobs / "train.json", job)
 
     from core.jobs.worker import StopSignal, run_job  # torch from here on
@@ -53,6 +55,13 @@ def train(plan: Plan, home: Home, out: Path | None = None) -> Path:
         again = f"--out {folder.root}"
         raise StudioError(f"The run in {folder.root} was stopped.", f"The same command with {again} continues it.")
     return folder.root
+
+
+def _expert(plan: Plan, home: Home, folder: Path) -> str:
+    """Train one of the runs that come first, unless it is there from an earlier try."""
+    if not (folder / "adapter" / CONFIG).is_file():
+        train(plan, home, folder)
+    return str(folder)
 
 
 @contextmanager

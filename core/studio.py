@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from core import overrides, views
 from core.designing import Designing
 from core.errors import ConfigurationError, NotFoundError
-from core.home import Home, write_json
+from core.home import Home
 from core.overrides import Changes
 from core.records import Records
 from core.schema import BUNDLED_BASE, ModelSpec, RunSpec
@@ -118,39 +118,32 @@ class Studio(Designing):
 
     def check(self, spec: RunSpec) -> Plan:
         """Validate a run as ``submit`` does and count its parameters; queues nothing."""
-        from core import planning
+        from core import pipelines, planning
 
-        return planning.plan(spec, self.home, self.store, upload=lambda path: self.upload(path)["id"])
+        plan = planning.plan(spec, self.home, self.store, upload=lambda path: self.upload(path)["id"])
+        pipelines.check(plan.spec, plan.tasks, self.home.runs)
+        return plan
 
     def submit(
         self, spec: RunSpec | str, *, request_id: str | None = None, priority: int = 0, parent: str | None = None
     ) -> str:
         """Queue a run that was checked as a whole; returns its id. The same ``request_id`` never queues twice."""
-        from storage.queries import jobs, runs
+        from core import pipelines
 
         plan = self.check(RunSpec.from_yaml(spec) if isinstance(spec, str) else spec)
-        resolved = plan.spec.model_dump(mode="json")
-        with self.records.write() as session:
-            run, new = runs.add(
-                session,
-                spec=resolved,
-                name=plan.spec.name,
-                datasets=plan.datasets,
-                parent=parent,
-                request_id=request_id,
-            )
-            if new:  # inside the transaction: a job is never visible before its spec file
-                write_json(self.home.run(run.id).create().spec, resolved)
-                runs.set_parameters(session, run_id=run.number, trainable=plan.trainable, total=None)
-                jobs.add(session, run=run.id, kind="train", device=plan.spec.device, priority=priority)
+        first = [self.check(one) for one in pipelines.alone(plan.spec, plan.tasks)]
+        options = {"request_id": request_id, "priority": priority, "parent": parent}
+        run = pipelines.submit(plan, first, self.home, self.records, **options)
         self.dispatcher("start")
-        return run.id
+        return run
 
     def train_here(self, spec: RunSpec, *, out: Path | None = None) -> Path:
         """Train in this process, without dispatcher and database; returns the run folder."""
-        from core import headless
+        from core import headless, pipelines
 
-        return headless.train(self.check(spec), self.home, out)
+        plan = self.check(spec)
+        first = [self.check(one) for one in pipelines.alone(plan.spec, plan.tasks)]
+        return headless.train(plan, self.home, out, first)
 
     def cloned_spec(self, run: str, *, changes: Changes = None) -> RunSpec:
         """What a run was asked to do, with changes; its name is made anew unless given."""

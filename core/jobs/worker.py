@@ -126,7 +126,9 @@ def _train(job: dict[str, Any], sink: Sink) -> int:
     sink.emit("progress", step=0, total=0, phase="loading", seconds_left=None)
     from core.training.run import train
 
-    return train(spec, folder, store, sink, device=_device(job, spec), resume=bool(job.get("resume")))
+    experts = (job.get("arguments") or {}).get("experts") or ()
+    device = _device(job, spec)
+    return train(spec, folder, store, sink, device=device, resume=bool(job.get("resume")), experts=experts)
 
 
 def _score(job: dict[str, Any], sink: Sink) -> int:

@@ -6,6 +6,7 @@ import gc
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +26,7 @@ from core.jobs.sinks import Cancelled, Sink
 from core.models import download_progress, load_base, pick_device, resolve_base
 from core.schema import RunSpec
 from core.training import checkpoints
+from core.training.experts import place_experts
 from core.training.loss import AnswerCollator
 from core.training.plan import Plan, RunOrder
 from core.training.probe import Probe
@@ -36,13 +38,21 @@ ADAPTER = "default"
 
 
 def train(
-    spec: RunSpec, folder: RunFolder, store: DatasetStore, sink: Sink, *, device: str = "auto", resume: bool = False
+    spec: RunSpec,
+    folder: RunFolder,
+    store: DatasetStore,
+    sink: Sink,
+    *,
+    device: str = "auto",
+    resume: bool = False,
+    experts: Sequence[str] = (),
 ) -> int:
     """Train the run's adapter, record its routing, save it and score it and the base; returns the last step.
 
-    With ``resume`` the newest whole checkpoint is continued; the loss curve goes on as if nothing had happened. Emits
-    every event but finished, cancelled and failed. Raises StudioError for what the user can mend and Cancelled, after
-    a checkpoint, when the sink asks to stop.
+    With ``resume`` the newest whole checkpoint is continued; the loss curve goes on as if nothing had happened.
+    ``experts`` are runs or adapter folders that were trained first, one for each task, for methods that join them.
+    Emits every event but finished, cancelled and failed. Raises StudioError for what the user can mend and Cancelled,
+    after a checkpoint, when the sink asks to stop.
     """
     folder.create()
     device = pick_device(device)
@@ -51,7 +61,7 @@ def train(
         models = ("base",)
         sink.emit("started", step=0, device=device, versions=versions(), trainable=0)
     else:
-        step = train_adapter(spec, folder, store, sink, device=device, resume=resume)
+        step = train_adapter(spec, folder, store, sink, device=device, resume=resume, experts=experts)
         _free_memory(device)
     if sink.cancelled():
         raise Cancelled(step)
@@ -60,7 +70,14 @@ def train(
 
 
 def train_adapter(
-    spec: RunSpec, folder: RunFolder, store: DatasetStore, sink: Sink, *, device: str, resume: bool
+    spec: RunSpec,
+    folder: RunFolder,
+    store: DatasetStore,
+    sink: Sink,
+    *,
+    device: str,
+    resume: bool,
+    experts: Sequence[str] = (),
 ) -> int:
     """Train, save the adapter and record its routing, without scoring; returns the last step."""
     tasks = load_tasks(store, spec.tasks, spec.seed)
@@ -72,6 +89,8 @@ def train_adapter(
     base = load_base(spec.model, device, folder=source)
     length = _length(spec, base, sink)
     model = attach(base, spec.method, tasks=[task.name for task in tasks], name=ADAPTER, seed=spec.seed)
+    if checkpoint is None:
+        place_experts(model, spec, folder, sink, experts)
     rows = Rows(spec, tasks, TextEncoder(source), length)
     trainer = _trainer(rows, model, folder, sink, device)
     trainable, total = model.get_nb_trainable_parameters()

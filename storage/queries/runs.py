@@ -53,6 +53,11 @@ class Page:
     offset: int
 
 
+def requested(session: Session, *, request_id: str | None) -> str | None:
+    """The id of the run that was stored for a request, if there is one."""
+    return session.scalar(select(Run.slug).where(Run.request_id == request_id)) if request_id is not None else None
+
+
 def add(
     session: Session,
     *,
@@ -69,10 +74,8 @@ def add(
     A second call with the same ``request_id`` returns the first one's run, so a double click starts one run.
     ``spec`` is a resolved ``RunSpec`` as plain data; ``parent`` the run that it was cloned or forked from.
     """
-    if request_id is not None:
-        known = session.scalar(select(Run.slug).where(Run.request_id == request_id))
-        if known is not None:
-            return get(session, run=known), False
+    if (known := requested(session, request_id=request_id)) is not None:
+        return get(session, run=known), False
     run = Run(
         slug=uuid.uuid4().hex,
         name=name or spec.get("name") or "",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from ...schema import Spec
+from ...schema import MethodSpec, Spec
 from ..cells import Cell, Experts, Layers, Modules
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Preset:
     """A method of the literature (or of yours) as words. ``badge``: set where a paper had to be interpreted.
+
+    ``alone``: the method with which each task is trained by itself first, for methods of two stages; None with options
+    that need no first stage.
 
     ``peft`` marks a baseline that PEFT computes itself: from options, paths of projections and number of tasks to its
     config. Its cells then only say where it stands and how many parameters it has.
@@ -31,6 +34,7 @@ class Preset:
     cells: Callable[[Any], list[Cell]]
     badge: Literal["interpretation"] | None = None
     peft: Callable[[Any, list[str], int], PeftConfig] | None = None
+    alone: Callable[[Any], MethodSpec | None] | None = None
 
 
 class LowRankOptions(Spec):

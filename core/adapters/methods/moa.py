@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from ...schema import MethodSpec
 from ..cells import Cell, Modules
 from .base import LowRankOptions, Preset
 
@@ -50,6 +51,13 @@ def cells(options: MoaOptions) -> list[Cell]:
     ]
 
 
+def alone(options: MoaOptions) -> MethodSpec | None:
+    """The plain LoRA that each task is trained with first, unless experts are given or not wanted."""
+    if options.experts_from or not options.first_stage:
+        return None
+    return MethodSpec(name="lora", options={**options.place(), "dropout": options.dropout})
+
+
 PRESET = Preset(
     name="moa",
     title="MoA",
@@ -58,4 +66,5 @@ PRESET = Preset(
     options=MoaOptions,
     cells=cells,
     badge="interpretation",
+    alone=alone,
 )
