@@ -153,8 +153,8 @@ def refuse_beside_others(model: nn.Module, method: str) -> None:
     """A baseline has its base for itself."""
     if hasattr(model, "peft_config"):
         raise ConfigurationError(
-            f"{method} cannot share a base with {', '.join(model.peft_config)}: DoRA and Poly are computed by layers of "
-            "PEFT's own, one adapter to a base.",
+            f"{method} cannot share a base with {', '.join(model.peft_config)}: DoRA and Poly are computed by PEFT's "
+            "own layers, one adapter to a base.",
             "Load it alone on the base.",
         )
 
