@@ -28,6 +28,7 @@ from .peft_methods import (
     refuse_beside_others,
     tensors_of_baseline,
 )
+from .prelude import fill_widths
 from .registry import register
 from .tape import BASE, RoutingTape
 
@@ -49,7 +50,7 @@ def attach(
     if preset.peft is not None:
         config = fresh_config(model, preset, options_of(method), given=dict(method.options), **described)
     else:
-        cells = [cell.model_dump(mode="json") for cell in resolve(method)]
+        cells = fill_widths([cell.model_dump(mode="json") for cell in resolve(method)], model)
         config = MixtureConfig(task_type=_task_type(model), options=dict(method.options), cells=cells, **described)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -192,7 +192,7 @@ class Site:
 
     @property
     def selected(self) -> int:
-        return self.gate.selected(self.experts)
+        return self.gate.selected_at(self)
 
 
 def plan(cells: Sequence[Cell], linears: Sequence[Linear], tasks: int = 0) -> list[Site]:

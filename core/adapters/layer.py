@@ -63,7 +63,7 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         if self.disable_adapters and self.merged:
             self.unmerge()
         result = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters or self.merged:
+        if self.disable_adapters or self.merged or self.tape.silent:
             return result
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
@@ -134,9 +134,9 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
             if adapter not in self.scaling:
                 continue
             site = self.sites[adapter]
-            if site.experts > 1 and site.gate.unit is not None:
+            if site.gate.unit is not None and (site.experts > 1 or not site.gate.sums_to_one):
                 raise ConfigurationError(
-                    f"Adapter {adapter!r} weighs {site.experts} experts anew for each {site.gate.unit}, so no single "
+                    f"Adapter {adapter!r} weighs its experts anew for each {site.gate.unit}, so no single "
                     f"weight of {site.name} equals it.",
                     "Keep it as an adapter, or merge it with its recorded mean gates: "
                     "core.adapters.merging.merge_mean_gates.",

@@ -18,6 +18,7 @@ from ..errors import ConfigurationError
 from .cells import Linear, Site, plan
 from .config import MixtureConfig
 from .layer import MixtureLayer
+from .prelude import Prelude
 from .tape import ANSWER, BASE, PROMPT, Addressing, RoutingTape, roles
 from .voting import vote
 
@@ -31,6 +32,7 @@ class MixtureModel(BaseTuner):
     def _pre_injection_hook(self, model: nn.Module, config: MixtureConfig, adapter_name: str) -> None:
         # Runs once, after nn.Module.__init__ and before the first layer is replaced: the one place for shared state.
         self.tape = RoutingTape()
+        self.prelude = Prelude()
         self._names: list[str] | None = None
         self._checkpointed: list[nn.Module] | None = None
 
@@ -41,7 +43,7 @@ class MixtureModel(BaseTuner):
         sites = plan(peft_config.parsed_cells(), linears_of(model), len(peft_config.tasks))
         self._plan = {site.name: site for site in sites}
         self._two_texts = bool(getattr(getattr(model, "config", None), "is_encoder_decoder", False))
-        reading = next((s for s in sites if s.gate.unit == "sample" and s.gate.word != "task"), None)
+        reading = next((s for s in sites if s.gate.guided or (s.gate.unit == "sample" and s.gate.word != "task")), None)
         if self._two_texts and reading is not None:
             raise ConfigurationError(
                 f"{reading.name}: a {reading.gate.word} gate decides from the prompt before the answer, but this base "
@@ -148,7 +150,7 @@ class MixtureModel(BaseTuner):
         batch = kwargs.get("inputs_embeds") if batch is None else batch
         batch = kwargs.get("decoder_input_ids") if batch is None else batch
         cache = kwargs.get("past_key_values")
-        samples = any(slot.site.gate.unit == "sample" for slot in self.tape.slots)
+        samples = any(slot.site.gate.unit == "sample" or slot.site.gate.guided for slot in self.tape.slots)
         past = int(cache.get_seq_length()) if samples and hasattr(cache, "get_seq_length") else 0
         if batch is None:
             self.tape.begin(Addressing(given.task_index, given.token_role, given.side))
@@ -159,6 +161,8 @@ class MixtureModel(BaseTuner):
         if self._names is not None:
             addressing = addressing.split(_repeat(self._names, batch.shape[0], "adapter_names"), batch.device)
         self._check_tasks(addressing)
+        kept = getattr(cache, "tessera_priors", None) if past else given.priors
+        given.priors = self.prelude.prepare(self, batch, addressing, kept)
         if past:
             decisions = getattr(cache, "tessera_decisions", None)
         else:
@@ -183,9 +187,12 @@ class MixtureModel(BaseTuner):
                 )
 
     def _end(self, cache: Any) -> None:
-        decisions = self.tape.end()
-        if decisions and cache is not None and hasattr(cache, "get_seq_length"):
-            cache.tessera_decisions = decisions
+        decisions, priors = self.tape.end(), self.tape.priors()
+        if cache is not None and hasattr(cache, "get_seq_length"):
+            if decisions:
+                cache.tessera_decisions = decisions
+            if priors:
+                cache.tessera_priors = priors
 
     @contextmanager
     def _enable_peft_forward_hooks(self, *args: Any, **kwargs: Any) -> Iterator[None]:
@@ -225,6 +232,7 @@ class _Given:
     def __init__(self, task_index: Tensor | None, token_role: Tensor | None, side: dict[str, Tensor]) -> None:
         self.task_index, self.token_role, self.side = task_index, token_role, side
         self.generating = False
+        self.priors: dict[int, Tensor] | None = None  # by slot number: what gates were told of the prompts
         self._prompt: Tensor | None = None
         self._steps = 0
 

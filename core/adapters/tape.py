@@ -81,13 +81,15 @@ class Addressing:
 class Slot:
     """The place of one gate on the tape; a layer holds its own slots, so its compiled code knows no number or name.
 
-    ``decision`` is set beforehand where a sample's routing was decided with an earlier part of its text. Gates that
-    share one decision share the slot of the one that takes it.
+    ``decision`` is set beforehand where a sample's routing was decided with an earlier part of its text, and ``prior``
+    (batch, n) where the gate is told something of each sample (see ``prelude``). Gates that share one decision share
+    the slot of the one that takes it.
     """
 
     def __init__(self, adapter: str, site: Site) -> None:
         self.adapter = adapter
         self.site = site
+        self.prior: Tensor | None = None
         self.clear()
 
     @property
@@ -107,7 +109,7 @@ class Slot:
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave the tensors of the last pass behind: they hang on its graph."""
-        none = dict.fromkeys(("probs", "weights", "folded", "rows", "decision"))
+        none = dict.fromkeys(("probs", "weights", "folded", "rows", "decision", "prior"))
         return {**self.__dict__, **none, "losses": {}}
 
 
@@ -122,6 +124,8 @@ class RoutingTape:
         self.slots: list[Slot] = []
         self.addressing = Addressing()
         self.open = False
+        self.silent = False  # true while the base is asked something before a pass: the layers add nothing to it
+        self.step = 0  # optimiser steps done, told by the trainer: some auxiliary losses begin later
 
     def add(self, adapter: str, site: Site) -> Slot:
         """The slot of a site's gate: a new one, or the leader's where the whole decision is shared."""
@@ -151,6 +155,11 @@ class RoutingTape:
             for number, slot in enumerate(self.slots)
             if slot.probs is not None and slot.site.gate.unit == "sample"
         }
+
+    def priors(self) -> dict[int, Tensor]:
+        """What leading gates were told of the samples, by slot number, to be kept with the KV cache."""
+        found = ((number, slot) for number, slot in enumerate(self.slots) if slot.site.leads)
+        return {number: slot.prior for number, slot in found if slot.prior is not None}
 
     def written(self, adapter: str | None = None) -> Iterator[Slot]:
         """Slots that the last pass wrote, of one adapter or of all."""
@@ -182,7 +191,7 @@ class RoutingTape:
         return torch.stack(losses).sum() if losses else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "addressing": Addressing(), "open": False}
+        return {**self.__dict__, "addressing": Addressing(), "open": False, "silent": False}
 
 
 def roles(

@@ -155,14 +155,22 @@ def can_select(cache: Any) -> bool:
 def select(cache: Cache, rows: Tensor) -> Cache:
     """A cache of the given rows, repeated as often as they are named; ``cache`` itself stays as it is.
 
-    The decisions of sample-level gates travel with the cache and are picked along.
+    The decisions of sample-level gates, and what gates were told of the prompts, travel with the cache and are picked
+    along.
     """
     chosen = copy.copy(cache)
     chosen.layers = [copy.copy(layer) for layer in cache.layers]
     chosen.batch_select_indices(rows)
     if decisions := getattr(cache, "tessera_decisions", None):
         chosen.tessera_decisions = {
-            slot: replace(routing, probs=routing.probs[rows], weights=routing.weights[rows])
+            slot: replace(
+                routing,
+                probs=routing.probs[rows],
+                weights=routing.weights[rows],
+                folded=None if routing.folded is None else routing.folded[rows],
+            )
             for slot, routing in decisions.items()
         }
+    if priors := getattr(cache, "tessera_priors", None):
+        chosen.tessera_priors = {slot: prior[rows] for slot, prior in priors.items()}
     return chosen

@@ -51,6 +51,7 @@ PRESETS = [
     Row("malora", "malora", {"rank": 4, "modules": ALL, "experts": 4, "beta": 1.25, "balance": 0.1}),
     Row("mtl_lora", "mtl_lora", {"rank": 4, "modules": ALL}),
     Row("mode", "mode", {"rank": 4, "modules": ALL, "experts": 3, "expert_rank": 2}),
+    Row("mor1e", "mor1e", {"modules": ALL, "down_vectors": 2, "up_vectors": 3, "dropout": 0.1}),
 ]
 PEFT_ROWS = [
     Row("dora", "dora", {"rank": 4, "modules": ALL, "dropout": 0.1}),
@@ -71,6 +72,20 @@ SPLITS = [
         {"modules": ["q_proj", "o_proj"], "layers": ["0-1"], "experts": 4, "gate": {"word": "token", "top_k": 2}},
         {"modules": ["q_proj"], "experts": 2, "down": "shared", "gate": "task", "rank": 2},
         {"modules": r".*\.(gate|up|down)_proj", "experts": [2, 4], "down": "shared", "up": "shared", "gate": "token"},
+    ),
+    _split(
+        "one-to-one",
+        {"experts": 3, "rank": 1, "gate": {"word": "intuition", "clusters": 2, "cosine": True}},
+    ),
+    _split(
+        "pairs",
+        {
+            "experts": 4,
+            "rank": 1,
+            "gate": {"word": "token", "top_k": 2},
+            "down": {"word": "pool", "vectors": 2},
+            "up": {"word": "pool", "vectors": 2},
+        },
     ),
 ]
 MATRIX = PRESETS + SPLITS

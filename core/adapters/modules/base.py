@@ -15,6 +15,11 @@ if TYPE_CHECKING:
     from ..tape import Addressing, Routing, Slot
 
 
+def wide(tensor: Tensor) -> Tensor:
+    """In float32, or wider where it is."""
+    return tensor.to(torch.promote_types(tensor.dtype, torch.float32))
+
+
 class WordModule(nn.Module):
     def hold(self, name: str, tensor: Tensor, trained: bool) -> None:
         """Keep a tensor under ``name``: a parameter, or a buffer, which is saved but which nothing trains."""

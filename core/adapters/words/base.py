@@ -64,11 +64,21 @@ class Gate(Word):
     unit: ClassVar[Literal["token", "sample"] | None] = None  # what one decision covers; None: nothing is decided
     scope: ClassVar[Literal["projection", "block", "model"]] = "projection"  # what shares what the first one there has
     per_task: ClassVar[bool] = False  # there are as many experts as tasks, whatever the cell says
+    pairs_factors: ClassVar[bool] = False  # chooses from two pools of factors and says which of them meet
     signed: ClassVar[bool] = False  # weights can be negative
 
     def selected(self, experts: int) -> int:
         """Experts that one decision uses."""
         return experts
+
+    def selected_at(self, site: Site) -> int:
+        """As ``selected``, for gates whose number hangs on more than the experts."""
+        return self.selected(site.experts)
+
+    @property
+    def guided(self) -> bool:
+        """Whether it wants a vector for each sample that is made before the pass (``Slot.prior``)."""
+        return False
 
     @property
     def sums_to_one(self) -> bool:
