@@ -378,6 +378,21 @@ class Studio(Designing):
 
         return self.run(transfer.import_adapter(source, self.home, self.records, **options))
 
+    def change_experts(
+        self,
+        run: str,
+        *,
+        add: str | None = None,
+        replace: str | None = None,
+        remove: str | None = None,
+        name: str | None = None,
+    ) -> dict[str, Any]:
+        """A run's mixture with one expert more, exchanged (``TASK=EXPERT``) or taken out (``TASK``), as a new run."""
+        from core import expert_changes
+
+        changes = {"add": add, "replace": replace, "remove": remove, "name": name}
+        return self.run(expert_changes.change(run, self.home, self.records, **changes))
+
     # The studio itself
 
     def demo(self, **options: Any) -> Demo:

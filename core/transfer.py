@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core import children, hub
+from core.adapters.methods import resolve
 from core.data.store import DatasetStore
 from core.errors import ConfigurationError, DataError, NotFoundError
 from core.home import Home, RunFolder, read_json, write_json
@@ -110,15 +111,19 @@ def import_adapter(
     base: str | None = None,
     name: str | None = None,
     revision: str | None = None,
+    origin: str | None = None,
 ) -> str:
-    """A PEFT adapter folder or the Hub id of one as a run of its own; returns the run's id."""
+    """A PEFT adapter folder or the Hub id of one as a run of its own; returns the run's id.
+
+    ``origin`` says where it comes from, where that is not ``source``.
+    """
     from storage.queries import runs
 
     folder = adapter_source(source, revision)
     config = _config(folder)
     spec = RunSpec(
         name=name or Path(source).name,
-        origin=source if revision is None else f"{source}@{revision}",
+        origin=origin or (source if revision is None else f"{source}@{revision}"),
         model=ModelSpec(base=_base(config, base, source)),
         method=_method(config),
     )
@@ -217,11 +222,21 @@ def _method(config: dict[str, Any]) -> MethodSpec:
     if kind == "LORA":
         return MethodSpec(name="lora", options={"rank": config.get("r", 8), "alpha": config.get("lora_alpha", 8)})
     if "cells" in config:
-        return MethodSpec(name="split", cells=config["cells"])
+        return _preset(config) or MethodSpec(name="split", cells=config["cells"])
     raise ConfigurationError(
         f"The adapter is of the PEFT type {kind or 'unknown'}, which the studio cannot run.",
         "LoRA adapters and mixtures that the studio trained can be imported.",
     )
+
+
+def _preset(config: dict[str, Any]) -> MethodSpec | None:
+    """The preset that an adapter's config names, where its options still mean the cells that are stored."""
+    try:
+        method = MethodSpec(name=config.get("method") or "split", options=config.get("options") or {})
+        cells = [cell.model_dump(mode="json") for cell in resolve(method)]
+    except (ConfigurationError, ValueError):
+        return None
+    return method if cells == config["cells"] else None
 
 
 def _parameters(folder: Path) -> int:

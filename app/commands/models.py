@@ -14,6 +14,7 @@ from app.commands.common import Home, Json, Run, Runs, Session, session, to_json
 def register(app: typer.Typer) -> None:
     app.command()(chat)
     app.command()(export)
+    app.command()(experts)
     app.command("import")(import_)
 
 
@@ -69,6 +70,22 @@ def export(
     here = session(context, home, as_json)
     folder = here.studio.export(run, target)
     here.answer({"folder": folder}, f"Wrote {folder}. Its README.md says how to load it.")
+
+
+def experts(
+    context: typer.Context,
+    run: Run,
+    add: Annotated[str | None, typer.Option(metavar="TASK=EXPERT", help="One task more.")] = None,
+    replace: Annotated[str | None, typer.Option(metavar="TASK=EXPERT", help="Another expert for a task.")] = None,
+    remove: Annotated[str | None, typer.Option(metavar="TASK", help="Take a task's expert out.")] = None,
+    name: Annotated[str | None, typer.Option(help="Name of the new run.")] = None,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """Change the experts of a moa run into a new run; an EXPERT is a run, RUN:TASK or an adapter folder."""
+    here = session(context, home, as_json)
+    made = here.studio.change_experts(run, add=add, replace=replace, remove=remove, name=name)
+    here.answer(made, lambda: f"{made['id']}: {made['name']}.")
 
 
 def import_(

@@ -134,6 +134,21 @@ def add_expert(folder: str | Path, task: str, expert: Expert, target: str | Path
     return _write(target, config, _placed(config, grown, expert, len(config["tasks"]) - 1))
 
 
+def add_expert_of(folder: str, task: str, target: str, expert_folder: str, expert_task: str | None) -> None:
+    """``add_expert`` with names for everything, as a child process is asked."""
+    add_expert(folder, task, read_expert(expert_folder, expert_task), target)
+
+
+def replace_expert_of(folder: str, task: str, target: str, expert_folder: str, expert_task: str | None) -> None:
+    """``replace_expert`` with names for everything."""
+    replace_expert(folder, task, read_expert(expert_folder, expert_task), target)
+
+
+def remove_expert_of(folder: str, task: str, target: str) -> None:
+    """``remove_expert`` with names for everything."""
+    remove_expert(folder, task, target)
+
+
 def _placed(config: dict[str, Any], tensors: dict[str, Tensor], expert: Expert, index: int) -> dict[str, Tensor]:
     cells = [Cell.model_validate(cell) for cell in config["cells"]]
     for key in [key for key in tensors if key.endswith(DOWN)]:

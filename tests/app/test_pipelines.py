@@ -76,6 +76,24 @@ def test_the_next_run_takes_the_experts_that_are_there(studio: Studio, joined: s
     assert len(studio.runs()) == before + 1
 
 
+def test_an_expert_is_taken_out_and_put_back_as_runs_of_their_own(studio: Studio, joined: str):
+    names = {run["name"]: run["id"] for run in studio.runs()}
+    fewer = studio.change_experts(joined, remove="sizes")
+    assert (fewer["name"], fewer["method"], fewer["state"]) == ("pair, remove sizes", "moa", "done")
+    assert fewer["spec"]["origin"] == f"{joined}, remove sizes"
+    more = studio.change_experts(fewer["id"], add=f"sizes={names['pair: sizes alone']}", name="again both")
+    assert more["name"] == "again both"
+    for changes, said in (
+        ({"remove": "shapes"}, "no expert for shapes"),
+        ({"replace": "sizes"}, "does not say what to replace"),
+        ({}, "Exactly one change"),
+        ({"add": f"colours={joined}:colours"}, "already has an expert for colours"),
+        ({"replace": f"sizes={joined}"}, "no single LoRA"),
+    ):
+        with pytest.raises(ConfigurationError, match=said):
+            studio.change_experts(joined, **changes)
+
+
 @pytest.mark.parametrize(
     ("experts", "said"),
     [
