@@ -52,6 +52,7 @@ PRESETS = [
     Row("mtl_lora", "mtl_lora", {"rank": 4, "modules": ALL}),
     Row("mode", "mode", {"rank": 4, "modules": ALL, "experts": 3, "expert_rank": 2}),
     Row("mor1e", "mor1e", {"modules": ALL, "down_vectors": 2, "up_vectors": 3, "dropout": 0.1}),
+    Row("mixlora", "mixlora", {"rank": 2, "modules": ALL, "experts": [2, 3, 4], "alpha": 8}),
 ]
 PEFT_ROWS = [
     Row("dora", "dora", {"rank": 4, "modules": ALL, "dropout": 0.1}),

@@ -86,9 +86,9 @@ def test_routing_sums_are_right_on_three_layers(row: Row):
         recorder.update()
     snapshot = recorder.snapshot()
     assert {site.layer for site in snapshot.sites} <= {0, 1, 2}
-    assert len(snapshot.sites) == len(tape_of(model).slots)
-    for index, site in enumerate(snapshot.sites):
-        word = tape_of(model).slots[index].site.gate
+    gates = [slot.site.gate for slot in tape_of(model).slots for _ in range(slot.site.gate.groups(slot.site))]
+    assert len(snapshot.sites) == len(gates)
+    for index, (site, word) in enumerate(zip(snapshot.sites, gates, strict=True)):
         total = snapshot.mean_gate[:, :, index, : site.experts].sum(-1)
         if word.sums_to_one:
             assert total == pytest.approx(1, abs=1e-5)
