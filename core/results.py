@@ -108,7 +108,7 @@ def _snapshot(path: Path, _written: int) -> RoutingSnapshot:
 def routing_table(
     snapshot: RoutingSnapshot, *, figure: str = "mean_gate", role: str = "answer", task: str | None = None
 ) -> pd.DataFrame:
-    """One row for each task, layer and projection.
+    """One row for each task, layer and projection, or part of one that is decided on by itself.
 
     One column for each expert, NaN past a site's experts; of a figure that a whole site has (entropy, load_cv) one
     column of its name. ``role`` all: every role, weighted by its decisions.
@@ -128,7 +128,7 @@ def routing_table(
             cell = np.atleast_1d(values[t, s])
             heads = [figure] if values.ndim == 2 else [str(e) for e in range(len(cell))]
             found = dict(zip(heads, map(float, cell), strict=True))
-            rows.append({"task": name, "layer": site.layer, "projection": site.projection, **found})
+            rows.append({"task": name, "layer": site.layer, "projection": site.place, **found})
     return pd.DataFrame(rows)
 
 

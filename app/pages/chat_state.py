@@ -88,7 +88,7 @@ def _task(studio: Studio, models: Sequence[str]) -> dict[str, Any]:
         tasks = studio.chats.tasks([model for model in models or [] if model != BASE])
     except StudioError:
         tasks = []
-    return {"choices": [("its first one", ""), *((task, task) for task in tasks)], "visible": len(tasks) > 1}
+    return {"choices": [("none chosen", ""), *((task, task) for task in tasks)], "visible": len(tasks) > 1}
 
 
 def finished(studio: Studio) -> list[dict[str, Any]]:

@@ -33,3 +33,8 @@ class MixtureConfig(PeftConfig):
 
     def parsed_cells(self) -> list[Cell]:
         return [Cell.model_validate(cell) for cell in self.cells]
+
+
+def needs_task(config: PeftConfig) -> bool:
+    """Whether an adapter works only where every sample says its task."""
+    return isinstance(config, MixtureConfig) and any(cell.needs_task for cell in config.parsed_cells())

@@ -19,7 +19,7 @@ def balance_loss(probs: Tensor, weights: Tensor, keep: Tensor | None = None) -> 
     tokens), true where a token counts. MoSLD section 3, in the form of the Switch Transformer with 1/k.
     """
     experts = probs.shape[-1]
-    probs, selected = probs.flatten(1, 2), (weights.detach() > 0).flatten(1, 2).to(probs.dtype)
+    probs, selected = probs.flatten(1, 2), (weights.detach() != 0).flatten(1, 2).to(probs.dtype)
     if keep is None:
         importance, load = probs.mean(1), selected.mean(1)
     else:
@@ -42,13 +42,16 @@ def auxiliary_losses(tape: RoutingTape) -> dict[str, Tensor]:
     for (_, weight, _, device), slots in groups.items():
         probs = torch.stack([slot.probs for slot in slots])
         weights = torch.stack([slot.weights.detach() for slot in slots])
+        parts = slots[0].site.gate.groups(slots[0].site)
+        if parts > 1:  # decisions beside each other count like sites, and as one projection together
+            probs, weights = (each.movedim(-2, 1).flatten(0, 1) for each in (probs, weights))
         if probs.dim() == 3:  # a projection that sees tokens without a batch axis
             probs, weights = probs.unsqueeze(1), weights.unsqueeze(1)
         role = tape.role_of(slots[0])
         keep = None
         if role is not None and slots[0].site.gate.unit == "token" and role.numel() == probs[0, ..., 0].numel():
             keep = (role != 0).to(device)
-        value = weight * balance_loss(probs, weights, keep).sum()
+        value = weight / parts * balance_loss(probs, weights, keep).sum()
         total = value if total is None else total + value.to(total.device)
     found = {} if total is None else {"balance": total}
     return found | _supervision(tape)

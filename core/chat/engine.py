@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from core.adapters.attach import load
+from core.adapters.config import needs_task
 from core.adapters.tape import BASE
 from core.chat.pieces import Piece
 from core.chat.settings import Sampling
@@ -125,10 +126,17 @@ class ChatEngine:
             kept = [message for i, message in enumerate(kept) if i not in drop]
 
     def task(self, name: str | None, task: str | None) -> int:
-        """A task's number in an adapter; the first one where none is named."""
-        if name is None or task is None:
+        """A task's number in an adapter; 0 where none is named and the adapter does not depend on it."""
+        if name is None:
             return 0
-        known = list(self.model.peft_config[name].tasks)
+        config = self.model.peft_config[name]
+        known = list(config.tasks)
+        if task is None:
+            if len(known) > 1 and needs_task(config):
+                raise ConfigurationError(
+                    f"{name} answers by task, and none of its tasks was chosen.", f"Act as one: {', '.join(known)}."
+                )
+            return 0
         if task not in known:
             raise ConfigurationError(f"{name} was not trained on a task {task!r}.", f"It knows {', '.join(known)}.")
         return known.index(task)

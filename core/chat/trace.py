@@ -18,9 +18,10 @@ class Trace:
     The ``tokens`` joined are the whole text; special tokens are written out, and a token that holds part of a
     character is empty: the one that completes it shows the character. ``roles`` are prompt or answer. ``weights``
     (sites, tokens, experts), float32, are the gates as applied: zero where an expert was not selected, NaN past a
-    site's experts. Where ``sites[i].unit`` is sample, the one decision stands in every row. ``cut``: prompt tokens
-    left out of the middle because the base reads no more. ``task`` is the one acted as, ``tasks`` those that the
-    adapter knows.
+    site's experts, negative perhaps where it is ``signed``. Where ``sites[i].unit`` is sample, the one decision stands
+    in every row; a projection whose parts are decided on by themselves is a site for each. ``cut``: prompt tokens left
+    out of the middle because the base reads no more. ``task`` is the one acted as, None where none was named;
+    ``tasks`` are those that the adapter knows.
     """
 
     run: str

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from core.adapters.attach import tape_of
-from core.adapters.tape import Slot
 from core.chat.engine import ChatEngine, Messages
 from core.chat.trace import Trace
 from core.data.templates import TextEncoder, fit
 from core.errors import ConfigurationError
 from core.evaluation.decode import Decoding, stop_ids
 from core.evaluation.view import ModelView, left_padded
+from core.routing.recorder import decisions_of
 from core.routing.snapshot import SiteInfo
 
 ROOM = 8  # prompt tokens that an answer always leaves
@@ -58,7 +58,7 @@ def steps(
         roles=["prompt"] * len(encoded.prompt) + ["answer"] * len(encoded.answer),
         sites=sites,
         weights=weights,
-        task=tasks[index] if tasks else None,
+        task=tasks[index] if task is not None or len(tasks) == 1 else None,
         tasks=tasks,
         cut=encoded.cut,
         ended=ended,
@@ -129,16 +129,14 @@ def _routed(
     view(replace(batch, names=[name]), keep=1)
     tape, tokens = tape_of(view.model), len(prompt) + len(answer)
     slots = list(tape.written(name))
+    sites = [decisions_of(slot.site) for slot in slots]
     widest = max((slot.site.experts for slot in slots), default=0)
-    weights = np.full((len(slots), tokens, widest), np.nan, np.float32)
-    for row, slot in zip(weights, slots, strict=True):
-        decided = slot.weights.detach().float().cpu().numpy()[0]  # (tokens or 1, experts)
-        row[:, : slot.site.experts] = np.broadcast_to(decided, (tokens, slot.site.experts))
+    weights = np.full((sum(map(len, sites)), tokens, widest), np.nan, np.float32)
+    row = 0
+    for slot, parts in zip(slots, sites, strict=True):
+        decided = slot.weights.detach().float().cpu().numpy()[0]  # (tokens or 1, experts), or with parts before experts
+        decided = decided.reshape(len(decided), len(parts), -1).swapaxes(0, 1)
+        weights[row : row + len(parts), :, : decided.shape[-1]] = decided
+        row += len(parts)
         slot.clear()
-    return weights, [_site(slot) for slot in slots]
-
-
-def _site(slot: Slot) -> SiteInfo:
-    site = slot.site
-    layer = -1 if site.layer is None else site.layer
-    return SiteInfo(site.name, layer, site.projection, site.experts, site.selected, site.gate.word, site.gate.unit)
+    return weights, [site for parts in sites for site in parts]

@@ -197,13 +197,15 @@ def _task_index(view: ModelView, task: Task) -> int:
 
     Raises ConfigurationError where a task gate would have to decide about an unseen task.
     """
+    from core.adapters.config import needs_task
+
     if not (view.adapted and view.adapter):
         return 0
     config = view.model.peft_config[view.model.active_adapter]
     known = list(getattr(config, "tasks", ()))
     if task.name in known:
         return known.index(task.name)
-    if any(cell.needs_task for cell in (config.parsed_cells() if hasattr(config, "parsed_cells") else ())):
+    if needs_task(config):
         raise ConfigurationError(
             f"This adapter chooses its experts by task and was not trained on {task.name}.",
             f"It knows {', '.join(known)}. Score it on these, or use a method with token or sequence gates.",

@@ -9,6 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from core.errors import ConfigurationError, NotFoundError
+from core.routing.snapshot import places
+from core.routing.statistics import against_even
 
 Figure = Literal["mean_gate", "relative_gate", "selection_share", "top1_share", "entropy", "load_cv"]
 Role = Literal["answer", "prompt", "all"]
@@ -16,14 +18,15 @@ Role = Literal["answer", "prompt", "all"]
 ROLES: tuple[Role, ...] = ("answer", "prompt", "all")
 FIGURES: dict[Figure, tuple[str, str]] = {
     "mean_gate": ("Mean gate", "mean applied weight per {unit}"),
-    "relative_gate": ("Gate against even", "mean gate times the number of experts"),
+    "relative_gate": ("Gate against even", "mean gate over that of the layer's average expert"),
     "selection_share": ("Selection share", "selected slots per {unit}"),
     "top1_share": ("Top-1 share", "share of {unit}s with this expert first"),
     "entropy": ("Routing entropy", "entropy before the cut / log E"),
     "load_cv": ("Load CV", "standard deviation / mean of the gates over the experts"),
 }
 PER_SITE = ("entropy", "load_cv")
-ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+OF_WEIGHTS = ("mean_gate", "relative_gate", "load_cv")
+NO_SHARES = "These weights are no shares: over the experts they do not sum to 1."
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,8 @@ class Panel:
 class Panels:
     """A grid of heatmaps with one scale.
 
-    Rows are tasks and columns projections; where there is one column only, the tasks stand side by side.
+    Rows are tasks and columns projections, or parts of them that are decided on by themselves; where there is one
+    column only, the tasks stand side by side. The scale goes from ``low`` to ``top``.
     """
 
     figure: Figure
@@ -55,7 +59,9 @@ class Panels:
     across: list[str]  # what stands along the horizontal axis of a panel
     across_name: str
     panels: list[Panel]
+    low: float  # 0, or less where weights are negative
     top: float
+    shares: bool  # the weights of every decision sum to one
     uniform: float | None  # the value of an even router, where all panels share it
 
     @property
@@ -92,9 +98,12 @@ def routing_panels(
     sites = [site for site in snapshot.sites if site.experts > 1]
     if not sites:
         raise NotFoundError("This run routes nothing: every site has one expert.", "Choose a mixture, such as mosld.")
-    names = sorted({site.projection for site in sites}, key=_projection_order)
-    names = _chosen(names, projections, "projection")
-    chosen = [i for i, site in enumerate(snapshot.sites) if site.experts > 1 and site.projection in names]
+    names = places(sites)
+    if projections is not None:
+        known = [*names, *(site.projection for site in sites if site.projection not in names)]
+        wanted = _chosen(list(dict.fromkeys(known)), projections, "projection")
+        names = places(site for site in sites if site.place in wanted or site.projection in wanted)
+    chosen = [i for i, site in enumerate(snapshot.sites) if site.experts > 1 and site.place in names]
     values, counts = over_roles(snapshot, figure, role)
     units = {snapshot.sites[i].unit for i in chosen}
     unit = units.pop() if len(units) == 1 else "decision"
@@ -105,8 +114,9 @@ def routing_panels(
     if len(column_names) == 1 and len(tasks) > 1:
         panels = [Panel(0, panel.row, panel.values, panel.present) for panel in panels]
         row_names, column_names = column_names, tasks
-    finite = [panel.values[np.isfinite(panel.values)] for panel in panels]
-    top = max((float(v.max()) for v in finite if v.size), default=1.0)
+    finite = np.concatenate([panel.values[np.isfinite(panel.values)] for panel in panels])
+    top, negative = float(np.abs(finite).max(initial=0.0)) or 1.0, bool((finite < 0).any())
+    shares = all(snapshot.sites[i].sums_to_one for i in chosen)
     title, text = FIGURES[figure]
     return Panels(
         figure=figure,
@@ -121,16 +131,21 @@ def routing_panels(
         across=across,
         across_name="projection" if figure in PER_SITE else "expert",
         panels=panels,
-        top=1.0 if figure == "entropy" else max(top, 1e-9),
-        uniform=_uniform(figure, [snapshot.sites[i].experts for i in chosen], values, chosen),
+        low=-top if negative else 0.0,
+        top=1.0 if figure == "entropy" else top,
+        shares=shares,
+        uniform=None
+        if figure == "mean_gate" and not shares
+        else _uniform(figure, [snapshot.sites[i].experts for i in chosen], values, chosen),
     )
 
 
 def over_roles(snapshot: Any, figure: str, role: Role) -> tuple[np.ndarray, np.ndarray]:
     """Values (task, site[, expert]) and counts (task, site) of one role, or of all roles weighted by counts."""
-    values = np.asarray(getattr(snapshot, "mean_gate" if figure == "relative_gate" else figure), dtype=float)
     if figure == "relative_gate":
-        values = values * np.array([[site.experts] for site in snapshot.sites])
+        gates, counts = over_roles(snapshot, "mean_gate", role)
+        return against_even(gates, snapshot.sites), counts
+    values = np.asarray(getattr(snapshot, figure), dtype=float)
     counts = np.nan_to_num(np.asarray(snapshot.count, dtype=float))
     if role != "all":
         if role not in snapshot.roles:
@@ -151,7 +166,7 @@ class _Grid:
 
     def __init__(self, snapshot: Any, chosen: list[int], names: list[str], values: np.ndarray) -> None:
         self.values, self.names = values, names
-        self.at = {(snapshot.sites[i].layer, snapshot.sites[i].projection): i for i in chosen}
+        self.at = {(snapshot.sites[i].layer, snapshot.sites[i].place): i for i in chosen}
         self.sizes = {i: snapshot.sites[i].experts for i in chosen}
         self.layers = sorted({layer for layer, _ in self.at})
 
@@ -181,8 +196,8 @@ class _Grid:
 
 
 def scale_ticks(grid: Panels) -> tuple[list[float], list[str]]:
-    """Zero, the value of an even router where there is one, and the largest value shown."""
-    marks = {0.0: "0", grid.top: f"{grid.top:.2f}"}
+    """Zero, the value of an even router where there is one, and the ends of the scale."""
+    marks = {0.0: "0", grid.top: f"{grid.top:.2f}"} | ({grid.low: f"{grid.low:.2f}"} if grid.low < 0 else {})
     if grid.uniform is not None and 0.12 * grid.top < grid.uniform < 0.8 * grid.top:
         marks[grid.uniform] = f"even {grid.uniform:.3g}"
     ordered = sorted(marks)
@@ -195,6 +210,8 @@ def caption(grid: Panels) -> str:
     parts = [
         f"One cell: one {cell} in one layer; layers from bottom to top. Counted: {grid.counted}, padding excluded."
     ]
+    if not grid.shares and grid.figure in OF_WEIGHTS:
+        parts.append(NO_SHARES)
     if grid.has_absent:
         parts.append("A dot: no such expert in this layer.")
     if any((panel.present & ~np.isfinite(panel.values)).any() for panel in grid.panels):
@@ -213,10 +230,6 @@ def _uniform(figure: Figure, sizes: list[int], values: np.ndarray, chosen: list[
     totals = np.nansum(values[:, chosen], axis=-1)
     seen = totals[totals > 0]
     return float(np.median(seen)) / sizes[0] if seen.size else None
-
-
-def _projection_order(name: str) -> tuple[int, str]:
-    return (ORDER.index(name) if name in ORDER else len(ORDER), name)
 
 
 def _chosen(known: list[str], wanted: Sequence[str] | None, what: str) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from core.errors import NotFoundError
 from core.figures.panels import Figure, Panel, Panels, Role, caption, over_roles, routing_panels, scale_ticks
 from core.figures.style import LOOKS, Look, Theme, layout, plotly_scale
+from core.routing.statistics import distances_of
 
 GAP = 14  # pixels between rows of panels
 HEAD = 40  # pixels above the panels for the names of columns
@@ -70,7 +71,7 @@ def routing_heatmap(
 def task_similarity(
     snapshot: Any, *, role: Role = "answer", projections: Sequence[str] | None = None, theme: Theme = "light"
 ) -> Any:
-    """How alike two tasks are routed: 1 minus the Jensen-Shannon divergence (bits) of their mean gates, over sites."""
+    """How alike two tasks are routed, as ``similarity`` says it."""
     import plotly.graph_objects as go
 
     look = LOOKS[theme]
@@ -106,26 +107,20 @@ def task_similarity(
 def similarity(
     snapshot: Any, *, role: Role = "answer", projections: Sequence[str] | None = None
 ) -> tuple[list[str], np.ndarray]:
-    """Task names and their (task, task) similarity: mean over sites of 1 - JSD in bits, so 1 means routed alike."""
+    """Task names and their (task, task) similarity: the mean over sites of one minus the squared distance.
+
+    The distance of two tasks at a site is that of ``core.routing.statistics``: for weights that are shares, this is
+    one minus the Jensen-Shannon divergence in bits. 1 means routed alike.
+    """
     chosen = [
         i
         for i, site in enumerate(snapshot.sites)
-        if site.experts > 1 and (projections is None or site.projection in projections)
+        if site.experts > 1 and (projections is None or site.place in projections or site.projection in projections)
     ]
     if not chosen:
         raise NotFoundError("This run routes nothing: every site has one expert.", "Choose a mixture, such as mosld.")
-    values = np.nan_to_num(over_roles(snapshot, "mean_gate", role)[0][:, chosen])
-    total = values.sum(-1, keepdims=True)
-    p = np.divide(values, total, out=np.full_like(values, np.nan), where=total > 0)
-    with np.errstate(invalid="ignore"):
-        middle = (p[:, None] + p[None]) / 2
-        divergence = _entropy(middle) - (_entropy(p)[:, None] + _entropy(p)[None]) / 2
-    return list(snapshot.tasks), 1 - np.nanmean(divergence, axis=-1)
-
-
-def _entropy(p: np.ndarray) -> np.ndarray:
-    """Shannon entropy in bits over the last axis."""
-    return -(p * np.log2(np.where(p > 0, p, 1.0))).sum(-1)
+    distances = distances_of(over_roles(snapshot, "mean_gate", role)[0], snapshot.sites)[chosen]
+    return list(snapshot.tasks), 1 - np.nanmean(distances**2, axis=0)
 
 
 def _panel_height(grid: Panels) -> int:
@@ -185,7 +180,8 @@ def _scale(grid: Panels, theme: Theme, y: float) -> dict[str, Any]:
     place = {"orientation": "h", "x": 1.0, "xanchor": "right", "xpad": 0, "y": y, "yanchor": "bottom", "ypad": 0}
     size = {"len": BAR, "lenmode": "pixels", "thickness": 9, "outlinewidth": 0}
     marks = {"tickvals": ticks, "ticktext": labels, "ticks": "outside", "ticklen": 3, "tickfont": {"size": 11}}
-    return {"colorscale": plotly_scale(theme), "cmin": 0, "cmax": grid.top, "colorbar": {**place, **size, **marks}}
+    colours = plotly_scale(theme, signed=grid.low < 0)
+    return {"colorscale": colours, "cmin": grid.low, "cmax": grid.top, "colorbar": {**place, **size, **marks}}
 
 
 def _notes(drawing: Any, grid: Panels, look: Look) -> list[dict[str, Any]]:

@@ -13,7 +13,7 @@ import numpy as np
 from core.errors import ConfigurationError
 from core.figures.panels import Figure, Panels, Role, caption, routing_panels, scale_ticks
 from core.figures.scores import BASE, offsets, score_rows
-from core.figures.style import FONTS, LOOKS, SERIES, Look, Theme, ramp
+from core.figures.style import FONTS, LOOKS, SERIES, Look, Theme, diverging, ramp
 
 FORMATS = (".png", ".svg", ".pdf")
 PAGE = 7.2  # inches: the text width of a two-column page
@@ -112,13 +112,13 @@ def _draw(plt: Any, grid: Panels, look: Look, theme: Theme, title: str) -> Any:
 
     place = _Place(grid, bool(title))
     drawing = plt.figure(figsize=(place.width, place.height), facecolor=look.paper)
-    colours = ListedColormap(ramp(theme, 256))
+    colours = ListedColormap(diverging(theme, 255) if grid.low < 0 else ramp(theme, 256))
     for panel in grid.panels:
         axes = drawing.add_axes(place.box(panel.row, panel.column))
         tiles = axes.pcolormesh(
             np.ma.masked_invalid(panel.values),
             cmap=colours,
-            vmin=0,
+            vmin=grid.low,
             vmax=grid.top,
             edgecolor=look.paper,
             linewidth=0.4,

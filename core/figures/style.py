@@ -76,9 +76,9 @@ def diverging(theme: Theme = "light", steps: int = 33) -> tuple[str, ...]:
     return tuple("#" + "".join(f"{round(255 * v):02x}" for v in rgb) for rgb in _srgb(lab))
 
 
-def plotly_scale(theme: Theme = "light", steps: int = 33) -> list[list[float | str]]:
-    """``ramp`` as Plotly wants it: pairs of position and colour."""
-    return [[i / (steps - 1), colour] for i, colour in enumerate(ramp(theme, steps))]
+def plotly_scale(theme: Theme = "light", steps: int = 33, signed: bool = False) -> list[list[float | str]]:
+    """``ramp``, or ``diverging`` about 0, as Plotly wants it: pairs of position and colour."""
+    return [[i / (steps - 1), colour] for i, colour in enumerate((diverging if signed else ramp)(theme, steps))]
 
 
 def layout(theme: Theme, title: str = "") -> dict[str, Any]:

@@ -9,10 +9,8 @@ import numpy as np
 
 from ..errors import NotFoundError
 from .definitions import DEFINITIONS
-from .snapshot import RoutingSnapshot
-from .statistics import over_roles, site_distances
-
-ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+from .snapshot import RoutingSnapshot, SiteInfo, places
+from .statistics import against_even, over_roles, site_distances
 
 
 @dataclass(frozen=True)
@@ -31,7 +29,8 @@ class Grid:
 
     ``across`` names the experts, or is empty for a figure that a site has one of. ``exists`` (projection, layer,
     across) tells an expert that a layer does not have from one without a count; ``counts`` is (task, projection,
-    layer), in ``unit``: token, sample or decision.
+    layer), in ``unit``: token, sample or decision. ``projections`` are places: a projection, or a part of one.
+    ``shares``: all weights sum to one; ``signed``: some can be negative.
     """
 
     tasks: list[str]
@@ -42,6 +41,8 @@ class Grid:
     exists: np.ndarray
     counts: np.ndarray
     unit: str
+    shares: bool = True
+    signed: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,18 +79,26 @@ class Atlas:
 
     @property
     def projections(self) -> list[str]:
-        return sorted({site.projection for moment in self.moments for site in _routed(moment.snapshot)}, key=_order)
+        """The places of all moments, in order: a projection, or each part of one that decides by itself."""
+        return places(site for moment in self.moments for site in moment.snapshot.sites)
+
+    @property
+    def whole(self) -> list[str]:
+        """Projections of several parts, which can be asked for together."""
+        known = self.projections
+        found = [site.projection for moment in self.moments for site in _routed(moment.snapshot)]
+        return [name for name in dict.fromkeys(found) if name not in known]
 
     @property
     def tasks(self) -> list[str]:
         return list(dict.fromkeys(task for moment in self.moments for task in moment.snapshot.tasks))
 
     def grid(self, moment: str, figure: str, role: str | None = None, projection: str | None = None) -> Grid:
-        """``role`` None: prompts and answers together; ``projection`` None: all of them."""
+        """``role`` None: prompts and answers together; ``projection`` None: all of them; else a place, or a whole."""
         shot = self.moment(moment).snapshot
-        names = self.projections if projection is None else [projection]
-        chosen = {i: s for i, s in enumerate(shot.sites) if s.experts > 1 and s.projection in names}
+        chosen = {i: s for i, s in enumerate(shot.sites) if s.experts > 1 and s.within(projection)}
         sites = list(chosen.values())
+        names = self.projections if projection is None else places(sites)
         if not sites:
             raise NotFoundError(f"{self.run} routes nothing at {projection}.", f"It has {', '.join(self.projections)}.")
         layers = sorted({site.layer for site in sites})
@@ -100,33 +109,35 @@ class Atlas:
         grid = np.full((len(shot.tasks), *shape), np.nan)
         exists, counted = np.zeros(shape, bool), np.zeros((len(shot.tasks), *shape[:2]))
         for index, site in chosen.items():
-            p, layer, size = names.index(site.projection), layers.index(site.layer), site.experts if per_expert else 1
+            p, layer, size = names.index(site.place), layers.index(site.layer), site.experts if per_expert else 1
             found = values[:, index, :size] if per_expert else values[:, index, None]
-            grid[:, p, layer, :size], exists[p, layer, :size] = found, True
+            grid[:, p, layer, :size] = found
+            exists[p, layer, :size] = not (site.signed and figure == "relative_gate")
             counted[:, p, layer] = counts[:, index]
         units = {site.unit for site in sites}
         across = [str(e) for e in range(wide)] if per_expert else []
         unit = units.pop() if len(units) == 1 else "decision"
-        return Grid(list(shot.tasks), names, layers, across, grid, exists, counted, unit)
+        shares, signed = all(site.sums_to_one for site in sites), any(site.signed for site in sites)
+        return Grid(list(shot.tasks), names, layers, across, grid, exists, counted, unit, shares, signed)
 
     def top(self, figure: str, role: str | None = None) -> float:
-        """The end of the scale: the largest value of any moment."""
+        """The end of the scale: the largest value of any moment, or the largest distance from 0."""
         found = [figures(moment.snapshot, figure, role) for moment in self.moments]
         known = [values[np.isfinite(values)] for values in found]
-        return max((float(values.max()) for values in known if values.size), default=1.0) or 1.0
+        return max((float(np.abs(values).max()) for values in known if values.size), default=1.0) or 1.0
 
     def distances(self, moment: str, role: str | None = None, projection: str | None = None) -> Distances:
         """``between`` averages over the sites of ``projection``, or over all sites."""
         shot = self.moment(moment).snapshot
         found = _distances(shot, role)
         names = self.projections
-        chosen = [i for i, s in enumerate(shot.sites) if s.experts > 1 and projection in (None, s.projection)]
+        chosen = [i for i, s in enumerate(shot.sites) if s.experts > 1 and s.within(projection)]
         layers = sorted({site.layer for site in _routed(shot)})
         by_site = np.full((len(names), len(layers)), np.nan)
         upper = np.triu_indices(len(shot.tasks), 1)
         for index, site in enumerate(shot.sites):
             if site.experts > 1:
-                by_site[names.index(site.projection), layers.index(site.layer)] = _mean(found[index][upper])
+                by_site[names.index(site.place), layers.index(site.layer)] = _mean(found[index][upper])
         between = np.array([[_mean(found[chosen, a, b]) for b in _range(shot)] for a in _range(shot)])
         return Distances(list(shot.tasks), between, len(chosen), layers, names, by_site)
 
@@ -134,7 +145,7 @@ class Atlas:
 def figures(snapshot: RoutingSnapshot, figure: str, role: str | None) -> np.ndarray:
     """A figure by the name of its definition: task x site (x expert)."""
     if figure == "relative_gate":
-        return over_roles(snapshot, "mean_gate", role) * np.array([[[site.experts] for site in snapshot.sites]])
+        return against_even(over_roles(snapshot, "mean_gate", role), snapshot.sites)
     return over_roles(snapshot, figure, role)
 
 
@@ -151,7 +162,7 @@ def latest(moments: Sequence[Moment]) -> list[Moment]:
     return sorted({moment.name: moment for moment in moments}.values(), key=lambda moment: moment.step)
 
 
-def _routed(snapshot: RoutingSnapshot) -> list:
+def _routed(snapshot: RoutingSnapshot) -> list[SiteInfo]:
     return [site for site in snapshot.sites if site.experts > 1]
 
 
@@ -162,7 +173,3 @@ def _range(snapshot: RoutingSnapshot) -> range:
 def _mean(values: np.ndarray) -> float:
     known = values[np.isfinite(values)]
     return float(known.mean()) if known.size else float("nan")
-
-
-def _order(projection: str) -> tuple[int, str]:
-    return (ORDER.index(projection) if projection in ORDER else len(ORDER), projection)

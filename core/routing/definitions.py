@@ -33,14 +33,15 @@ FIGURES = (
         "Mean gate",
         "mean applied weight",
         "How much an expert contributed: the weight with which it was applied, averaged over all decisions. "
-        "Over the experts of a layer the gates sum to 1, so a layer with fewer experts has larger ones.",
+        "Over the experts of a layer the gates sum to 1, so a layer with fewer experts has larger ones. They do not "
+        "where a method applies the weights of its top-k as they are, or weights that are no shares at all.",
     ),
     Definition(
         "relative_gate",
         "Gate against even",
-        "mean gate × number of experts",
-        "The mean gate times the number of experts of its layer: 1 is an even share, 2 twice as much. "
-        "Layers with different numbers of experts can be compared.",
+        "mean gate / mean over the layer's experts",
+        "The mean gate over that of the average expert of its layer: 1 is an even share, 2 twice as much. "
+        "Layers with different numbers of experts can be compared. Weights that can be negative have no such figure.",
         even=1.0,
     ),
     Definition(
@@ -69,16 +70,18 @@ FIGURES = (
         "Load CV",
         "standard deviation / mean of the gates",
         "How unevenly the experts are used: the standard deviation of the mean gates over the experts, divided by "
-        "their mean. 0 is balanced; the square root of E − 1 means that one expert does everything.",
+        "their mean size. 0 is balanced; the square root of E − 1 means that one expert does everything.",
         per_expert=False,
     ),
 )
 COUNTED = (
     "Padding is no decision. Where the gate looks at each token, decisions are tokens; where it looks at the whole "
-    "prompt or at the task, they are samples, which stand under prompt and answer alike."
+    "prompt or at the task, they are samples, which stand under prompt and answer alike. A method that decides for "
+    "parts of a projection, such as blocks of its ranks, has a row for each part."
 )
 DISTANCE = (
     "Jensen–Shannon distance between two tasks: the square root of the Jensen–Shannon divergence (base 2) of their "
-    "mean gates as distributions over the experts of one adapted projection. 0: routed alike; 1: no expert in common."
+    "mean gates as distributions over the experts of one adapted projection. 0: routed alike; 1: no expert in common. "
+    "Weights that can be negative are no distribution: for them it is √((1 − cosine) / 2), 1 for opposite weights."
 )
 DEFINITIONS = Definitions(FIGURES, COUNTED, DISTANCE)

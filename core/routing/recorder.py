@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,14 +13,21 @@ from ..adapters.tape import ANSWER, PROMPT, RoutingTape, Slot
 from ..errors import ConfigurationError
 from .snapshot import ROLES, RoutingSnapshot, SiteInfo
 
+if TYPE_CHECKING:
+    from ..adapters.cells import Site
+
 SITES_AT_ONCE = 64  # bounds the copies that one update makes
 
 
 @dataclass
 class _Group:
-    """Sites with as many experts each: their sums are one tensor (sites, roles * tasks, 3 * experts + 2)."""
+    """Gates with as many decisions and experts each.
+
+    Their sums are one tensor (slots * parts, roles * tasks, 3 * experts + 2).
+    """
 
     slots: list[Slot]
+    parts: int
     sums: Tensor | None = None
 
 
@@ -38,18 +47,21 @@ class RoutingRecorder:
         self.tape = tape
         self.tasks = list(tasks) or ["all"]
         self.adapter = adapter if adapter is not None else next(iter(known), None)
-        groups: dict[tuple[int, str], _Group] = {}
+        groups: dict[tuple[int, str, int], _Group] = {}
         self._slots = [slot for slot in tape.slots if slot.adapter == self.adapter]
         for slot in self._slots:
-            groups.setdefault((slot.site.experts, slot.site.gate.unit), _Group([])).slots.append(slot)
+            parts = slot.site.gate.groups(slot.site)
+            key = (slot.site.experts, slot.site.gate.unit, parts)
+            groups.setdefault(key, _Group([], parts)).slots.append(slot)
         self._groups = list(groups.values())
 
     @torch.no_grad()
     def update(self) -> None:
         """Add the decisions of the last forward pass."""
         for group in self._groups:
-            for start in range(0, len(group.slots), SITES_AT_ONCE):
-                chunk = range(start, min(start + SITES_AT_ONCE, len(group.slots)))
+            size = max(1, SITES_AT_ONCE // group.parts)
+            for start in range(0, len(group.slots), size):
+                chunk = range(start, min(start + size, len(group.slots)))
                 written = [index for index in chunk if group.slots[index].probs is not None]
                 if written:
                     self._add(group, written)
@@ -58,20 +70,23 @@ class RoutingRecorder:
         slots = [group.slots[index] for index in indices]
         probs = torch.stack([slot.probs for slot in slots]).float()
         weights = torch.stack([slot.weights for slot in slots]).float()
-        experts, device = probs.shape[-1], probs.device
-        bins = self._bins(slots[0], probs.shape[1:-1], device)
-        probs, weights = probs.reshape(len(slots), -1, experts), weights.reshape(len(slots), -1, experts)
+        parts, experts, device = group.parts, probs.shape[-1], probs.device
+        bins = self._bins(slots[0], probs.shape[1 : -1 if parts == 1 else -2], device)
+        probs, weights = (
+            each.reshape(len(slots), -1, parts, experts).transpose(1, 2).flatten(0, 1) for each in (probs, weights)
+        )
         entropy = torch.special.entr(probs).sum(-1, keepdim=True)
         top = torch.nn.functional.one_hot(probs.argmax(-1), experts).float()
-        rows = torch.cat([weights, (weights > 0).float(), top, entropy, torch.ones_like(entropy)], -1)
+        rows = torch.cat([weights, (weights != 0).float(), top, entropy, torch.ones_like(entropy)], -1)
         with torch.autocast(device.type, enabled=False):
             sums = torch.einsum("nb,snc->sbc", bins, rows).double()
         if group.sums is None:
-            group.sums = sums.new_zeros(len(group.slots), *sums.shape[1:])
+            group.sums = sums.new_zeros(len(group.slots) * parts, *sums.shape[1:])
         if len(indices) == indices[-1] - indices[0] + 1:
-            group.sums[indices[0] : indices[-1] + 1] += sums
+            group.sums[indices[0] * parts : (indices[-1] + 1) * parts] += sums
         else:
-            group.sums.index_add_(0, torch.tensor(indices, device=device), sums)
+            places = [index * parts + part for index in indices for part in range(parts)]
+            group.sums.index_add_(0, torch.tensor(places, device=device), sums)
 
     def _bins(self, slot: Slot, shape: torch.Size, device: torch.device) -> Tensor:
         """(decisions, roles * tasks): one where a decision counts; a padding token counts nowhere."""
@@ -101,23 +116,25 @@ class RoutingRecorder:
         """What was recorded since the last reset."""
         found = {}
         for group in self._groups:
-            sums = None if group.sums is None else group.sums.cpu().numpy()
-            for index, slot in enumerate(group.slots):
-                width = 3 * slot.site.experts + 2
-                shape = (len(ROLES), len(self.tasks), width)
-                found[slot] = torch.zeros(shape).numpy() if sums is None else sums[index].reshape(shape)
+            width = 3 * group.slots[0].site.experts + 2
+            shape = (len(group.slots), group.parts, len(ROLES), len(self.tasks), width)
+            sums = np.zeros(shape) if group.sums is None else group.sums.cpu().numpy().reshape(shape)
+            found |= dict(zip(group.slots, sums, strict=True))
             if reset:
                 group.sums = None
-        sites = [
-            SiteInfo(
-                slot.site.name,
-                -1 if slot.site.layer is None else slot.site.layer,
-                slot.site.projection,
-                slot.site.experts,
-                slot.site.selected,
-                slot.site.gate.word,
-                slot.site.gate.unit,
-            )
-            for slot in self._slots
-        ]
-        return RoutingSnapshot.from_sums(self.tasks, sites, [found[slot] for slot in self._slots])
+        sites = [info for slot in self._slots for info in decisions_of(slot.site)]
+        return RoutingSnapshot.from_sums(self.tasks, sites, [part for slot in self._slots for part in found[slot]])
+
+
+def decisions_of(site: Site) -> list[SiteInfo]:
+    """What the gate of an adapted projection decides, one entry for each of its groups."""
+    layer = -1 if site.layer is None else site.layer
+    gate = site.gate
+    whole = "for its block" if gate.scope == "block" else ""
+    return [
+        SiteInfo(
+            site.name, layer, site.projection, site.experts, site.selected, gate.word, gate.unit, part,
+            gate.sums_to_one, gate.signed,
+        )
+        for part in gate.parts(site) or [whole]
+    ]  # fmt: skip

@@ -1,14 +1,16 @@
 """Routing figures as plain arrays; the one place that defines them. Imports no torch.
 
-For one task, one role of token (prompt or answer) and one site (an adapted projection with a gate), over n decisions
-with probabilities ``p`` before any cut and weights ``w`` as applied, E experts, k of them selected per decision:
+For one task, one role of token (prompt or answer) and one site (what one gate decides: for most methods an adapted
+projection, else a part of one, such as a block of its ranks), over n decisions with probabilities ``p`` before any cut
+and weights ``w`` as applied, E experts, k of them selected per decision:
 
-mean gate            mean of ``w_e``: how much expert e contributed; over the experts it sums to 1
+mean gate            mean of ``w_e``: how much expert e contributed; over the experts it sums to 1 where
+                     ``SiteInfo.sums_to_one`` says so, and can be negative where ``SiteInfo.signed`` does
 selection share      decisions that selected e, over n; over the experts it sums to k
 top-1 share          decisions whose largest probability was e's, over n; sums to 1
 normalised entropy   mean entropy of ``p``, divided by log E: 0 certain, 1 undecided; 0 where E = 1
-load CV              standard deviation over mean, across the experts, of the mean gate: 0 balanced,
-                     sqrt(E - 1) all on one
+load CV              standard deviation of the mean gate across the experts, over the mean of its magnitude:
+                     0 balanced, sqrt(E - 1) all on one
 count                n
 
 Padding is no decision. The unit says what one decision covers: a token, or a sample where the gate looks at the whole
@@ -20,7 +22,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tempfile
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -35,11 +39,16 @@ if TYPE_CHECKING:
 ROLES = ("prompt", "answer")
 PER_EXPERT = ("mean_gate", "selection_share", "top1_share")
 PER_SITE = ("entropy", "load_cv", "count")
+VERSION = 2  # of the file: 1 knew neither parts of projections nor weights that are no shares
+ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 @dataclass(frozen=True)
 class SiteInfo:
-    """One adapted projection with a gate."""
+    """What one gate decides about: an adapted projection, or a ``part`` of one, such as ``rank 0-1``.
+
+    ``sums_to_one``: the weights of a decision are shares of a whole; ``signed``: they can be negative.
+    """
 
     name: str
     layer: int
@@ -48,6 +57,29 @@ class SiteInfo:
     selected: int
     gate: str
     unit: Literal["token", "sample"]
+    part: str = ""
+    sums_to_one: bool = True
+    signed: bool = False
+
+    @property
+    def place(self) -> str:
+        """Its name within a layer: ``q_proj``, or ``q_proj rank 0-1``."""
+        return f"{self.projection} {self.part}".rstrip()
+
+    def within(self, name: str | None) -> bool:
+        """Whether ``name`` is its place, its whole projection, or nothing in particular."""
+        return name in (None, self.place, self.projection)
+
+
+def places(sites: Iterable[SiteInfo]) -> list[str]:
+    """The places of sites that route anything: attention before feed-forward, parts by their numbers."""
+
+    def order(site: SiteInfo) -> tuple:
+        known = ORDER.index(site.projection) if site.projection in ORDER else len(ORDER)
+        part = [(int(text) if text.isdigit() else 0, text) for text in re.split(r"(\d+)", site.part)]
+        return known, site.projection, part
+
+    return list(dict.fromkeys(site.place for site in sorted((s for s in sites if s.experts > 1), key=order)))
 
 
 @dataclass
@@ -81,7 +113,7 @@ class RoutingSnapshot:
                     part = slice(position * site.experts, (position + 1) * site.experts)
                     experts[name][:, :, index, : site.experts] = mean[..., part]
                 gates = mean[..., : site.experts]
-                load_cv[:, :, index] = gates.std(-1) / gates.mean(-1)
+                load_cv[:, :, index] = gates.std(-1) / np.abs(gates).mean(-1)
             scale = np.log(site.experts) if site.experts > 1 else 1.0
             entropy[:, :, index] = mean[..., -1] / scale
             count[:, :, index] = n
@@ -91,7 +123,8 @@ class RoutingSnapshot:
         """Write a whole ``.npz`` or nothing."""
         path = Path(path)
         path.parent.mkdir(parents=True, exist_ok=True)
-        head = {"tasks": self.tasks, "roles": list(self.roles), "sites": [asdict(site) for site in self.sites]}
+        sites = [asdict(site) for site in self.sites]
+        head = {"version": VERSION, "tasks": self.tasks, "roles": list(self.roles), "sites": sites}
         arrays = {name: getattr(self, name) for name in (*PER_EXPERT, *PER_SITE)}
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
@@ -113,6 +146,8 @@ class RoutingSnapshot:
         try:
             with np.load(path, allow_pickle=False) as file:
                 head = json.loads(str(file["head"]))
+                if head.get("version", 1) > VERSION:
+                    raise DataError(f"{path} was written by a newer version of Tessera.", "Update this installation.")
                 arrays = {name: file[name] for name in (*PER_EXPERT, *PER_SITE)}
             sites = [SiteInfo(**site) for site in head["sites"]]
         except (ValueError, KeyError, TypeError, OSError) as error:
@@ -129,11 +164,12 @@ class RoutingSnapshot:
                 for s, site in enumerate(self.sites):
                     shared = {
                         "role": role, "task": task, "layer": site.layer, "projection": site.projection,
-                        "site": site.name, "gate": site.gate, "unit": site.unit, "experts": site.experts,
+                        "part": site.part, "site": site.name, "gate": site.gate, "unit": site.unit,
+                        "shares": site.sums_to_one, "experts": site.experts,
                         **{name: float(getattr(self, name)[r, t, s]) for name in PER_SITE},
                     }  # fmt: skip
                     for expert in range(site.experts):
                         figures = {name: float(getattr(self, name)[r, t, s, expert]) for name in PER_EXPERT}
                         records.append({**shared, "expert": expert, **figures})
-        columns = ["role", "task", "layer", "projection", "site", "gate", "unit", "experts", "expert"]
-        return pandas.DataFrame.from_records(records, columns=[*columns, *PER_EXPERT, *PER_SITE])
+        named = ["role", "task", "layer", "projection", "part", "site", "gate", "unit", "shares", "experts", "expert"]
+        return pandas.DataFrame.from_records(records, columns=[*named, *PER_EXPERT, *PER_SITE])

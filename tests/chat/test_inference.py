@@ -49,7 +49,7 @@ def until(check, seconds=20.0):
 
 
 def test_models_answer_from_one_process_and_what_they_say_is_kept(studio, inference):
-    asking = studio.chats.ask(["run-1", "run-2", "base"], "Say red.", **SHORT)
+    asking = studio.chats.ask(["run-1", "run-2", "base"], "Say red.", task="colours", **SHORT)
     answers = last(asking)
     assert set(answers) == {"run-1", "run-2", "base"}
     assert len({answer.text for answer in answers.values()}) == 3

@@ -20,6 +20,8 @@ SPECS = {gate: method(gate) for gate in ("token", "sequence", "task")}
 SPECS["lora"] = MethodSpec(name="lora")
 SPECS["top"] = MethodSpec(name="split", cells=[{"experts": 4, "rank": 2, "gate": {"word": "token", "top_k": 2}}])
 
+SPECS["ranks"] = MethodSpec(name="mode", options={"experts": 3, "rank": 4, "expert_rank": 2})
+
 
 @pytest.fixture(scope="module")
 def engine(base, tmp_path_factory):
@@ -56,14 +58,30 @@ def test_a_trace_says_what_a_forward_pass_decided(engine):
 
 def test_decisions_on_a_sample_stand_in_every_row(engine):
     for gate in ("sequence", "task"):
-        found = trace(engine, gate, MESSAGES, answer="red")
+        found = trace(engine, gate, MESSAGES, answer="red", task="colours")
         assert {site.unit for site in found.sites} == {"sample"}
         assert (found.weights == found.weights[:, :1]).all()
-    first, other = (trace(engine, "task", MESSAGES, task=task) for task in (None, "echo"))
+    first, other = (trace(engine, "task", MESSAGES, task=task) for task in ("colours", "echo"))
     assert (first.task, other.task, first.tasks) == ("colours", "echo", ["colours", "echo"])
     assert not np.allclose(first.weights, other.weights)
     with pytest.raises(ConfigurationError, match="was not trained on a task"):
         trace(engine, "task", MESSAGES, task="else")
+
+
+def test_an_adapter_that_answers_by_task_never_picks_one_by_itself(engine):
+    with pytest.raises(ConfigurationError, match="none of its tasks was chosen.*colours, echo"):
+        trace(engine, "task", MESSAGES)
+    assert trace(engine, "token", MESSAGES).task is None
+
+
+def test_blocks_of_ranks_are_sites_of_their_own(engine):
+    found = trace(engine, "ranks", MESSAGES)
+    slots = list(tape_of(engine.model).slots)
+    assert [site.place for site in found.sites[:2]] == ["q_proj rank 0-1", "q_proj rank 2-3"]
+    assert len(found.sites) == 2 * sum(slot.adapter == "ranks" for slot in slots)
+    assert np.allclose(found.weights[..., :3].sum(-1), 1, atol=1e-5) and not np.allclose(*found.weights[:2])
+    again = Trace.unpacked(found.packed())
+    assert again.sites == found.sites and np.array_equal(again.weights, found.weights, equal_nan=True)
 
 
 def test_experts_that_were_not_selected_weigh_nothing(engine):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,21 +26,17 @@ from core.figures import (
 from core.figures.panels import caption, over_roles, routing_panels, scale_ticks
 from core.figures.scores import BASE, score_rows
 from core.figures.style import LOOKS, ramp
+from core.routing.snapshot import SiteInfo
 
 
-@dataclass
-class Site:
-    layer: int
-    projection: str
-    experts: int
-    gate: str = "token"
-    unit: str = "token"
+def site_of(layer: int, projection: str, experts: int, **more) -> SiteInfo:
+    return SiteInfo(f"{layer}.{projection}", layer, projection, experts, 2, "token", **{"unit": "token", **more})
 
 
 def snapshot(tasks=("a", "b"), layers=4, experts=lambda layer: 4, projections=("v_proj", "q_proj"), seed=0):
     """A hand-made snapshot with top-2 routing figures; the shape that ``RoutingSnapshot`` has."""
     rng = np.random.default_rng(seed)
-    sites = [Site(layer, name, experts(layer)) for layer in range(layers) for name in projections]
+    sites = [site_of(layer, name, experts(layer)) for layer in range(layers) for name in projections]
     widest = max(site.experts for site in sites)
     gates = np.full((2, len(tasks), len(sites), widest), np.nan)
     for index, site in enumerate(sites):
@@ -65,8 +61,8 @@ def test_a_panel_holds_the_values_of_its_site_with_layers_from_bottom_to_top():
     grid = routing_panels(shot)
     assert grid.column_names == ["q_proj", "v_proj"]  # in the order of a block, not of the file
     panel = next(p for p in grid.panels if grid.names(p) == ("b", "q_proj"))
-    site = shot.sites.index(Site(3, "q_proj", 4))
-    assert panel.values[3] == pytest.approx(shot.mean_gate[1, 1, site])
+    index = shot.sites.index(site_of(3, "q_proj", 4))
+    assert panel.values[3] == pytest.approx(shot.mean_gate[1, 1, index])
     assert grid.layers == [0, 1, 2, 3]
 
 
@@ -100,8 +96,7 @@ def test_all_roles_are_weighted_by_their_tokens():
 
 def test_decisions_on_whole_samples_are_counted_once():
     shot = snapshot()
-    for site in shot.sites:
-        site.unit = "sample"
+    shot.sites = [replace(one, unit="sample") for one in shot.sites]
     shot.count[:] = 40
     grid = routing_panels(shot, role="all")
     assert grid.under("a") == "40 samples" and "Counted: samples" in caption(grid)
@@ -111,6 +106,53 @@ def test_one_projection_puts_the_tasks_side_by_side():
     grid = routing_panels(snapshot(), projections=["q_proj"])
     assert grid.row_names == ["q_proj"] and grid.column_names == ["a", "b"]
     assert {grid.names(panel) for panel in grid.panels} == {("a", "q_proj"), ("b", "q_proj")}
+
+
+def by_ranks(blocks=12):
+    """One layer of two tasks whose q_proj decides for blocks of two ranks each."""
+    shot = snapshot(layers=blocks, projections=("q_proj",))
+    shot.sites = [site_of(0, "q_proj", 4, part=f"rank {2 * n}-{2 * n + 1}") for n in range(blocks)]
+    return shot
+
+
+def test_blocks_of_ranks_have_panels_of_their_own():
+    grid = routing_panels(by_ranks(), projections=["q_proj"])
+    assert grid.column_names[:2] == ["q_proj rank 0-1", "q_proj rank 2-3"]
+    assert grid.column_names[-1] == "q_proj rank 22-23" and grid.layers == [0]  # by number, not by letter
+    one = routing_panels(by_ranks(), projections=["q_proj rank 2-3"], task="b")
+    assert one.panels[0].values[0] == pytest.approx(by_ranks().mean_gate[1, 1, 1])
+    with pytest.raises(NotFoundError, match="q_proj rank 0-1"):
+        routing_panels(by_ranks(), projections=["q_proj rank 9"])
+
+
+def test_weights_that_are_no_shares_have_no_even_share_and_say_so():
+    shot = snapshot()
+    shot.sites = [replace(one, sums_to_one=False) for one in shot.sites]
+    shot.mean_gate *= 0.5
+    grid = routing_panels(shot)
+    assert grid.uniform is None and "do not sum to 1" in caption(grid)
+    assert "do not sum to 1" not in caption(routing_panels(shot, figure="top1_share"))
+    relative = routing_panels(shot, figure="relative_gate").panels[0].values
+    assert relative.sum(-1) == pytest.approx(4)  # against the average of the layer, whatever the weights add up to
+
+
+@pytest.mark.parametrize("figure", ["mean_gate", "relative_gate"])
+def test_negative_weights_have_a_scale_with_two_ends(tmp_path, figure):
+    shot = snapshot()
+    shot.sites = [replace(one, sums_to_one=False, signed=True) for one in shot.sites]
+    shot.mean_gate[:, 0, 0, 0] = -3.0
+    grid = routing_panels(shot, figure=figure)
+    if figure == "relative_gate":
+        assert not any(np.isfinite(panel.values).any() for panel in grid.panels)
+    else:
+        assert (grid.low, grid.top) == (-3.0, 3.0) and scale_ticks(grid)[1][0] == "-3.00"
+        drawn = routing_heatmap(shot, figure=figure).layout.coloraxis
+        assert (drawn.cmin, drawn.cmax) == (-3.0, 3.0) and drawn.colorscale[16][1] != drawn.colorscale[0][1]
+    assert routing_heatmap_static(shot, tmp_path / "a.png", figure=figure).stat().st_size > 1000
+    opposite = snapshot(layers=1, projections=("q_proj",))
+    opposite.sites = [replace(opposite.sites[0], sums_to_one=False, signed=True)]
+    opposite.mean_gate[1, 1] = -opposite.mean_gate[1, 0]
+    assert similarity(opposite)[1] == pytest.approx(np.eye(2))
 
 
 def test_the_even_share_is_marked_on_the_scale():

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class RankGateModule(GateModule):
-    """``weight`` (groups, experts, inputs); its routing has a group axis: (batch, tokens, groups, experts)."""
+    """``weight`` (groups, experts, inputs); of several groups, routing is (batch, tokens, groups, experts)."""
 
     def __init__(self, word: RankGate, site: Site) -> None:
         super().__init__()
@@ -29,4 +29,6 @@ class RankGateModule(GateModule):
         return self.weight.flatten(0, 1)
 
     def forward(self, logits: Tensor, addressing: Addressing, slot: Slot, down: Tensor | None) -> Routing:
-        return route(logits.unflatten(-1, self.weight.shape[:2]), self.selected, self.renormalise)
+        if len(self.weight) > 1:
+            logits = logits.unflatten(-1, self.weight.shape[:2])
+        return route(logits, self.selected, self.renormalise)
