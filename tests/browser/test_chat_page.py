@@ -23,7 +23,7 @@ def home(tmp_path_factory):
     base = tiny_base(tmp_path_factory.mktemp("base"), positions=8192)
     studio = Studio(root)
     talker(studio, spec(base), on=base, name="token gates <b>")
-    talker(studio, spec(base, "task"), on=base, seed=1, name="task gates")
+    talker(studio, spec(base, "sequence"), on=base, seed=1, name="sequence gates")
     talker(studio, spec(tmp_path_factory.mktemp("gone")), on=base, seed=2, name="elsewhere")
     with register_web(studio.home):  # as the web process does: the worker stays while this lives
         asking = studio.chats.ask(["run-1", "run-2"], "Wake up.", max_new_tokens=1)
