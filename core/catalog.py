@@ -22,11 +22,13 @@ from core import hub
 from core.adapters.cells import Cell, Linear, Site, plan
 from core.adapters.methods import presets, resolve
 from core.adapters.words import WORDS
+from core.catalog_shapes import UNSUITABLE
 from core.data.mapping import Mapping
 from core.data.templates import PromptTemplate
 from core.errors import ConfigurationError, NotFoundError
 from core.home import ASSETS, BUNDLED_BASE_FOLDER, PROJECT, read_json, write_json
 from core.memory import Batch, MemoryEstimate, estimate
+from core.models import DECODERS
 from core.schema import BUNDLED_BASE, EvaluationSpec, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
 # Of the bundled base, so that the first look at it starts no process; written by shapes(ModelSpec(), SHIPPED_SHAPES).
@@ -165,6 +167,8 @@ def _read_shapes(folder: Path, model: ModelSpec) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
+        if done.returncode == UNSUITABLE:
+            raise ConfigurationError(f"{model.base} {reason}", DECODERS)
         raise ConfigurationError(
             f"The config of {model.base} describes no causal language model that transformers can build: {reason}",
             "Choose a causal language model; one with its own code needs trust_remote_code.",

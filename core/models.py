@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
 WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 CAUSAL = ("ForCausalLM", "LMHeadModel")
-
+TWO_TEXTS = (
+    "an encoder-decoder model ({}): it reads a prompt in one half and writes the answer in the other, while training, "
+    "scoring and chat here are made for models that continue one text."
+)
+DECODERS = "Choose a model whose architecture ends in ForCausalLM."
 
 Progress = Callable[[int, int], None]  # bytes that have come, bytes in all as far as they are known
 
@@ -79,13 +84,8 @@ def check_base(folder: Path, spec: ModelSpec) -> None:
         raise ConfigurationError(
             f"config.json of {spec.base} is not valid JSON: {error}.", "Download or save the model again."
         ) from error
-    architectures = config.get("architectures") or []
-    if architectures and not any(name.endswith(CAUSAL) for name in architectures):
-        raise ConfigurationError(
-            f"{spec.base} is a {architectures[0]}, not a causal language model.",
-            "Choose a model whose architecture ends in ForCausalLM.",
-        )
-    if "auto_map" in config and "AutoModelForCausalLM" in config["auto_map"] and not spec.trust_remote_code:
+    _check_architecture(config, spec)
+    if "AutoModelForCausalLM" in config.get("auto_map", ()) and not spec.trust_remote_code and not _built_in(config):
         raise ConfigurationError(
             f"{spec.base} needs Python code that comes with its weights.",
             "Read that code; if you trust it, set model.trust_remote_code to true.",
@@ -96,6 +96,29 @@ def check_base(folder: Path, spec: ModelSpec) -> None:
             f"{spec.base} has no fast tokenizer (tokenizer.json).",
             "Save one beside the weights with AutoTokenizer.from_pretrained(...).save_pretrained(folder).",
         )
+
+
+def _check_architecture(config: dict[str, Any], spec: ModelSpec) -> None:
+    """Refuse what is no decoder of text, with the reason."""
+    architectures = config.get("architectures") or []
+    kind = architectures[0] if architectures else config.get("model_type") or "model of no known type"
+    if config.get("is_encoder_decoder"):
+        raise ConfigurationError(f"{spec.base} is {TWO_TEXTS.format(kind)}", DECODERS)
+    if not architectures or any(name.endswith(CAUSAL) for name in architectures):
+        return
+    reason = "."
+    if kind.endswith("ForMaskedLM"):
+        reason = ": an encoder fills gaps in a text and writes none."
+    elif "vision_config" in config or "image_size" in config:
+        reason = ": it is built for images."
+    raise ConfigurationError(f"{spec.base} is a {kind}, not a causal language model{reason}", DECODERS)
+
+
+def _built_in(config: dict[str, Any]) -> bool:
+    """Whether transformers has its own code for a model that also comes with some."""
+    package = find_spec("transformers").submodule_search_locations[0]  # found, not imported: that would bring torch
+    kind = str(config.get("model_type") or "").replace("-", "_")
+    return bool(kind) and (Path(package) / "models" / kind).is_dir()
 
 
 def _check_weights(folder: Path, spec: ModelSpec) -> None:
@@ -229,8 +252,6 @@ def _quantization(spec: ModelSpec, device: str) -> Any | None:
             f"model.quantization is {spec.quantization}, but the device is {device}.",
             "Quantised bases need CUDA: set model.quantization to none.",
         )
-    from importlib.util import find_spec
-
     if find_spec("bitsandbytes") is None:
         raise ConfigurationError(
             f"model.quantization is {spec.quantization}, but bitsandbytes is not installed.",
