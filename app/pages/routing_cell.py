@@ -10,6 +10,7 @@ import numpy as np
 from app.pages.routing_choice import ALL, Cell, Choice
 from app.pages.routing_views import moment_text, unit
 from app.ui.components import escape, number
+from core.figures import NO_SHARES
 
 if TYPE_CHECKING:
     from core.routing.atlas import Atlas, Distances
@@ -46,7 +47,9 @@ def cell_view(atlas: Atlas, choice: Choice, definition: Definition) -> str:
         f"<h3>{escape(title)}</h3>",
         f"<p>{escape(_figure_text(atlas, named))} over the experts of this layer.</p>",
     ]
-    even = _even(named, len(line))
+    even = _even(named, len(line)) if grid.shares or named != "mean_gate" else None
+    if not grid.shares and named != "top1_share":
+        parts.append(f"<p><small>{escape(NO_SHARES)}</small></p>")
     parts.append(_expert_bars(line, cell.expert, even))
     if cell.expert is not None and cell.expert < len(line):
         parts += _same_expert(atlas, choice, cell, named, grid, column, layer, cell.expert)
@@ -82,11 +85,11 @@ def _facts(atlas: Atlas, choice: Choice, cell: Cell, count: int, counted: str) -
 
 
 def _expert_bars(values: Sequence[float], chosen: int | None, even: float | None) -> str:
-    top = max([float(v) for v in values if v == v] + [even or 0.0], default=0.0) or 1.0
+    top = max([abs(float(v)) for v in values if v == v] + [even or 0.0], default=0.0) or 1.0
     tick = "" if even is None else f'<u style="left:{100 * even / top:.1f}%" title="an even share"></u>'
     bars = [
         f'<div class="bar{" on" if e == chosen else ""}"><b>{e}</b><span class="track">'
-        f'<i style="width:{_percent(v, top)}%;background:var(--expert-{e % COLOURS})"></i>{tick}</span>'
+        f'<i style="width:{_percent(v, top)}%;background:{_colour(v, f"expert-{e % COLOURS}")}"></i>{tick}</span>'
         f"<em>{number(float(v))}</em></div>"
         for e, v in enumerate(values)
     ]
@@ -94,16 +97,22 @@ def _expert_bars(values: Sequence[float], chosen: int | None, even: float | None
 
 
 def _named_bars(rows: Sequence[tuple[str, float, bool]]) -> str:
-    top = max((float(v) for _, v, _ in rows if v == v), default=0.0) or 1.0
+    top = max((abs(float(v)) for _, v, _ in rows if v == v), default=0.0) or 1.0
     return "".join(
         f'<div class="bar named{" on" if on else ""}"><b title="{escape(name)}">{escape(name)}</b><span class="track">'
-        f'<i style="width:{_percent(v, top)}%;background:var(--accent)"></i></span><em>{number(float(v))}</em></div>'
+        f'<i style="width:{_percent(v, top)}%;background:{_colour(v, "accent")}"></i></span>'
+        f"<em>{number(float(v))}</em></div>"
         for name, v, on in rows
     )
 
 
 def _percent(value: float, top: float) -> int:
-    return round(100 * float(value) / top) if value == value else 0
+    return round(100 * abs(float(value)) / top) if value == value else 0
+
+
+def _colour(value: float, name: str) -> str:
+    """A bar below zero has the colour of less, whatever its name says."""
+    return "var(--diverge-3)" if value < 0 else f"var(--{name})"
 
 
 def _even(named: str, experts: int) -> float | None:
@@ -131,10 +140,12 @@ def over(atlas: Atlas, choice: Choice) -> str:
     """What the square of distances is an average of."""
     found = atlas.distances(choice.moment, choice.one_role, None if choice.projection == ALL else choice.projection)
     names = f"{len(atlas.projections)} projections" if choice.projection == ALL else choice.projection
-    return (
-        f"<p>Jensen–Shannon distance of the mean gates (0 routed alike, 1 no expert in common), averaged over "
-        f"{found.sites} sites: every layer of {escape(names)}.</p>"
+    kind = (
+        "Distance of the mean gates (0 routed alike, 1 opposite)"
+        if atlas.signed
+        else ("Jensen–Shannon distance of the mean gates (0 routed alike, 1 no expert in common)")
     )
+    return f"<p>{kind}, averaged over {found.sites} sites: every layer of {escape(names)}.</p>"
 
 
 def _by_place(found: Distances) -> list[str]:

@@ -86,7 +86,7 @@ def settle(studio: Studio, choice: Choice) -> Choice:
         moment=choice.moment if choice.moment in moments else moments[-1],
         figure=choice.figure if choice.figure in figures else figures[0],
         role=choice.role if choice.role in ROLES else "answer",
-        projection=choice.projection if choice.projection in atlas.projections else ALL,
+        projection=choice.projection if choice.projection in (*atlas.projections, *atlas.whole) else ALL,
     )
     kind, _, name = choice.beside.partition(":")
     known = {"moment": moments, "task": atlas.tasks, "run": studio.routed([name])}.get(kind, [])

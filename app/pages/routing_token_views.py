@@ -13,12 +13,10 @@ if TYPE_CHECKING:
     from core.chat.trace import Trace
 
 AVERAGE = "average"
-ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
 def projections(trace: Trace) -> list[str]:
-    names = {site.projection for site in trace.sites if site.experts > 1}
-    return sorted(names, key=lambda name: (ORDER.index(name) if name in ORDER else len(ORDER), name))
+    return trace.places
 
 
 def layers(trace: Trace) -> list[int]:
@@ -26,14 +24,14 @@ def layers(trace: Trace) -> list[int]:
 
 
 def gates(trace: Trace, projection: str) -> np.ndarray:
-    """(layer, token, expert) of one projection, or averaged over those that a layer has; NaN where there is none."""
+    """(layer, token, expert) of one place, or averaged over those that a layer has; NaN where there is none."""
     known, widest = layers(trace), trace.weights.shape[-1]
     result = np.full((len(known), len(trace.tokens), widest), np.nan)
     for place, layer in enumerate(known):
         found = [
             trace.weights[i]
             for i, site in enumerate(trace.sites)
-            if site.layer == layer and site.experts > 1 and projection in (site.projection, AVERAGE)
+            if site.layer == layer and site.experts > 1 and projection in (site.place, AVERAGE)
         ]
         if found:
             alike = [one for one in found if np.isnan(one).sum() == np.isnan(found[0]).sum()]
@@ -51,8 +49,17 @@ def strip(trace: Trace, layer: int, projection: str, picked: int | None) -> dict
     ]
     top = float(np.nanmax(found)) if size else 1.0
     where = f"layer {layer}, {named(projection)}"
-    note = f"{where}; tint from an even share ({1 / size:.3f}) to {top:.3f}; counts: tokens led" if size else where
-    return {"tokens": tokens, "top": top, "note": note, "picked": picked}
+    even, start = _even(trace, found)
+    note = f"{where}; tint from {start} ({even:.3f}) to {top:.3f}; counts: tokens led" if size else where
+    return {"tokens": tokens, "top": top, "even": even, "note": note, "picked": picked}
+
+
+def _even(trace: Trace, found: np.ndarray) -> tuple[float, str]:
+    """Where the tint of gates (..., expert) begins: at an even share, or where weights are no shares at the average."""
+    size = int(np.isfinite(found).any(axis=tuple(range(found.ndim - 1))).sum())
+    if all(site.sums_to_one for site in trace.sites):
+        return 1 / max(size, 1), "an even share"
+    return (float(np.nanmean(found)) if size else 0.0), "the average weight"
 
 
 def ribbon(trace: Trace, layer: int, projection: str, token: int | None) -> dict[str, Any]:
@@ -65,7 +72,7 @@ def ribbon(trace: Trace, layer: int, projection: str, token: int | None) -> dict
             best.append([[-1, 0, 0]] * len(trace.tokens))
             continue
         shown = line[:, :size]
-        top, even = float(shown.max()), 1 / size
+        top, even = float(shown.max()), _even(trace, shown)[0]
         strength = np.clip((shown.max(-1) - even) / max(top - even, 1e-6), 0, 1)
         best.append(
             [[int(e), round(float(s), 3), round(float(g), 4)]
@@ -80,7 +87,7 @@ def ribbon(trace: Trace, layer: int, projection: str, token: int | None) -> dict
         "token": -1 if token is None else token,
         "experts": int(np.isfinite(found).any(axis=(0, 1)).sum()),
         "note": named(projection),
-        "caption": f"{trace.run}, {named(projection)}; tint: from an even share to a layer's largest gate",
+        "caption": f"{trace.run}, {named(projection)}; tint: from {_even(trace, found)[1]} to a layer's largest gate",
         "name": f"{trace.run}-route-{projection}",
     }
 
@@ -92,14 +99,16 @@ def route(trace: Trace, token: int) -> dict[str, Any]:
     wide = max(site.experts for site in trace.sites)
     values = values[..., :wide]
     text = trace.tokens[token].replace("\n", "⏎").strip() or "space"
+    signed = any(site.signed for site in trace.sites)
     return {
         "rows": [f"{token + 1}: {text}"],
         "cols": names,
         "layers": known,
         "experts": wide,
         "values": plain(values[None], np.isfinite(values)),
-        "top": round(float(np.nanmax(trace.weights)), 3) or 1.0,
-        "figure": "Gate: weight as applied",
+        "top": round(float(np.nanmax(np.abs(trace.weights))), 3) or 1.0,
+        "mid": 0.0 if signed else None,
+        "figure": "Gate: weight as applied" + ("" if all(s.sums_to_one for s in trace.sites) else ", no share"),
         "short": "gate",
         "unit": "token",
         "caption": f"{trace.run}, token {token + 1} of {len(trace.tokens)}, {trace.roles[token]}",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from app.pages.routing_choice import ALL, Cell, Choice
+from core.figures import NO_SHARES, short
 
 if TYPE_CHECKING:
     from core.routing.atlas import Atlas, Grid, Moment
@@ -26,6 +27,12 @@ def stops(atlas: Atlas, moment: str) -> dict[str, Any]:
     return {"stops": shown, "at": names.index(moment)}
 
 
+def listed(atlas: Atlas) -> list[tuple[str, str]]:
+    """What can be looked at by itself: every projection, those of several parts as a whole, and each part."""
+    whole = [(f"{name}, all parts", name) for name in atlas.whole]
+    return [(EVERY, ALL), *whole, *((name, name) for name in atlas.projections)]
+
+
 def moment_text(moment: Moment) -> str:
     if moment.name == "end":
         return f"end, step {moment.step:,}"
@@ -41,13 +48,18 @@ def heat(atlas: Atlas, choice: Choice, definition: Definition, *, other: Atlas |
     grid = grid_of(atlas, choice, definition)
     top = max(a.top(definition.name, choice.one_role) for a in (atlas, other) if a is not None)
     value = _panels(grid, definition, choice) | {"top": _round_up(top), "mid": definition.even}
+    if definition.name == "mean_gate" and any(a.signed for a in (atlas, other) if a is not None):
+        value["mid"] = 0.0
     if definition.even is not None:  # twice as much and half as much stand as far from the middle
         value |= {"log": True, "top": _round_up(max(top, 1.05))}
     if definition.name == "entropy":
         value["top"] = 1.0
-    if definition.name in ("mean_gate", "top1_share") and (sizes := _experts(grid)) is not None:
+    shares = definition.name == "top1_share" or (definition.name == "mean_gate" and grid.shares)
+    if shares and (sizes := _experts(grid)) is not None:
         value |= {"even": 1 / sizes, "evenName": "even"}
     caption = f"{atlas.run}, {moment_text(atlas.moment(choice.moment))}, {_counted(grid, choice)}"
+    if not grid.shares and definition.name in ("mean_gate", "relative_gate", "load_cv"):
+        caption += f"; {NO_SHARES[0].lower()}{NO_SHARES[1:].rstrip('.')}"
     return value | {
         "figure": f"{definition.title}: {definition.values}",
         "caption": f"{caption}; one scale for all moments",
@@ -177,6 +189,10 @@ def cell_at(grid: Grid, definition: Definition, place: dict[str, Any]) -> Cell |
         return None
 
 
+def _distance(atlas: Atlas) -> str:
+    return "Distance of mean gates" if atlas.signed else "Jensen–Shannon distance"
+
+
 def similarity(atlas: Atlas, choice: Choice) -> dict[str, Any]:
     """Distances between tasks as a square; the scale holds for all moments."""
     projection = None if choice.projection == ALL else choice.projection
@@ -190,7 +206,7 @@ def similarity(atlas: Atlas, choice: Choice) -> dict[str, Any]:
         "values": values,
         "low": 0,
         "top": _round_up(top) or 1.0,
-        "figure": "Jensen–Shannon distance: 0 alike, 1 apart",
+        "figure": f"{_distance(atlas)}: 0 alike, 1 apart",
         "caption": f"{atlas.run}, {moment}; {found.sites} sites, {projection or EVERY}",
         "name": f"{atlas.run}-distance-{choice.moment}",
     }
@@ -215,16 +231,12 @@ def places(atlas: Atlas, choice: Choice) -> dict[str, Any]:
         "experts": len(here.projections),
         "values": plain(values, np.isfinite(values)),
         "top": _round_up(top) or 1.0,
-        "figure": "Jensen–Shannon distance",
+        "figure": _distance(atlas),
         "short": "mean distance",
         "unit": "pair",
         "picked": picked_at,
         "name": f"{atlas.run}-places-{choice.moment}",
     }
-
-
-def short(projection: str) -> str:
-    return projection.removesuffix("_proj")
 
 
 def _round_up(value: float) -> float:

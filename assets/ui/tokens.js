@@ -10,9 +10,9 @@ const seen = text => text.replace(/\n/g, '⏎').replace(/\t/g, '⇥').replace(/^
 const hue = e => `var(--expert-${e % COLOURS})`;
 const best = g => g.length ? g.indexOf(Math.max(...g)) : -1;
 
-// How strongly a token is tinted: nothing at an even share, all at the largest gate of the text.
+// How strongly a token is tinted: nothing at an even share (or the average weight), all at the largest gate of the text.
 function strength(v, g) {
-  const even = 1 / g.length, top = v.top || 1, value = alone === null ? Math.max(...g) : g[alone] ?? 0;
+  const even = v.even ?? 1 / g.length, top = v.top || 1, value = alone === null ? Math.max(...g) : g[alone] ?? 0;
   if (alone !== null) return Math.max(0, Math.min(1, value / top));
   return Math.max(0, Math.min(1, (value - even) / Math.max(top - even, 1e-6)));
 }
@@ -57,11 +57,11 @@ function legend(v) {
 }
 
 function show(span) {
-  const token = props.value.tokens[span.dataset.i], top = Math.max(...token.g, 1e-9);
+  const token = props.value.tokens[span.dataset.i], top = Math.max(...token.g.map(Math.abs), 1e-9);
   tip.replaceChildren(...token.g.map((g, e) => {
     const line = document.createElement('div');
     const name = Object.assign(document.createElement('b'), { textContent: e }), bar = document.createElement('i');
-    bar.style.cssText = `width:${(g / top * 110).toFixed(0)}px;background:${hue(e)}`;
+    bar.style.cssText = `width:${(Math.abs(g) / top * 110).toFixed(0)}px;background:${g < 0 ? 'var(--diverge-3)' : hue(e)}`;
     line.append(name, bar, Object.assign(document.createElement('em'), { textContent: g.toFixed(3) }));
     return line;
   }));

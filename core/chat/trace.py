@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from core.routing.snapshot import SiteInfo
+from core.routing.snapshot import SiteInfo, places
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Trace:
     ended: str | None = None
     device: str = "cpu"
     seconds: float = 0.0
+
+    @property
+    def places(self) -> list[str]:
+        """What routes within a layer, in order: projections, or parts of them."""
+        return places(self.sites)
 
     @property
     def text(self) -> str:

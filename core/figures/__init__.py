@@ -6,7 +6,7 @@ figure, a drawing library is imported.
 
 from core.figures.curves import loss_curves
 from core.figures.export import write_html
-from core.figures.panels import FIGURES, ROLES
+from core.figures.panels import FIGURES, NO_SHARES, ROLES, short
 from core.figures.routing import routing_heatmap, similarity, task_similarity
 from core.figures.scores import score_against_parameters, scores_figure
 from core.figures.static import routing_heatmap_static, scores_static
@@ -15,6 +15,7 @@ from core.routing.definitions import DEFINITIONS
 __all__ = [
     "DEFINITIONS",
     "FIGURES",
+    "NO_SHARES",
     "ROLES",
     "loss_curves",
     "routing_heatmap",
@@ -22,6 +23,7 @@ __all__ = [
     "score_against_parameters",
     "scores_figure",
     "scores_static",
+    "short",
     "similarity",
     "task_similarity",
     "write_html",

@@ -220,8 +220,8 @@ def caption(grid: Panels) -> str:
 
 
 def short(projection: str) -> str:
-    """``q_proj`` as ``q``: what a narrow axis has room for."""
-    return projection.removesuffix("_proj")
+    """``q_proj`` as ``q`` and ``q_proj rank 0-1`` as ``q 0-1``: what a narrow axis has room for."""
+    return projection.replace("_proj", "", 1).replace(" rank ", " ", 1)
 
 
 def _uniform(figure: Figure, sizes: list[int], values: np.ndarray, chosen: list[int]) -> float | None:

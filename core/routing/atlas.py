@@ -90,6 +90,11 @@ class Atlas:
         return [name for name in dict.fromkeys(found) if name not in known]
 
     @property
+    def signed(self) -> bool:
+        """Whether some weights can be negative."""
+        return any(site.signed for moment in self.moments for site in _routed(moment.snapshot))
+
+    @property
     def tasks(self) -> list[str]:
         return list(dict.fromkeys(task for moment in self.moments for task in moment.snapshot.tasks))
 
