@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 import torch
@@ -34,10 +35,12 @@ def balance_loss(probs: Tensor, weights: Tensor, keep: Tensor | None = None) -> 
 def auxiliary_losses(tape: RoutingTape) -> dict[str, Tensor]:
     """By name, weighted and summed over sites. Sites of one shape are reduced together: few kernels, not few each."""
     groups: dict[tuple, list[Slot]] = {}
-    for slot in tape.written():
-        weight = getattr(slot.site.gate, "balance", 0.0)
-        if weight > 0 and slot.site.experts > 1:
-            groups.setdefault((slot.adapter, weight, slot.probs.shape, slot.probs.device), []).append(slot)
+    balanced = [slot for slot in tape.written() if getattr(slot.site.gate, "balance", 0.0) > 0]
+    balanced = [slot for slot in balanced if slot.site.experts > 1]
+    averaged = Counter(slot.adapter for slot in balanced if _averaged(slot))
+    for slot in balanced:
+        weight = slot.site.gate.balance / (averaged[slot.adapter] if _averaged(slot) else 1)
+        groups.setdefault((slot.adapter, weight, slot.probs.shape, slot.probs.device), []).append(slot)
     total: Tensor | None = None
     for (_, weight, _, device), slots in groups.items():
         probs = torch.stack([slot.probs for slot in slots])
@@ -54,7 +57,28 @@ def auxiliary_losses(tape: RoutingTape) -> dict[str, Tensor]:
         value = weight / parts * balance_loss(probs, weights, keep).sum()
         total = value if total is None else total + value.to(total.device)
     found = {} if total is None else {"balance": total}
-    return found | _supervision(tape)
+    return found | _supervision(tape) | _of_outputs(tape)
+
+
+def _averaged(slot: Slot) -> bool:
+    return getattr(slot.site.gate, "balance_over", "sum") == "mean"
+
+
+def _of_outputs(tape: RoutingTape) -> dict[str, Tensor]:
+    """What up words said of their experts' outputs, each loss averaged over an adapter's projections that have it.
+
+    A word with ``after`` is not heard before that many optimiser steps.
+    """
+    found: dict[tuple[str, str], list[Tensor]] = {}
+    for slot in tape.written():
+        if tape.step >= getattr(slot.site.up, "after", 0):
+            for name, value in slot.losses.items():
+                found.setdefault((name, slot.adapter), []).append(value)
+    totals: dict[str, Tensor] = {}
+    for (name, _), values in found.items():
+        mean = torch.stack([value.to(values[0].device) for value in values]).mean()
+        totals[name] = mean if name not in totals else totals[name] + mean.to(totals[name].device)
+    return totals
 
 
 def _supervision(tape: RoutingTape) -> dict[str, Tensor]:

@@ -178,7 +178,7 @@ class RoutingTape:
         return tasks if tasks is None or slot.rows is None else tasks.index_select(0, slot.rows.to(tasks.device))
 
     def auxiliary_losses(self) -> dict[str, Tensor]:
-        """Each auxiliary loss of the last pass, weighted and summed over projections; empty where there is none."""
+        """Each auxiliary loss of the last pass, weighted and taken over projections; empty where there is none."""
         return auxiliary_losses(self)
 
     def auxiliary_loss(self) -> Tensor | None:

@@ -19,8 +19,10 @@ class Routing:
     def __init__(self, model: nn.Module, tasks: Sequence[str], folder: RunFolder, sink: Sink) -> None:
         self.tape, self.tasks, self.folder, self.sink = tape_of(model), list(tasks), folder, sink
 
-    def auxiliary_loss(self) -> Tensor | None:
-        """Weighted sum of the auxiliary losses of the last forward pass; None where the method has none."""
+    def auxiliary_loss(self, step: int) -> Tensor | None:
+        """Weighted sum of the auxiliary losses of the last forward pass, after ``step`` optimiser steps; None where
+        the method has none."""
+        self.tape.step = step
         return self.tape.auxiliary_loss()
 
     @contextmanager

@@ -91,7 +91,7 @@ class TaskTrainer(Trainer):
         """Summed answer loss over the answer tokens of the whole step, plus this micro-batch's share of the mean
         auxiliary loss."""
         losses = self.head.losses(inputs)
-        auxiliary = self.routing.auxiliary_loss()
+        auxiliary = self.routing.auxiliary_loss(self.state.global_step)
         self.window.add(losses, inputs, auxiliary)
         loss = losses.sum() / num_items_in_batch
         return loss if auxiliary is None else loss + auxiliary / self.current_gradient_accumulation_steps

@@ -53,6 +53,19 @@ PRESETS = [
     Row("mode", "mode", {"rank": 4, "modules": ALL, "experts": 3, "expert_rank": 2}),
     Row("mor1e", "mor1e", {"modules": ALL, "down_vectors": 2, "up_vectors": 3, "dropout": 0.1}),
     Row("mixlora", "mixlora", {"rank": 2, "modules": ALL, "experts": [2, 3, 4], "alpha": 8}),
+    Row(  # every token is an anchor, against all positives: nothing is drawn
+        "moelora",
+        "moelora",
+        {
+            "modules": ALL,
+            "experts": 3,
+            "balance": 0.1,
+            "contrastive": 0.1,
+            "after": 0,
+            "samples": 64,
+            "positives": "all",
+        },
+    ),
 ]
 PEFT_ROWS = [
     Row("dora", "dora", {"rank": 4, "modules": ALL, "dropout": 0.1}),

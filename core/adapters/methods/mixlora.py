@@ -27,7 +27,7 @@ class MixloraOptions(MixtureOptions):
     )
     rank: int = Field(4, ge=1, le=256, description="Factors that a sample picks from each pool.")
     alpha: float | None = Field(
-        None, gt=0, description="The update is scaled by alpha / rank; empty: twice the factors in a pool."
+        None, gt=0, description="The update is scaled by alpha / rank; empty: twice the factors in the largest pool."
     )
     mode: Literal["conditional", "input", "shared", "random"] = Field(
         "conditional",

@@ -47,7 +47,10 @@ class RouterGate(ChoosingGate):
     balance: float = Field(
         0.0,
         ge=0,
-        description="Weight of the load-balance loss, summed over projections; 1.0 per projection = balanced.",
+        description="Weight of the load-balance loss; 1.0 per projection = balanced.",
+    )
+    balance_over: Literal["sum", "mean"] = Field(
+        "sum", description="Whether the load-balance losses of an adapter's projections are summed or averaged."
     )
     init: Literal["kaiming", "normal"] = Field(
         "kaiming", description="Start of the router: kaiming uniform, or normal with standard deviation 0.02."
