@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from core.data.store import DatasetStore
     from core.drafts import Drafts
     from core.home import Home
-    from core.preflight import Preflight
+    from core.preflight import Preflight, Speed
     from core.records import Records
 
 
@@ -52,6 +52,13 @@ class Designing:
 
         given = RunSpec.from_yaml(spec) if isinstance(spec, str) else spec
         return preflight.examine(given, self.drafts, self.records)
+
+    def expected_speed(self, spec: RunSpec) -> Speed | None:
+        """Training tokens per second as earlier runs on this base and such a device had them; None without any."""
+        from core import preflight
+
+        device = preflight.device_for(spec.device)
+        return preflight.speed(self.records, spec.model.base, spec.method.name, spec.train, device)
 
     def equal_budget(
         self,

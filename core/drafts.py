@@ -40,6 +40,11 @@ class Place(BaseModel):
     alpha: float = 0
     parameters: int = 0
     frozen: bool = Field(False, description="Whether a cell says that it stays as the base has it.")
+    shared: list[str] = Field(default_factory=list, description="Parts of which all experts have the same.")
+    unit: str | None = Field(None, description="What one decision of the gate covers: token or sample.")
+    scope: str = Field("projection", description="What shares one gate: projection, block or model.")
+    groups: int = Field(1, description="Decisions of the gate beside each other, such as one for each rank.")
+    parts: dict[str, int] = Field(default_factory=dict, description="Trainable parameters of down, gate and up.")
     words: dict[str, dict[str, Any]] = Field(default_factory=dict, description="Part -> word with its options.")
 
 
@@ -60,6 +65,15 @@ class Size(BaseModel):
     @property
     def projections(self) -> list[str]:
         return list(dict.fromkeys(place.projection for place in self.places))
+
+
+class Problem(BaseModel):
+    """What is wrong with a cell, and the (projection, layer) places that it would have."""
+
+    cell: int | None
+    message: str
+    hint: str
+    places: list[tuple[str, int]]
 
 
 class Drafts:
@@ -115,9 +129,11 @@ class Drafts:
             whole=all(linear.layer is not None for linear in base.linears if not linear.head),
         )
 
-    def problems(self, method: MethodSpec, model: ModelSpec, tasks: int = 1) -> list[planning.CellProblem]:
-        """What is wrong with each cell of a method, one by one; empty where all can be trained."""
-        return planning.cell_problems(method, _shapes(model, self._home.cache), tasks)
+    def problems(self, method: MethodSpec, model: ModelSpec, tasks: int = 1) -> list[Problem]:
+        """What is wrong with each cell of a method, and where it is; empty where all can be trained."""
+        base = _shapes(model, self._home.cache)
+        found = [] if method.name == "base" else planning.cell_problems(method, base, tasks)
+        return [Problem(**vars(one), places=_places_of(method, one.cell, base)) for one in found]
 
     def lengths(self, specs: Sequence[TaskSpec], model: ModelSpec, max_length: int, seed: int = 0) -> Lengths | None:
         """How long the rows of these tasks are in tokens; None where nothing can tell."""
@@ -136,6 +152,19 @@ class Drafts:
 def _shapes(model: ModelSpec, cache: Path) -> catalog.BaseShapes:
     """Kept in memory: a Hub model's config would be asked for over the network at every change of a form."""
     return catalog.shapes(model, cache)
+
+
+def _places_of(method: MethodSpec, number: int | None, base: catalog.BaseShapes) -> list[tuple[str, int]]:
+    """Where a cell stands, as far as its modules and layers can be read."""
+    if number is None:
+        return []
+    try:
+        cells = [Cell.model_validate(preflight.bare(cell)) for cell in method.cells] or resolve(method)
+    except (ConfigurationError, ValueError):
+        return []
+    owner = preflight.owners(cells, base.linears)
+    mine = [line for line in base.linears if owner.get(line.name) == number - 1 and line.layer is not None]
+    return list(dict.fromkeys((line.projection, line.layer) for line in mine))
 
 
 def _fit(
@@ -180,6 +209,11 @@ def _adapted(site: Site, cell: Cell) -> dict[str, Any]:
         "rank": cell.rank,
         "alpha": cell.alpha,
         "parameters": site.parameters(),
+        "shared": [part for part, word in words.items() if getattr(word, "shared", False)],
+        "unit": site.gate.unit,
+        "scope": site.gate.scope,
+        "groups": site.gate.groups(site),
+        "parts": preflight.by_part([site]),
         "words": {part: word.model_dump(mode="json") for part, word in words.items()},
     }
 

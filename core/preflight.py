@@ -5,9 +5,9 @@ from __future__ import annotations
 import statistics
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import psutil
 from pydantic import BaseModel, Field
@@ -102,6 +102,11 @@ def owners(cells: Sequence[Cell], linears: Sequence[Linear]) -> dict[str, int]:
         if index is not None:
             found[linear.name] = index
     return found
+
+
+def bare(cell: Mapping[str, Any]) -> dict[str, Any]:
+    """A cell as far as it says where it stands."""
+    return {name: cell[name] for name in ("modules", "layers", "frozen") if name in cell}
 
 
 def by_part(sites: Sequence[Site]) -> dict[str, int]:

@@ -6,6 +6,7 @@ from typing import Any
 
 import gradio as gr
 
+from app.pages import experiment_budget as budget
 from app.pages import experiment_state as state
 from app.ui import components as ui
 from core.studio import Studio
@@ -22,8 +23,9 @@ def build(studio: Studio, page: gr.Blocks) -> None:
     stored = gr.BrowserState(None, storage_key=STORED, secret=STORED)
     address, token = gr.State(""), gr.State("")
     with gr.Column(elem_id="experiment-main"):
-        parts, figure, demo = _parts(desk)
-        view, acts = _view(figure)
+        parts, shown, demo = _parts(desk)
+        budget.build(desk, list(parts.values()), address, token)
+        view, acts = _view(**shown)
     inputs = [*parts.values(), address]
     outputs = [*parts.values(), *view.values(), stored, address]
 
@@ -41,6 +43,7 @@ def build(studio: Studio, page: gr.Blocks) -> None:
     }  # fmt: skip
     for name, handler in handlers.items():
         parts[name].input(handler, inputs, [*parts.values(), *live], **latest)
+    parts["grid"].select(desk.picked, inputs, [*parts.values(), *live], **latest)
     edits = [parts[name].input for name in ("training", "task_form", *handlers)] + [parts["blocks"].release]
     gr.on(edits, None, None, acts["done"], js="() => ''")
     parts["blocks"].release(desk.blocks_changed, inputs, [*parts.values(), *live], **latest)
@@ -55,8 +58,8 @@ def build(studio: Studio, page: gr.Blocks) -> None:
     acts["over"].click(over, None, [*outputs, token, acts["done"]], js=CLEAR, **ui.QUIET)
 
 
-def _parts(desk: state.Desk) -> tuple[dict[str, Any], gr.HTML, gr.Button]:
-    """What a person fills in, in the order in which handlers take it; the figure beside the grid; the demo's tasks."""
+def _parts(desk: state.Desk) -> tuple[dict[str, Any], dict[str, gr.HTML], gr.Button]:
+    """What a person fills in, in the order in which handlers take it; figure and marks; the demo's tasks."""
     first = desk.first()
     names = [(one["title"], name) for name, one in desk.methods.items()]
     with gr.Row(equal_height=False):
@@ -76,6 +79,7 @@ def _parts(desk: state.Desk) -> tuple[dict[str, Any], gr.HTML, gr.Button]:
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=380):
             grid = ui.split_grid(first["grid"], elem_id="grid")
+            marks = ui.cell_marks({}, grid="grid", elem_id="marks")
             count, most = first["blocks"]["value"], first["blocks"]["maximum"]
             blocks = gr.Slider(1, most, count, step=1, label="Equal blocks of layers", elem_id="blocks")
         with gr.Column(scale=1, min_width=380):
@@ -85,10 +89,10 @@ def _parts(desk: state.Desk) -> tuple[dict[str, Any], gr.HTML, gr.Button]:
         "base": base, "tasks": tasks, "task_form": task_form, "method": method, "card": card, "options": options,
         "grid": grid, "blocks": blocks, "training": training,
     }  # fmt: skip
-    return parts, figure, demo
+    return parts, {"figure": figure, "marks": marks}, demo
 
 
-def _view(figure: gr.HTML) -> tuple[dict[str, Any], dict[str, Any]]:
+def _view(figure: gr.HTML, marks: gr.HTML) -> tuple[dict[str, Any], dict[str, Any]]:
     """What is shown of the run (figure, whether it can start, YAML), and what acts on it."""
     with gr.Accordion("As YAML", open=False):
         code = gr.Code(
@@ -106,7 +110,7 @@ def _view(figure: gr.HTML) -> tuple[dict[str, Any], dict[str, Any]]:
             done = ui.text("", elem_id="started")
         start = gr.Button("Start", variant="primary", size="md", scale=0, min_width=150, elem_id="start")
         over = gr.Button("Start over", size="md", scale=0, min_width=120, elem_id="over")
-    view = {"figure": figure, "told": told, "code": code}
+    view = {"figure": figure, "told": told, "code": code, "marks": marks}
     return view, {"start": start, "over": over, "done": done, "apply": apply}
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from app import forms
 from app.pages import data_names
 from app.pages import experiment_grid as grids
+from app.pages.experiment_words import Words, options_in_use
 from core.errors import ConfigurationError
 from core.schema import BUNDLED_BASE, RunSpec
 
@@ -224,11 +225,15 @@ def _flat_task(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def method_groups(
-    method: Mapping[str, Any], settings: Settings, words: Settings, projections: Sequence[str]
+    method: Mapping[str, Any],
+    settings: Settings,
+    words: Words,
+    projections: Sequence[str],
+    used: Mapping[str, Sequence[str]],
 ) -> list[dict[str, Any]]:
-    """The options of a preset, or the controls of the split designer."""
+    """The options of a preset, or the controls of the split designer for the words that its grid has."""
     if method["name"] == "split":
-        return split_groups(settings, words)
+        return split_groups(settings, words, used)
     fields = _fields([option for option in method["options"] if option["type"] != "cells"], "option.")
     for field in fields:
         if field["reads"] == "names":
@@ -236,20 +241,36 @@ def method_groups(
     return [forms.group("", fields)]
 
 
-def split_groups(settings: Settings, words: Settings) -> list[dict[str, Any]]:
+def split_groups(
+    settings: Settings, words: Words, used: Mapping[str, Sequence[str]] | None = None, title: str = ""
+) -> list[dict[str, Any]]:
+    """Experts, rank, alpha, and the options of the words in use (of all words where none are named)."""
     cell = [option for option in settings["cell"] if option["name"] in ("experts", "rank", "alpha")]
-    groups = [forms.group("", _fields(cell, "split."))]
+    groups = [forms.group(title, _fields(cell, "split."))]
     for part in grids.PARTS:
-        options = {o["name"]: o for word in words[part] for o in word["options"]}
-        groups.append(forms.group(f"Options of {part}", _fields(options.values(), f"split.{part}."), fold=True))
-    groups[2]["fold"] = False  # top-k and balance are what people ask for
+        names = used[part] if used is not None else [word["name"] for word in words[part]]
+        options = options_in_use(words, part, names)
+        if options:
+            fields = _fields(options, f"split.{part}.")
+            for field, option in zip(fields, options, strict=True):
+                field["label"] = option["label"].replace("_", " ")
+            groups.append(forms.group(f"Options of {part}: {', '.join(names)}", fields, fold=part != "gate"))
     return groups
 
 
-def controls(settings: Settings, words: Settings, raw: Any) -> dict[str, Any]:
-    """The controls of the designer as ``experiment_grid`` takes them."""
+def controls(settings: Settings, words: Words, raw: Any) -> dict[str, Any]:
+    """The controls of the designer, or the settings of one cell, as ``experiment_grid`` takes them."""
     found = forms.read(forms.fields_of(split_groups(settings, words)), _values(raw))
     return {name.removeprefix("split."): value for name, value in found.items()}
+
+
+def split_values(settings: Settings, words: Words, controls: Mapping[str, Any]) -> dict[str, Any]:
+    """The values of the designer's form; what the controls do not say is the default."""
+    found = {f"split.{o['name']}": o["default"] for o in settings["cell"] if o["name"] in grids.SIZES}
+    for part in grids.PARTS:
+        for option in options_in_use(words, part, [word["name"] for word in words[part]]):
+            found[f"split.{part}.{option['name']}"] = option["default"]
+    return found | {f"split.{name}": value for name, value in controls.items()}
 
 
 def option_values(method: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:

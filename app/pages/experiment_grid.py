@@ -1,16 +1,43 @@
-"""The grid of the split designer and the cells of a method, each made from the other. Plain data in, plain data out."""
+"""The grid of the split designer and the cells of a method, each made from the other. Plain data in, plain data out.
+
+A painted cell is its three words, or frozen, with those settings of its own (experts, rank, alpha, options of words)
+that differ from the controls of the whole split. The names of options are those of ``experiment_words``.
+"""
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-PARTS = ("down", "gate", "up")
+from app.pages.experiment_words import PARTS, Words, option_keys
+
 MOST_BLOCKS = 16
 ALL = "all-linear"
+SIZES = ("experts", "rank", "alpha")  # settings of a cell besides its words
 
 Position = tuple[str, int]  # projection, block
-Triple = tuple[str, ...]  # the words for down, gate and up
+
+
+@dataclass(frozen=True)
+class Painted:
+    """What one cell of the grid says. ``words``: down, gate and up; None for frozen. ``own``: (setting, JSON)."""
+
+    words: tuple[str, ...] | None
+    own: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        return {name: json.loads(value) for name, value in self.own}
+
+
+FROZEN = Painted(None)
+
+
+def painted(words: Sequence[str], own: Mapping[str, Any] | None = None) -> Painted:
+    return Painted(tuple(words), tuple(sorted((name, json.dumps(value)) for name, value in (own or {}).items())))
 
 
 def block_of(layer: int, layers: int, blocks: int) -> int:
@@ -29,7 +56,7 @@ def span_name(numbers: Sequence[int]) -> str:
     return str(numbers[0]) if len(numbers) == 1 else f"{numbers[0]}–{numbers[-1]}"
 
 
-def words_at(place: Any) -> Triple | None:
+def words_at(place: Any) -> tuple[str, ...] | None:
     return tuple(place.words[part]["word"] for part in PARTS) if place.words else None
 
 
@@ -47,19 +74,19 @@ def blocks_needed(size: Any) -> int:
 
 
 def signature(place: Any) -> Any:
-    """What makes two places the same split."""
+    """What makes two places the same split; frozen and not adapted are the same."""
     return (place.experts, place.rank, place.alpha, repr(place.words)) if place.words else None
 
 
-def grid_of(size: Any, words: Mapping[str, Sequence[Mapping[str, Any]]], blocks: int) -> dict[str, Any]:
+def grid_of(size: Any, words: Words, blocks: int) -> dict[str, Any]:
     """The value of ``components.split_grid``: what most layers of a block do."""
-    votes: dict[str, dict[Triple | None, int]] = {}
+    controls = controls_of(size, words)
+    general = experts_by_layer(controls.get("experts", 1), size.layers)
+    votes: dict[str, list[Any]] = {}
     for place in size.places:
-        key = f"{place.projection}|{block_of(place.layer, size.layers, blocks)}"
-        found = words_at(place)
-        votes.setdefault(key, {})[found] = votes.get(key, {}).get(found, 0) + 1
+        votes.setdefault(f"{place.projection}|{block_of(place.layer, size.layers, blocks)}", []).append(place)
     cells = {
-        f"{row}|{col}": _painted(votes[f"{row}|{col}"]) if f"{row}|{col}" in votes else None
+        f"{row}|{col}": _shown(votes.get(f"{row}|{col}", ()), controls, general, words)
         for row in size.projections
         for col in range(blocks)
     }
@@ -67,41 +94,79 @@ def grid_of(size: Any, words: Mapping[str, Sequence[Mapping[str, Any]]], blocks:
         "rows": size.projections,
         "cols": [span_name(numbers) for numbers in spans(size.layers, blocks)],
         "words": {part: [word["name"] for word in words[part]] for part in PARTS},
+        "about": {part: {word["name"]: word["summary"] for word in words[part]} for part in PARTS},
         "cells": cells,
     }
 
 
-def _painted(votes: Mapping[Triple | None, int]) -> dict[str, str] | None:
-    best = max(votes, key=lambda found: votes[found])
-    return None if best is None else dict(zip(PARTS, best, strict=True))
+def _shown(
+    places: Sequence[Any], controls: Mapping[str, Any], general: Sequence[int], words: Words
+) -> dict[str, Any] | None:
+    """A cell as the grid's script holds it, from the places that it covers."""
+    if not places:
+        return None
+    most = Counter(repr(signature(place)) for place in places).most_common(1)[0][0]
+    place = next(place for place in places if repr(signature(place)) == most)
+    if not place.words:
+        return {"frozen": True} if place.frozen else None
+    own = _own(place, controls, general[place.layer], words)
+    return dict(zip(PARTS, words_at(place), strict=True)) | ({"own": own} if own else {})
 
 
-def checked(grid: Any, size: Any, words: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[Position, Triple] | None:
+def _own(place: Any, controls: Mapping[str, Any], experts: int, words: Words) -> dict[str, Any]:
+    """The settings of a place that the controls of the whole split do not say."""
+    said = {"experts": experts, "rank": controls.get("rank"), "alpha": controls.get("alpha")}
+    own = {name: getattr(place, name) for name in SIZES if getattr(place, name) != said[name]}
+    for part, chosen in place.words.items():
+        defaults = {o["name"]: o["default"] for o in _options(words, part, chosen["word"])}
+        for name, key in option_keys(words, part, chosen["word"]).items():
+            if chosen.get(name) != controls.get(key, defaults[name]):
+                own[key] = chosen.get(name)
+    return own
+
+
+def checked(grid: Any, size: Any, words: Words) -> dict[Position, Painted] | None:
     """What a browser painted, by position; None where it is no grid of this base."""
     if not isinstance(grid, Mapping) or list(grid.get("rows") or ()) != size.projections:
         return None
     blocks, cells = len(grid.get("cols") or ()), grid.get("cells")
     if not 1 <= blocks <= max(1, min(size.layers, MOST_BLOCKS)) or not isinstance(cells, Mapping):
         return None
-    known = {part: {word["name"] for word in words[part]} for part in PARTS}
-    painted: dict[Position, Triple] = {}
+    found: dict[Position, Painted] = {}
     for row in size.projections:
         for col in range(blocks):
             cell = cells.get(f"{row}|{col}")
             if cell is None:
                 continue
-            if not isinstance(cell, Mapping) or any(cell.get(part) not in known[part] for part in PARTS):
+            read = _read(cell, words)
+            if read is None:
                 return None
-            painted[row, col] = tuple(cell[part] for part in PARTS)
-    return painted
+            found[row, col] = read
+    return found
+
+
+def _read(cell: Any, words: Words) -> Painted | None:
+    if not isinstance(cell, Mapping):
+        return None
+    if cell.get("frozen"):
+        return FROZEN
+    if any(cell.get(part) not in {word["name"] for word in words[part]} for part in PARTS):
+        return None
+    own = cell.get("own") if isinstance(cell.get("own"), Mapping) else {}
+    known = {*SIZES, *(key for part in PARTS for key in option_keys(words, part, cell[part]).values())}
+    return painted([cell[part] for part in PARTS], {name: value for name, value in own.items() if name in known})
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """One cell of a split, and the positions of the grid that it was made for."""
+
+    cell: dict[str, Any]
+    positions: frozenset[Position]
 
 
 def cells_of(
-    painted: Mapping[Position, Triple],
-    controls: Mapping[str, Any],
-    size: Any,
-    words: Mapping[str, Sequence[Mapping[str, Any]]],
-    blocks: int,
+    found: Mapping[Position, Painted], controls: Mapping[str, Any], size: Any, words: Words, blocks: int
 ) -> list[dict[str, Any]]:
     """The fewest patterns that say what is painted; the first match wins, so later ones may run over earlier ones.
 
@@ -109,24 +174,27 @@ def cells_of(
     ``down.dropout``.
     """
     where = {(p.projection, block_of(p.layer, size.layers, blocks)) for p in size.places}
-    real = {position: words_there for position, words_there in painted.items() if position in where}
-    order = sorted(set(real.values()), key=lambda t: (sum(v == t for v in real.values()), t))
+    real = {position: there for position, there in found.items() if position in where}
+    if all(there == FROZEN for there in real.values()):
+        return []
+    counts = Counter(real.values())
+    order = sorted(counts, key=lambda one: (counts[one], one.words or (), one.own))
     rows, columns = _patterns(real, order, 0), _patterns(real, order, 1)
     shorter = rows if len(rows) <= len(columns) else columns
-    return [_cell(triple, part, controls, size, words, blocks) for triple, part in shorter]
+    return [_cell(one, part, controls, size, words, blocks) for one, part in shorter]
 
 
 def _patterns(
-    real: Mapping[Position, Triple], order: Sequence[Triple], axis: int
-) -> list[tuple[Triple, set[Position]]]:
-    """Rectangles of equal words, grown along one axis; rarer words come first, commoner ones may cover them."""
+    real: Mapping[Position, Painted], order: Sequence[Painted], axis: int
+) -> list[tuple[Painted, set[Position]]]:
+    """Rectangles of equal cells, grown along one axis; rarer ones come first, commoner ones may cover them."""
     taken: set[Position] = set()
     found = []
-    for triple in order:
-        need = {position for position, there in real.items() if there == triple}
+    for one in order:
+        need = {position for position, there in real.items() if there == one}
         groups: list[tuple[set[Any], set[Any], set[Any]]] = []  # lines, wanted on the other axis, allowed there
         lines = dict.fromkeys(position[axis] for position in real if position in need)
-        for line in sorted(lines, key=lambda one: -sum(p[axis] == one for p in need)):
+        for line in sorted(lines, key=lambda line: -sum(p[axis] == line for p in need)):
             wanted = {p[1 - axis] for p in need if p[axis] == line}
             allowed = wanted | {p[1 - axis] for p in taken if p[axis] == line}
             for i, (members, has, may) in enumerate(groups):
@@ -137,18 +205,13 @@ def _patterns(
                 groups.append(({line}, wanted, allowed))
         for members, has, _ in groups:
             pairs = {(a, b) for a in members for b in has}
-            found.append((triple, pairs if axis == 0 else {(b, a) for a, b in pairs}))
+            found.append((one, pairs if axis == 0 else {(b, a) for a, b in pairs}))
         taken |= need
     return found
 
 
 def _cell(
-    triple: Triple,
-    positions: set[Position],
-    controls: Mapping[str, Any],
-    size: Any,
-    words: Mapping[str, Sequence[Mapping[str, Any]]],
-    blocks: int,
+    one: Painted, positions: set[Position], controls: Mapping[str, Any], size: Any, words: Words, blocks: int
 ) -> dict[str, Any]:
     names = [name for name in size.projections if any(row == name for row, _ in positions)]
     chosen = {col for _, col in positions}
@@ -157,21 +220,28 @@ def _cell(
     cell: dict[str, Any] = {"modules": ALL if names == size.projections and size.whole else names}
     if len(layers) < size.layers:
         cell["layers"] = ranges(layers)
-    experts = experts_by_layer(controls.get("experts", 1), size.layers)
+    if one.words is None:
+        return cell | {"frozen": True}
+    said = {**controls, **one.settings}
+    experts = experts_by_layer(said.get("experts", 1), size.layers)
     cell["experts"] = shortest([experts[layer] for layer in sorted(mine)])
-    cell |= {name: controls[name] for name in ("rank", "alpha") if controls.get(name) is not None}
-    return cell | {part: _word(part, word, controls, words) for part, word in zip(PARTS, triple, strict=True)}
+    cell |= {name: said[name] for name in ("rank", "alpha") if said.get(name) is not None}
+    return cell | {part: _word(part, word, said, words) for part, word in zip(PARTS, one.words, strict=True)}
 
 
-def _word(part: str, name: str, controls: Mapping[str, Any], words: Mapping[str, Sequence[Mapping[str, Any]]]) -> Any:
+def _word(part: str, name: str, said: Mapping[str, Any], words: Words) -> Any:
     """A word with those of its options that were set; alone where none was."""
-    options = next(word["options"] for word in words[part] if word["name"] == name)
-    chosen = {}
-    for option in options:
-        value = controls.get(f"{part}.{option['name']}")
-        if value is not None and value != option["default"]:
+    keys, chosen = option_keys(words, part, name), {}
+    for option in _options(words, part, name):
+        key = keys[option["name"]]
+        value = said.get(key)
+        if key in said and value != option["default"] and (value is not None or option["optional"]):
             chosen[option["name"]] = value
     return {"word": name, **chosen} if chosen else name
+
+
+def _options(words: Words, part: str, name: str) -> Sequence[Mapping[str, Any]]:
+    return next((word["options"] for word in words[part] if word["name"] == name), ())
 
 
 def experts_by_layer(experts: Any, layers: int) -> list[int]:
@@ -200,27 +270,33 @@ def ranges(layers: Sequence[int]) -> list[int | str]:
     return [run[0] if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in found]
 
 
-def controls_of(size: Any) -> dict[str, Any]:
-    """The controls of the designer that a method stands for; where places differ, the first one's."""
+def controls_of(size: Any, words: Words) -> dict[str, Any]:
+    """The controls of the designer that a method stands for: what most of its places have."""
     adapted = [place for place in size.places if place.words]
     if not adapted:
         return {}
-    controls: dict[str, Any] = {"rank": adapted[0].rank, "alpha": adapted[0].alpha}
-    by_layer: dict[int, int] = {}
+    controls: dict[str, Any] = {
+        name: Counter(getattr(place, name) for place in adapted).most_common(1)[0][0] for name in ("rank", "alpha")
+    }
+    by_layer: dict[int, Counter[int]] = {}
     for place in adapted:
-        by_layer[place.layer] = max(place.experts, by_layer.get(place.layer, 1))
-    last = next(iter(by_layer.values()))
+        by_layer.setdefault(place.layer, Counter())[place.experts] += 1
+    last = _commonest(by_layer[min(by_layer)])
     counts = []
     for layer in range(size.layers):
-        last = by_layer.get(layer, last)
+        last = _commonest(by_layer[layer]) if layer in by_layer else last
         counts.append(last)
     controls["experts"] = shortest(counts)
+    votes: dict[str, Counter[str]] = {}
     for place in adapted:
         for part, word in place.words.items():
-            for name, value in word.items():
-                if name != "word":
-                    controls.setdefault(f"{part}.{name}", value)
-    return controls
+            for name, key in option_keys(words, part, word["word"]).items():
+                votes.setdefault(key, Counter())[json.dumps(word.get(name))] += 1
+    return controls | {key: json.loads(_commonest(found)) for key, found in votes.items()}
+
+
+def _commonest(found: Counter[Any]) -> Any:
+    return found.most_common(1)[0][0]
 
 
 def same(first: Any, second: Any) -> bool:
@@ -228,7 +304,7 @@ def same(first: Any, second: Any) -> bool:
     return [signature(place) for place in first.places] == [signature(place) for place in second.places]
 
 
-def moved(grid: Any, size: Any, words: Mapping[str, Sequence[Mapping[str, Any]]], blocks: int) -> dict[str, Any]:
+def moved(grid: Any, size: Any, words: Words, blocks: int) -> dict[str, Any]:
     """What was painted on another base, on the projections that this one has too; on all of them if it has none."""
     fresh = grid_of(size, words, blocks)
     cells = grid.get("cells") if isinstance(grid, Mapping) and isinstance(grid.get("cells"), Mapping) else {}
@@ -246,3 +322,49 @@ def drawn_anew(grid: Any) -> dict[str, Any]:
     if not isinstance(grid, Mapping) or "given" not in grid:
         return {}
     return {"grid": {name: value for name, value in grid.items() if name != "given"}}
+
+
+def settings_at(grid: Mapping[str, Any], key: str, controls: Mapping[str, Any], size: Any) -> dict[str, Any]:
+    """What the controls of the whole split say at one cell: experts there are one number."""
+    col = int(key.rpartition("|")[2])
+    layer = spans(size.layers, len(grid["cols"]))[col][0]
+    return {**controls, "experts": experts_by_layer(controls.get("experts", 1), size.layers)[layer]}
+
+
+def with_own(
+    grid: Mapping[str, Any], key: str, chosen: Mapping[str, Any], general: Mapping[str, Any], words: Words
+) -> dict[str, Any]:
+    """The grid after the settings of one cell were edited: what differs from ``general`` becomes the cell's own."""
+    cell = grid["cells"].get(key)
+    if not isinstance(cell, Mapping) or cell.get("frozen"):
+        return dict(grid)
+    own = {name: chosen[name] for name in SIZES if name in chosen and chosen[name] != general.get(name)}
+    for part in PARTS:
+        keys = option_keys(words, part, cell[part])
+        for option in _options(words, part, cell[part]):
+            name = keys[option["name"]]
+            if name in chosen and chosen[name] != general.get(name, option["default"]):
+                own[name] = chosen[name]
+    bare = {part: cell[part] for part in PARTS}
+    return {**grid, "cells": {**grid["cells"], key: bare | ({"own": own} if own else {})}}
+
+
+def title_of(grid: Mapping[str, Any], key: str) -> str:
+    row, _, col = key.rpartition("|")
+    name = grid["cols"][int(col)]
+    return f"{row}, {'layers' if '–' in name else 'layer'} {name}"
+
+
+def in_use(grid: Any, words: Words) -> dict[str, list[str]]:
+    """The words that any cell of a grid has, by part and in the order of the words."""
+    cells = grid.get("cells") if isinstance(grid, Mapping) and isinstance(grid.get("cells"), Mapping) else {}
+    used = [cell for cell in cells.values() if isinstance(cell, Mapping)]
+    return {
+        part: [word["name"] for word in words[part] if any(cell.get(part) == word["name"] for cell in used)]
+        for part in PARTS
+    }
+
+
+def keys_at(places: Sequence[tuple[str, int]], layers: int, blocks: int) -> list[str]:
+    """The grid's names of cells for (projection, layer) places."""
+    return list(dict.fromkeys(f"{row}|{block_of(layer, layers, blocks)}" for row, layer in places))

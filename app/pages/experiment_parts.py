@@ -12,7 +12,7 @@ from app.pages import experiment_form as form
 from app.pages import experiment_grid as grids
 from app.pages import experiment_views as views
 from core.errors import ConfigurationError, StudioError
-from core.schema import MethodSpec, ModelSpec, RunSpec, TrainSpec
+from core.schema import MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 from core.studio import Studio
 
 DEFAULT_METHOD = MethodSpec().name
@@ -90,36 +90,75 @@ class Parts:
     def designed(
         self, name: str, method: Mapping[str, Any], data: Data, blocks: Any, before: Data
     ) -> tuple[Any, int, dict[str, Any]]:
-        """Grid, number of blocks and option form of a method; an empty grid where the base cannot be read."""
+        """Grid, number of blocks and option form of a method; an empty grid where the base cannot be read.
+
+        Cells that were given stay as they were written until the grid is edited.
+        """
+        whole = {**data, "method": dict(method) or {"name": name}}
         try:
-            size = self.sized({**data, "method": dict(method) or {"name": name}})
-            count = int(blocks) if isinstance(blocks, int | float) and blocks >= 1 else grids.blocks_needed(size)
-            count = max(1, min(count, size.layers, grids.MOST_BLOCKS))
-            grid = grids.grid_of(size, self.words, count)
-            if name == "split" and not self.faithful(grid, size, data, count):
-                grid["given"] = list(method.get("cells") or [])
-            return grid, count, self.option_form(name, method, size, before)
+            size = self.sized(whole)
         except StudioError:
-            return None, 1, self.option_form(name, method, None, before)
-
-    def faithful(self, grid: Any, size: Any, data: Data, blocks: int) -> bool:
-        """Whether the grid and its controls say all that the cells say."""
-        painted = grids.checked(grid, size, self.words) or {}
-        cells = grids.cells_of(painted, grids.controls_of(size), size, self.words, blocks)
-        return bool(cells) and grids.same(size, self.sized({**data, "method": {"name": "split", "cells": cells}}))
-
-    def option_form(self, name: str, method: Mapping[str, Any], size: Any, before: Data) -> dict[str, Any]:
-        known = self.methods[name]
-        groups = form.method_groups(known, self.settings, self.words, size.projections if size else [])
+            return self.undesigned(name, whole, blocks, before)
+        count = int(blocks) if isinstance(blocks, int | float) and blocks >= 1 else grids.blocks_needed(size)
+        count = max(1, min(count, size.layers, grids.MOST_BLOCKS))
+        grid = grids.grid_of(size, self.words, count)
         if name == "split":
-            found = grids.controls_of(size) if size else {}
-            return forms.form(groups, {f"split.{key}": value for key, value in found.items()}, method=name)
+            grid["given"] = list(method.get("cells") or [])
+        return grid, count, self.option_form(name, method, size, before, grid)
+
+    def undesigned(self, name: str, data: Data, blocks: Any, before: Data) -> tuple[Any, int, dict[str, Any]]:
+        """As ``designed``, for a method that cannot be counted: the bare grid, and the cells as they are."""
+        method = data["method"]
+        try:
+            size = self.sized({**data, "method": {"name": "base"}})
+        except StudioError:
+            return None, 1, self.option_form(name, method, None, before, None)
+        count = max(1, min(int(blocks) if isinstance(blocks, int | float) else 1, size.layers, grids.MOST_BLOCKS))
+        grid = grids.grid_of(size, self.words, count)
+        if name == "split":
+            grid["given"] = list(method.get("cells") or [])
+        return grid, count, self.option_form(name, method, size, before, grid)
+
+    def option_form(self, name: str, method: Mapping[str, Any], size: Any, before: Data, grid: Any) -> dict[str, Any]:
+        known = self.methods[name]
+        if name == "split":
+            return self.split_form(grids.controls_of(size, self.words) if size else {}, grid)
+        projections = size.projections if size else []
+        groups = form.method_groups(known, self.settings, self.words, projections, grids.in_use(grid, self.words))
         earlier = before.get("method") or {}
         same = earlier.get("name", DEFAULT_METHOD) == name
         base = form.option_values(known, (earlier.get("options") or {}) if same else {})
         return forms.form(groups, form.option_values(known, method.get("options") or {}), base, method=name)
 
+    def split_form(self, controls: Mapping[str, Any], grid: Any) -> dict[str, Any]:
+        """The controls of the whole split, for the words that the grid has."""
+        groups = form.split_groups(self.settings, self.words, grids.in_use(grid, self.words))
+        values = form.split_values(self.settings, self.words, controls)
+        return forms.form(groups, values, method="split")
+
+    def cell_form(self, key: str, controls: Mapping[str, Any], grid: Mapping[str, Any], size: Any) -> dict[str, Any]:
+        """The settings of one cell, marked where they are its own."""
+        cell = grid["cells"][key]
+        used = {part: [cell[part]] for part in grids.PARTS}
+        groups = form.split_groups(self.settings, self.words, used, f"Only {grids.title_of(grid, key)}")
+        general = grids.settings_at(grid, key, controls, size)
+        values = form.split_values(self.settings, self.words, {**general, **cell.get("own", {})})
+        base = form.split_values(self.settings, self.words, general)
+        return forms.form(groups, values, base, method="split", cell=key)
+
     # Settings from all values
+
+    def scoped(self, values: Values, size: Any) -> tuple[dict[str, Any], Any]:
+        """The controls of the whole split and the grid, after what the form says: of the split, or of one cell."""
+        chosen, grid = form.controls(self.settings, self.words, values.options), values.grid
+        key = values.options.get("cell") if isinstance(values.options, Mapping) else None
+        if not isinstance(grid, Mapping) or not key:
+            return chosen, grid
+        controls = grid.get("controls") if isinstance(grid.get("controls"), Mapping) else {}
+        if key not in (grid.get("cells") or {}):
+            return dict(controls), grid
+        general = grids.settings_at(grid, key, controls, size)
+        return dict(controls), grids.with_own(grid, key, chosen, general, self.words)
 
     def collect(self, values: Values) -> tuple[Data, list[int]]:
         """The settings that the forms say; StudioError names a field that cannot be read."""
@@ -142,27 +181,46 @@ class Parts:
         if isinstance(given, list) and given:
             return {"name": name, "cells": given}
         size = self.sized({**data, "method": {"name": "base"}})
-        painted = grids.checked(values.grid, size, self.words)
+        controls, grid = self.scoped(values, size)
+        painted = grids.checked(grid, size, self.words)
         if painted is None:
             raise ConfigurationError(
                 "The grid does not belong to this base model.", "Choose a method to paint it anew."
             )
-        controls = form.controls(self.settings, self.words, values.options)
-        cells = grids.cells_of(painted, controls, size, self.words, len(values.grid["cols"]))
+        cells = grids.cells_of(painted, controls, size, self.words, len(grid["cols"]))
         if not cells:
             raise NothingPainted("No projection is adapted.", "Paint at least one, or choose a preset.")
         return {"name": name, "cells": cells}
 
     def sized(self, data: Mapping[str, Any]) -> Any:
         """``Drafts.size`` of settings as plain data; one task stands for the tasks while none is chosen."""
-        tasks = sum(len(self.task_names(task)) for task in data.get("tasks") or ()) or 1
+        model, train = ModelSpec.parse(dict(data.get("model") or {})), TrainSpec.parse(dict(data.get("train") or {}))
         return self.studio.drafts.size(
             MethodSpec.parse(dict(data.get("method") or {})),
-            ModelSpec.parse(dict(data.get("model") or {})),
-            TrainSpec.parse(dict(data.get("train") or {})),
-            tasks=tasks,
+            model,
+            train,
+            tasks=self.task_count(data),
             device=str(data.get("device") or "auto"),
+            rows=self.lengths(data, model, train),
         )
+
+    def task_count(self, data: Mapping[str, Any]) -> int:
+        return sum(len(self.task_names(task)) for task in data.get("tasks") or ()) or 1
+
+    def lengths(self, data: Mapping[str, Any], model: ModelSpec, train: TrainSpec) -> Any:
+        """How long the rows of the chosen tasks are; None where none is chosen or nothing can tell."""
+        tasks = [TaskSpec.parse(dict(task)) for task in data.get("tasks") or ()]
+        return self.studio.drafts.lengths(tasks, model, train.max_length) if tasks else None
+
+    def problems(self, data: Mapping[str, Any]) -> list[Any]:
+        """What is wrong with single cells of the method; nothing while the base cannot be read."""
+        try:
+            method = MethodSpec.parse(dict(data.get("method") or {}))
+            return self.studio.drafts.problems(
+                method, ModelSpec.parse(dict(data.get("model") or {})), self.task_count(data)
+            )
+        except StudioError:
+            return []
 
     def task_names(self, task: Mapping[str, Any]) -> list[str]:
         if task.get("task"):

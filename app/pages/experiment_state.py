@@ -19,13 +19,13 @@ from app.pages import experiment_grid as grids
 from app.pages import experiment_views as views
 from app.pages.experiment_parts import NOTHING, PARTS, Data, NothingPainted, Parts, Values, Wish
 from app.ui import components as ui
-from core.errors import StudioError
+from core.errors import ConfigurationError, StudioError
 from core.home import ASSETS
 from core.schema import RunSpec
 
 SEEDS = re.compile(r"^# one run for each seed: ([\d, ]+)$", re.M)
 DEMO = "demo"
-QUERY = ("clone", "dataset", "method")
+QUERY = ("clone", "dataset", "method", "options")
 
 
 def new_token() -> str:
@@ -51,7 +51,7 @@ class Desk(Parts):
 
     def open(self, draft: Any, query: Mapping[str, str]) -> list[Any]:
         """Everything that is shown first: the draft of this address, what the address asks for, or a fresh run."""
-        address = {name: str(query.get(name) or "")[:200] for name in QUERY}
+        address = {name: str(query.get(name) or "")[:2000] for name in QUERY}
         kept = draft if isinstance(draft, Mapping) and isinstance(draft.get("data"), Mapping) else {}
         if any(address.values()) and kept.get("address") != address:
             kept = {}
@@ -80,7 +80,7 @@ class Desk(Parts):
         elif len(sets) == 1:
             data["tasks"] = [{"dataset": sets[0]["name"]}]
         if address["method"]:
-            data["method"] = {"name": self.studio.method(address["method"])["name"]}
+            data["method"] = {"name": self.studio.method(address["method"])["name"], **options_in(address["options"])}
         return data, [0]
 
     def compared(self, address: Any) -> Wish | None:
@@ -107,13 +107,16 @@ class Desk(Parts):
     # What is shown of them
 
     def view(self, data: Data, seeds: Sequence[int], address: Any, blocks: Any) -> list[Any]:
-        """[figure, what Start would do or what is wrong, YAML, draft]"""
+        """[figure, what Start would do or what is wrong, YAML, marks of cells that are wrong, draft]"""
         text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=120)
         said = figure = ""
+        problems = self.problems(data)
         try:
-            figure = views.summary(self.sized(data))
+            figure = views.summary(self.sized(data), self.speed(data))
         except StudioError as error:
             figure, said = {"html": ui.problem(error), "name": "split"}, ui.problem(error)
+        if problems:
+            said = views.refused_cells(problems)
         try:
             spec = RunSpec.parse({**data, "seed": seeds[0]})
             text = spec.to_yaml()
@@ -123,7 +126,24 @@ class Desk(Parts):
         if len(seeds) > 1:
             text = f"# one run for each seed: {', '.join(map(str, seeds))}\n{text}"
         draft = {"data": data, "seeds": list(seeds), "blocks": blocks, "address": dict(address or {})}
-        return [figure, said, text, draft]
+        return [figure, said, text, self.marks(problems, data, blocks), draft]
+
+    def marks(self, problems: Sequence[Any], data: Data, blocks: Any) -> dict[str, Any]:
+        """The value of ``components.cell_marks``: the sentence of every cell of the grid that is wrong."""
+        if not problems:
+            return {}
+        layers = self.depth(data)
+        count = max(1, min(int(blocks or 1), layers))
+        found: dict[str, str] = {}
+        for one in problems:
+            found |= dict.fromkeys(grids.keys_at(one.places, layers, count), f"{one.message} {one.hint}")
+        return {"cells": found, "said": [{"message": one.message, "hint": one.hint} for one in problems]}
+
+    def speed(self, data: Data) -> Any:
+        """What earlier runs say of the speed; None while the settings say nothing that can run."""
+        with contextlib.suppress(StudioError):
+            return self.studio.expected_speed(RunSpec.parse(data))
+        return None
 
     def examined(self, spec: RunSpec, seeds: Sequence[int], address: Any) -> tuple[Any, ...]:
         rows, remarks = self.studio.drafts.examine(spec)
@@ -141,10 +161,10 @@ class Desk(Parts):
             data, seeds = self.collect(values)
         except NothingPainted as error:
             bare = {"model": form.model_data(self.settings, values.base), "method": {"name": "base"}}
-            return [views.summary(self.sized(bare)), ui.problem(error), gr.skip(), gr.skip()]
+            return [views.summary(self.sized(bare)), ui.problem(error), gr.skip(), {}, gr.skip()]
         except StudioError as error:
-            return [gr.skip(), ui.problem(error), gr.skip(), gr.skip()]
-        return self.view(data, seeds, values.address, values.blocks)
+            return [gr.skip(), ui.problem(error), gr.skip(), gr.skip(), gr.skip()]
+        return self.view(data, seeds, values.address, blocks_of(values))
 
     def answer(self, values: Values, **parts: Any) -> list[Any]:
         """The parts that a handler changed, and what follows from all of them."""
@@ -166,7 +186,7 @@ class Desk(Parts):
         def act(values: Values, data: Data, size: Any, before: str) -> dict[str, Any]:
             name = values.method
             if name == "split":
-                return self.as_split(size)
+                return self.as_split(size, values.grid)
             old = form.option_data(self.methods[before], values.options) if before in self.methods else {}
             method = {"name": name, "options": form.carried(self.methods[before], self.methods[name], old)}
             grid, count, options = self.designed(name, method, data, None, (self.compared(values.address) or ({},))[0])
@@ -179,27 +199,85 @@ class Desk(Parts):
         """Options decide what the grid shows; of a split they are the grid's own."""
         values = Values(*given)
         if values.method == "split":
-            return self.answer(values, **grids.drawn_anew(values.grid))
+            return self.settled(values)
         try:
             data, _ = self.collect(values)
             size = self.sized(data)
         except StudioError as error:
-            return [*[gr.skip()] * len(PARTS), gr.skip(), ui.problem(error), gr.skip(), gr.skip()]
+            return refused(error)
         count = grids.blocks_needed(size)
         return self.answer(values, grid=grids.grid_of(size, self.words, count), blocks=gr.update(value=count))
 
+    def settled(self, values: Values) -> list[Any]:
+        """After the form of a split changed: where it is of one cell, the grid holds what is that cell's own."""
+
+        def parts() -> dict[str, Any]:
+            controls, grid = self.scoped(values, self.bare(values))
+            if grid is values.grid:
+                return grids.drawn_anew(values.grid)
+            kept = {name: value for name, value in grid.items() if name != "given"}
+            return {"grid": {**kept, "controls": controls}}
+
+        return self.tried(values, parts)
+
+    def bare(self, values: Values) -> Any:
+        """The size of the base alone."""
+        return self.sized({"model": form.model_data(self.settings, values.base), "method": {"name": "base"}})
+
     def painted(self, *given: Any) -> list[Any]:
         """A painted grid is a split of one's own, with the controls that the preset had."""
+        values = Values(*given)
+        anew = grids.drawn_anew(values.grid)
+        if self.form_method(values) == "split":
+            return self.tried(values, lambda: {**anew, **self.form_for(values, anew.get("grid", values.grid))})
 
         def act(values: Values, data: Data, size: Any, before: str) -> dict[str, Any]:
-            anew = grids.drawn_anew(values.grid)
-            return anew if values.method == "split" else {"method": "split", **self.as_split(size), **anew}
+            return {"method": "split", **self.as_split(size, values.grid), **anew}
 
-        return self.change(Values(*given), act)
+        return self.change(values, act)
 
-    def as_split(self, size: Any) -> dict[str, Any]:
+    def tried(self, values: Values, parts: Callable[[], dict[str, Any]]) -> list[Any]:
+        """Answer with ``parts``, or with what keeps them from being made."""
+        try:
+            found = parts()
+        except StudioError as error:
+            return refused(error)
+        return self.answer(values, **found)
+
+    def form_for(self, values: Values, grid: Any) -> dict[str, Any]:
+        """The form of the whole split where painting brought words into use, or left the form of one cell."""
+        controls, settled = self.scoped(values._replace(grid=grid), self.bare(values))
+        options = self.split_form(controls, settled)
+        own = isinstance(values.options, Mapping)
+        same = own and values.options.get("groups") == options["groups"] and not values.options.get("cell")
+        left = {"grid": settled} if own and values.options.get("cell") else {}
+        return left if same else {"options": options, **left}
+
+    def picked(self, *given: Any) -> list[Any]:
+        """The form turns to the cell that was picked, or back to the whole split; a preset becomes a split."""
+        values = Values(*given)
+        if self.form_method(values) == "split":
+            return self.tried(values, lambda: self.turned(values, *self.scoped(values, self.bare(values))))
+
+        def act(values: Values, data: Data, size: Any, before: str) -> dict[str, Any]:
+            card = views.method_card(self.methods["split"])
+            found = self.turned(values, grids.controls_of(size, self.words), values.grid)
+            return {"method": "split", "card": card, **found}
+
+        return self.change(values, act)
+
+    def turned(self, values: Values, controls: dict[str, Any], grid: Any) -> dict[str, Any]:
+        """Grid and form for the cell that the grid says is picked."""
+        grid = {name: value for name, value in grid.items() if name != "given"}
+        cell = (grid.get("cells") or {}).get(key := str(grid.get("picked") or ""))
+        if not isinstance(cell, Mapping) or cell.get("frozen"):
+            return {"grid": {**grid, "picked": None}, "options": self.split_form(controls, grid)}
+        options = self.cell_form(key, controls, grid, self.bare(values))
+        return {"grid": {**grid, "controls": controls}, "options": options}
+
+    def as_split(self, size: Any, grid: Any) -> dict[str, Any]:
         card = views.method_card(self.methods["split"])
-        return {"card": card, "options": self.option_form("split", {}, size, {})}
+        return {"card": card, "options": self.split_form(grids.controls_of(size, self.words), grid)}
 
     def change(self, values: Values, act: Callable[[Values, Data, Any, str], dict[str, Any]]) -> list[Any]:
         """Apply ``act``, which gets the settings and the size of the method that the option form belongs to."""
@@ -210,7 +288,7 @@ class Desk(Parts):
         except NothingPainted:
             return self.answer(values)
         except StudioError as error:
-            return [*[gr.skip()] * len(PARTS), gr.skip(), ui.problem(error), gr.skip(), gr.skip()]
+            return refused(error)
         return self.answer(values, **parts)
 
     def form_method(self, values: Values) -> str:
@@ -224,9 +302,11 @@ class Desk(Parts):
             data, _ = self.collect(values)
             size = self.sized(data)
         except StudioError as error:
-            return [*[gr.skip()] * len(PARTS), gr.skip(), ui.problem(error), gr.skip(), gr.skip()]
+            return refused(error)
         count = max(1, min(int(values.blocks or 1), size.layers, grids.MOST_BLOCKS))
-        return self.answer(values, grid=grids.grid_of(size, self.words, count), blocks=gr.update(value=count))
+        grid = grids.grid_of(size, self.words, count)
+        form_too = {"options": self.option_form("split", {}, size, {}, grid)} if values.method == "split" else {}
+        return self.answer(values, grid=grid, blocks=gr.update(value=count), **form_too)
 
     def base_changed(self, *given: Any) -> list[Any]:
         """Another base: presets are painted on its projections; a split keeps what it can."""
@@ -244,7 +324,7 @@ class Desk(Parts):
                 grid = grids.grid_of(size, self.words, count)
         except StudioError as error:
             problem = {"html": ui.problem(error), "name": "split"}
-            return [*[gr.skip()] * len(PARTS), problem, ui.problem(error), gr.skip(), gr.skip()]
+            return [*[gr.skip()] * len(PARTS), problem, ui.problem(error), gr.skip(), {}, gr.skip()]
         maximum = max(2, min(bare.layers, grids.MOST_BLOCKS))
         return self.answer(values, grid=grid, blocks=gr.update(value=count, maximum=maximum))
 
@@ -258,7 +338,7 @@ class Desk(Parts):
             seeds = form.seeds_of([int(part) for part in found[1].split(",") if part.strip()] if found else [spec.seed])
             return self.fill(form.plain_data(spec), seeds, {n: str((address or {}).get(n, "")) for n in QUERY})
         except StudioError as error:
-            return [*[gr.skip()] * len(PARTS), gr.skip(), ui.problem(error), gr.skip(), gr.skip(), gr.skip()]
+            return [*refused(error), gr.skip()]
 
     def with_demo(self, *given: Any) -> list[Any]:
         """Store the tasks of the demo, if they are not, and choose them."""
@@ -266,7 +346,7 @@ class Desk(Parts):
         try:
             self.studio.upload(ASSETS / "demo", name=DEMO)  # the name means these tasks from now on
         except StudioError as error:
-            return [*[gr.skip()] * len(PARTS), gr.skip(), ui.problem(error), gr.skip(), gr.skip(), gr.skip()]
+            return [*refused(error), gr.skip()]
         try:
             data, seeds = self.collect(values)
         except StudioError:
@@ -286,6 +366,30 @@ class Desk(Parts):
         except StudioError as error:
             return ui.problem(error)
         return views.started(runs)
+
+
+def options_in(text: str) -> Data:
+    """The options of a method as an address has them: one JSON object."""
+    if not text:
+        return {}
+    try:
+        options = json.loads(text)
+    except ValueError:
+        options = None
+    if not isinstance(options, dict):
+        raise ConfigurationError("The address names options that cannot be read.", "Choose them in the form.")
+    return {"options": options}
+
+
+def refused(error: StudioError) -> list[Any]:
+    """Nothing changes but what is said of the problem."""
+    return [*[gr.skip()] * len(PARTS), gr.skip(), ui.problem(error), gr.skip(), gr.skip(), gr.skip()]
+
+
+def blocks_of(values: Values) -> int:
+    """The blocks of layers that the grid has."""
+    shown = values.grid.get("cols") if isinstance(values.grid, Mapping) else None
+    return len(shown) if shown else int(values.blocks or 1)
 
 
 def request(token: Any, spec: RunSpec) -> str:

@@ -8,11 +8,14 @@ from typing import Any
 from urllib.parse import quote
 
 from app.pages import experiment_grid as grids
+from app.pages.experiment_preflight import counts, preflight
 from app.ui import components as ui
 from app.ui.diagram import Mixture, diagram
 
-GIB = 2**30
 SHOWN = 5
+DRAWN = 3  # further splits that are drawn besides the main one
+
+Kind = tuple[str, ...]  # the words for down, gate and up; one alone: frozen
 
 
 def method_card(method: Mapping[str, Any]) -> str:
@@ -22,43 +25,37 @@ def method_card(method: Mapping[str, Any]) -> str:
     return f"<p><b>{ui.escape(method['title'])}</b>{badge} {ui.escape(method['summary'])} {source}</p>"
 
 
-def summary(size: Any) -> dict[str, Any]:
-    """The value of the figure panel: trainable parameters, memory, the mixture as a figure, other splits in use."""
+def summary(size: Any, speed: Any = None) -> dict[str, Any]:
+    """The value of the figure panel: the preflight, the mixture as a figure, other splits in use."""
     adapted = [place for place in size.places if place.words]
     if not adapted:
         nothing = ui.empty("Nothing is adapted", "Paint a projection, or choose a preset.")
         return {"html": counts(size) + nothing, "name": "split"}
-    kinds = Counter(grids.words_at(place) for place in adapted)
-    main = kinds.most_common(1)[0][0]
+    kinds = Counter(kind for place in size.places if (kind := kind_of(place)))
+    main = next(kind for kind, _ in kinds.most_common() if kind != FROZEN)
     picture = diagram(mixture(size, main))
-    return {"html": counts(size) + picture + others(size, kinds, main), "name": "split"}
+    return {"html": preflight(size, speed) + picture + others(size, kinds, main), "name": "split"}
 
 
-def counts(size: Any) -> str:
-    """Exact parameters, put beside the base and a LoRA; and the memory estimate."""
-    share = f"{size.trainable / size.total:.2%} of the base" if size.total else ""
-    ratio = f"{size.trainable / size.lora:.2f} × a LoRA of rank 8" if size.lora else ""
-    about = " · ".join(filter(None, ("trainable parameters", share, ratio)))
-    parts = ", ".join(f"{name} {_gib(number)}" for name, number in size.memory.items())
-    total = _gib(sum(size.memory.values()))
-    where = "on a GPU" if size.cuda else "on the CPU"
-    return (
-        f'<div class="count"><b class="num">{size.trainable:,}</b><span>{about}</span></div>'
-        f'<p class="memory num">about {total} of memory {where} (an estimate: {parts})</p>'
-    )
+FROZEN: Kind = ("frozen",)
 
 
-def _gib(number: float) -> str:
-    return f"{number / GIB:.1f} GiB" if number >= GIB / 10 else f"{number / 2**20:.0f} MiB"
+def kind_of(place: Any) -> Kind | None:
+    return FROZEN if place.frozen else grids.words_at(place)
 
 
-def mixture(size: Any, words: tuple[str, ...]) -> Mixture:
+def mixture(size: Any, kind: Kind) -> Mixture:
     """The figure's data for one choice of words: the projection shape and the top layer's experts that it has."""
-    mine = [place for place in size.places if grids.words_at(place) == words]
+    mine = [place for place in size.places if kind_of(place) == kind]
     top = max(mine, key=lambda place: (place.experts, place.layer))
     shape = Counter((p.inputs, p.outputs) for p in mine).most_common(1)[0][0]
-    names = list(dict.fromkeys(p.projection for p in mine if (p.inputs, p.outputs) == shape))
-    down, gate, up = words
+    alike = [p for p in mine if (p.inputs, p.outputs) == shape]
+    names = list(dict.fromkeys(p.projection for p in alike))
+    where = {"inputs": shape[0], "outputs": shape[1], "projection": ", ".join(names[:3])}
+    if kind == FROZEN:
+        return Mixture("", "", "", frozen=True, **where)
+    shown = max(alike, key=lambda place: (place.experts, place.layer))
+    down, gate, up = kind
     return Mixture(
         down=down,
         gate=gate,
@@ -66,12 +63,14 @@ def mixture(size: Any, words: tuple[str, ...]) -> Mixture:
         experts=top.experts,
         selected=top.selected,
         rank=top.rank,
-        inputs=shape[0],
-        outputs=shape[1],
-        projection=", ".join(names[:3]),
-        down_shared=down == "shared",
-        up_shared=up == "shared",
+        down_shared="down" in top.shared,
+        up_shared="up" in top.shared,
+        groups=top.groups,
+        scope=top.scope,
+        unit=top.unit,
+        counts=shown.parts,
         depth=depth(mine),
+        **where,
     )
 
 
@@ -89,25 +88,34 @@ def depth(places: Sequence[Any]) -> list[tuple[str, int]]:
     return [(grids.span_name(layers), number) for layers, number in runs]
 
 
-def others(size: Any, kinds: Mapping[tuple[str, ...], int], main: tuple[str, ...]) -> str:
-    """Where the figure is not the whole truth: other words, and projections that stay as they are."""
-    places = len(size.places)
+def others(size: Any, kinds: Mapping[Kind, int], main: Kind) -> str:
+    """Where the figure is not the whole truth: other words, each with its own figure, and what stays as it is."""
+    places, drawn = len(size.places), 0
     lines = []
-    for words, count in sorted(kinds.items(), key=lambda item: -item[1]):
-        names = list(dict.fromkeys(p.projection for p in size.places if grids.words_at(p) == words))
-        chips = "".join(
-            f'<span class="chip word-{ui.escape(word)}">{part} {ui.escape(word)}</span>'
-            for part, word in zip(grids.PARTS, words, strict=True)
-        )
-        shown = "drawn above" if words == main else ""
-        lines.append(
-            f"<li>{chips} in {count} of {places} places: {ui.escape(', '.join(names[:8]))} <small>{shown}</small></li>"
-        )
+    for kind, count in sorted(kinds.items(), key=lambda item: (item[0] != main, -item[1])):
+        names = list(dict.fromkeys(p.projection for p in size.places if kind_of(p) == kind))
+        where = f"{_chips(kind)} in {count} of {places} places: {ui.escape(', '.join(names[:8]))}"
+        if kind == main:
+            lines.append(f"<li>{where} <small>drawn above</small></li>")
+        elif drawn < DRAWN:
+            drawn += 1
+            lines.append(f"<li><details><summary>{where}</summary>{diagram(mixture(size, kind))}</details></li>")
+        else:
+            lines.append(f"<li>{where}</li>")
     left = places - sum(kinds.values())
     if left:
         lines.append(f"<li>{left} of {places} places are not adapted</li>")
     more = f"<li>and {len(lines) - SHOWN} more</li>" if len(lines) > SHOWN + 1 else ""
     return f'<ul class="splits">{"".join(lines[: SHOWN + 1])}{more}</ul>' if len(lines) > 1 else ""
+
+
+def _chips(kind: Kind) -> str:
+    if kind == FROZEN:
+        return '<span class="chip word-off">frozen</span>'
+    return "".join(
+        f'<span class="chip word-{ui.escape(word)}">{part} {ui.escape(word.replace("_", " "))}</span>'
+        for part, word in zip(grids.PARTS, kind, strict=True)
+    )
 
 
 def ready(rows: Mapping[str, int], seeds: Sequence[int], remarks: Sequence[str], changed: str) -> str:
@@ -118,6 +126,13 @@ def ready(rows: Mapping[str, int], seeds: Sequence[int], remarks: Sequence[str],
     return (
         f'<div class="note">Start queues {runs} on {tasks}, {sum(rows.values()):,} training rows.{said}{changed}</div>'
     )
+
+
+def refused_cells(problems: Sequence[Any]) -> str:
+    """Why Start would refuse: the first problem whole, the others are said beside the grid."""
+    more = len(problems) - 1
+    rest = f'<div class="note">{more} more: see the marked cells of the grid.</div>' if more else ""
+    return ui.problem(problems[0]) + rest
 
 
 def no_tasks(datasets: Sequence[Any]) -> str:

@@ -71,10 +71,20 @@ def token_strip(value: dict[str, Any] | None = None, **kwargs: Any) -> gr.HTML:
 def split_grid(value: dict[str, Any] | None = None, **kwargs: Any) -> gr.HTML:
     """The words of every projection (rows) in every block of layers (cols), painted with mouse or keys.
 
-    ``value``: ``rows``, ``cols``, ``words: {down: [...], up: [...]}``, ``cells: {"row|col": {down, up} | None}``
-    (None: not adapted). ``input`` fires after each edit with the whole new value.
+    ``value``: ``rows``, ``cols``, ``words: {down: [...], up: [...]}``, ``about`` (summaries of words by part and name),
+    ``cells: {"row|col": {down, up, own} | {frozen} | None}`` (None: not adapted; ``own``: settings of this cell alone)
+    and ``picked`` (the cell whose settings are shown). ``input`` fires after each edit with the whole new value,
+    ``select`` when a cell was picked.
     """
     return drawn("split", value, **kwargs)
+
+
+def cell_marks(value: dict[str, Any] | None = None, *, grid: str, **kwargs: Any) -> gr.HTML:
+    """What is wrong with cells of the ``split_grid`` with the id ``grid``: marked there, and said here.
+
+    ``value``: ``cells`` (sentence by "row|col") and ``said: [{message, hint}]``; empty: nothing is wrong.
+    """
+    return drawn("marks", value, grid=grid, **kwargs)
 
 
 def live_curve(value: dict[str, Any] | None = None, **kwargs: Any) -> gr.HTML:

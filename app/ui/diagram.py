@@ -1,57 +1,43 @@
 """One mixture as a figure: the frozen matrix above, and below it what is trained, drawn to relative size.
 
 Down matrices narrow from the projection's inputs to the rank, up matrices widen to its outputs: one box where experts
-share a matrix, one for each expert where they do not. Selected gates are filled, the others are faint.
+share a matrix, one for each expert where they do not. Selected gates are filled, the others are faint. A word that no
+function here knows is drawn by what all words say of themselves: shared or not, its decisions, its parameters.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from app.ui.components import escape
+from app.ui.mixture import (
+    BOX,
+    DOWN,
+    GATE,
+    PLAIN,
+    SEES,
+    SHOWN,
+    SUM,
+    UP,
+    WIDE,
+    Mixture,
+    X,
+    Y,
+    down_part,
+    hue,
+    index,
+    opacity,
+    up_part,
+)  # fmt: skip
 
-WIDE = 640
-SHOWN = 8
-X, DOWN, GATE, UP, SUM, Y = 34, 118, 300, 410, 540, 606  # where the parts stand from left to right
-BOX = 74  # width of a matrix
-SEES = {"token": "each token", "sequence": "the mean of the prompt", "task": "the name of the task"}
 TOP = 118  # the mixture begins here; the frozen matrix lies above
-
-
-@dataclass(frozen=True)
-class Mixture:
-    """What is drawn. ``selected``: experts used at a time; ``depth``: (block of layers, experts), lowest first."""
-
-    down: str
-    gate: str
-    up: str
-    experts: int = 1
-    selected: int = 1
-    rank: int = 8
-    inputs: int = 256
-    outputs: int = 256
-    projection: str = ""
-    down_shared: bool = False
-    up_shared: bool = False
-    depth: Sequence[tuple[str, int]] = ()
-
-    @property
-    def single(self) -> bool:
-        return self.experts == 1 or (self.down_shared and self.up_shared)
-
-    @property
-    def gated(self) -> bool:
-        return not self.single and self.gate != "none"
-
-    @property
-    def sparse(self) -> bool:
-        return self.gated and self.selected < self.experts
 
 
 def diagram(mixture: Mixture) -> str:
     """SVG of one mixture, with the experts of each block of layers below where their numbers differ."""
     m = mixture
+    if m.frozen:
+        return _base_alone(m)
     lanes = _lanes(m)
     ys = [y for y, _ in lanes]
     middle = (ys[0] + ys[-1]) / 2
@@ -71,9 +57,11 @@ def diagram(mixture: Mixture) -> str:
 
 def describe(m: Mixture) -> str:
     """The figure in words."""
+    if m.frozen:
+        return f"The frozen base alone: {m.inputs:,} inputs, {m.outputs:,} outputs"
     if m.single:
-        return f"One low-rank pair of rank {m.rank}"
-    who = SEES.get(m.gate, m.gate)
+        return f"One low-rank pair of rank {m.rank}" if m.down != "identity" else "One update of full rank"
+    who = _sees(m)
     gates = "added up" if m.gate == "none" else f"weighted by {who}"
     return f"{m.experts} experts of rank {m.rank}: down {m.down}, up {m.up}, {gates}, {m.selected} used at a time"
 
@@ -115,9 +103,9 @@ def _mixture(m: Mixture, lanes: list[tuple[float, int | None]], middle: float) -
         lines.append(_curve(UP + BOX, up_y, SUM - 12, middle, faint and not one_up))
         if not one_down or number == lanes[0][1]:
             name, dim = (None, False) if one_down else (number, faint)
-            shapes.append(_matrix(DOWN, down_y, *size["down"], "D", name, m.down, dim))
+            shapes.append(down_part(m, down_y, size["down"], name, dim))
         if not one_up or number == lanes[0][1]:
-            shapes.append(_matrix(UP, up_y, *size["up"], "U", number if not one_up else None, m.up, faint))
+            shapes.append(up_part(m, up_y, size["up"], number if not one_up else None, faint))
     return [*dict.fromkeys(lines), *_router(m, middle, lanes[0][0]), *shapes, *_sum(m, middle)]
 
 
@@ -136,25 +124,23 @@ def _chosen(m: Mixture, numbers: Sequence[int | None]) -> set[int]:
     return {known[(2 * i + 1) * len(known) // (2 * count)] for i in range(count)}
 
 
-def _matrix(
-    x: float, y: float, left: float, right: float, letter: str, number: int | None, word: str, faint: bool
-) -> str:
-    """A trapezium whose upright sides are as long as the matrix is wide there; a thin one has its name above."""
-    corners = ((x, y - left / 2), (x + BOX, y - right / 2), (x + BOX, y + right / 2), (x, y + left / 2))
-    points = " ".join(f"{a:.1f},{b:.1f}" for a, b in corners)
-    high = (left + right) / 2
-    line = y + 4 if high >= 14 else y - high / 2 - 3
-    return (
-        f'<g{_faint(faint)}><polygon class="matrix-box word-{escape(word)}" points="{points}"/>'
-        f'<text x="{x + BOX / 2}" y="{line:.1f}" text-anchor="middle" class="name">{letter}{_index(number)}</text></g>'
-    )
-
-
 def _gate(y: float, number: int, faint: bool, m: Mixture) -> str:
     css = "gate" if faint else "gate on"
+    if m.groups > 1:  # a weight for each rank or block of ranks: a column of small gates
+        shown = min(m.groups, 4)
+        step = min(9.0, (_slot(m) - 4) / shown)
+        dots = "".join(
+            f'<circle class="{css} word-{escape(m.gate)}" {hue(m.gate)} cx="{GATE}" '
+            f'cy="{y + (i - (shown - 1) / 2) * step:.1f}" r="{step / 2 - 0.6:.1f}"/>'
+            for i in range(shown)
+        )
+        return (
+            f'<g{opacity(faint)}>{dots}<text x="{GATE + 15}" y="{y + 4:.1f}" class="name">g{index(number)}</text></g>'
+        )
     return (
-        f'<g{_faint(faint)}><circle class="{css} word-{escape(m.gate)}" cx="{GATE}" cy="{y:.1f}" r="12"/>'
-        f'<text x="{GATE}" y="{y + 4:.1f}" text-anchor="middle" class="name">g{_index(number)}</text></g>'
+        f'<g{opacity(faint)}><circle class="{css} word-{escape(m.gate)}" {hue(m.gate)} cx="{GATE}" '
+        f'cy="{y:.1f}" r="12"/>'
+        f'<text x="{GATE}" y="{y + 4:.1f}" text-anchor="middle" class="name">g{index(number)}</text></g>'
     )
 
 
@@ -162,17 +148,41 @@ def _router(m: Mixture, middle: float, first: float) -> list[str]:
     """What the gates are decided from, as a dashed line from the input."""
     if not m.gated:
         return []
-    sees = {"token": "each token", "sequence": "the mean of the prompt", "task": "the name of the task"}.get(
-        m.gate, m.gate
-    )
     y = first - max(22.0, _slot(m) / 2 + 8)
-    how = f"top {m.selected} of {m.experts}" if m.sparse else f"all {m.experts}, softmax"
+    how = f"top {m.selected} of {m.experts}" if m.sparse else f"all {m.experts}"
+    if m.scope != "projection":
+        how += f" · one gate for each {m.scope}"
     start = f"M{X + 8} {middle - 14:.0f} C{X + 50} {y:.0f} {X + 80} {y:.0f} {GATE - 60} {y:.0f}"
     path = f"{start} L{GATE - 14} {y:.0f} Q{GATE} {y:.0f} {GATE} {y + 9:.0f}"
     return [
-        f'<path class="router word-{escape(m.gate)}" d="{path}"/>',
-        f'<text x="{GATE + 12}" y="{y + 4:.0f}" class="dim">gates from {escape(sees)} · {how}</text>',
+        f'<path class="router word-{escape(m.gate)}" {hue(m.gate)} d="{path}"/>',
+        f'<text x="{GATE + 12}" y="{y + 4:.0f}" class="dim">gates from {escape(_sees(m))} · {how}</text>',
     ]
+
+
+def _sees(m: Mixture) -> str:
+    """What the gates are decided from; an unknown word says what one of its decisions covers."""
+    return SEES.get(m.gate) or f"{m.gate.replace('_', ' ')}, for each {m.unit or 'sample'}"
+
+
+def _base_alone(m: Mixture) -> str:
+    """The frozen matrix between x and y, and nothing beside it."""
+    middle = 44.0
+    tall, wide = 52 * min(1.0, m.outputs / m.inputs), 52 * min(1.0, m.inputs / m.outputs)
+    x = (DOWN + UP + BOX) / 2
+    vectors = "".join(
+        f'<rect class="vector" x="{at}" y="{middle - 30 * size / max(m.inputs, m.outputs):.1f}" width="8" '
+        f'height="{60 * size / max(m.inputs, m.outputs):.1f}" rx="2"/>'
+        f'<text x="{at + side}" y="{middle + 5:.0f}" class="end">{letter}</text>'
+        for at, size, letter, side in ((X, m.inputs, "x", -14), (Y, m.outputs, "y", 20))
+    )
+    return (
+        f'<svg class="mixture" viewBox="0 0 {WIDE} 104" role="img" aria-label="{escape(describe(m))}">'
+        f'<path d="M{X + 8} {middle} L{x - wide / 2:.0f} {middle} M{x + wide / 2:.0f} {middle} L{Y} {middle}"/>'
+        f'{vectors}<rect class="frozen" x="{x - wide / 2:.0f}" y="{middle - tall / 2:.0f}" width="{wide:.0f}" '
+        f'height="{tall:.0f}" rx="3"/><text x="{x:.0f}" y="92" text-anchor="middle" class="dim">{escape(m.projection)} '
+        f"{m.inputs:,} → {m.outputs:,}, frozen: y = W{index(0)}x</text></svg>"
+    )
 
 
 def _frozen(m: Mixture, middle: float) -> str:
@@ -181,7 +191,7 @@ def _frozen(m: Mixture, middle: float) -> str:
     tall, wide = 52 * min(1.0, m.outputs / m.inputs), 52 * min(1.0, m.inputs / m.outputs)
     left = f"M{X + 8} {middle - 6:.0f} C{X + 40} {y} {X + 40} {y} {X + 70} {y} L{x - wide / 2:.0f} {y}"
     right = f"M{x + wide / 2:.0f} {y} L{SUM} {y} Q{Y - 26} {y} {Y - 26} {y + 30} L{Y - 26} {middle - 13:.0f}"
-    name = f"W{_index(0)}"
+    name = f"W{index(0)}"
     roomy = min(tall, wide) >= 20
     inside = f'<text x="{x:.0f}" y="{y + 4}" text-anchor="middle" class="name">{name}</text>' if roomy else ""
     shape = f"{escape(m.projection)} {m.inputs:,} → {m.outputs:,}, frozen"
@@ -228,18 +238,25 @@ def _counts(m: Mixture, y: float) -> list[str]:
     downs = 1 if m.single or m.down_shared else m.experts
     ups = 1 if m.single or m.up_shared else m.experts
     found = [
-        (DOWN + BOX / 2, "" if m.single else m.down, f"{downs} × ({m.rank} × {m.inputs:,})"),
-        (UP + BOX / 2, "" if m.single else m.up, f"{ups} × ({m.outputs:,} × {m.rank})"),
+        (DOWN + BOX / 2, "" if m.single else m.down, _size(m, "down", m.down, f"{downs} × ({m.rank} × {m.inputs:,})")),
+        (UP + BOX / 2, "" if m.single else m.up, _size(m, "up", m.up, f"{ups} × ({m.outputs:,} × {m.rank})")),
     ]
     if m.gated:
         rows = "tasks" if m.gate == "task" else f"{m.inputs:,}"
-        found.append((GATE, m.gate, f"{m.experts} × {rows}"))
+        found.append((GATE, m.gate, _size(m, "gate", m.gate, f"{m.experts} × {rows}")))
     return [
         f'<text x="{x:.0f}" y="{y:.0f}" text-anchor="middle" class="shape">{escape(shape)}</text>'
         f'<text x="{x:.0f}" y="{y + 15:.0f}" text-anchor="middle" '
-        f'class="word word-{escape(word)}">{escape(word)}</text>'
+        f'class="word word-{escape(word)}" {hue(word)}>{escape(word.replace("_", " "))}</text>'
         for x, word, shape in found
     ]
+
+
+def _size(m: Mixture, part: str, word: str, plain: str) -> str:
+    """The shapes of plain matrices and routers; of other words, how many parameters they bring."""
+    if word in (*PLAIN, "token", "sequence", "task") or part not in m.counts:
+        return plain
+    return f"{m.counts[part]:,} parameters" if m.counts[part] else "no parameters"
 
 
 def _depth(m: Mixture, top: float) -> tuple[str, float]:
@@ -253,7 +270,7 @@ def _depth(m: Mixture, top: float) -> tuple[str, float]:
             f'<text x="{DOWN + BOX}" y="{y + 11:.1f}" text-anchor="end" class="dim">layers {escape(name)}</text>'
         )
         parts += [
-            f'<rect class="matrix-box word-{escape(m.up)}" x="{GATE - 70 + e * cell:.1f}" y="{y + 1:.1f}" '
+            f'<rect class="matrix-box word-{escape(m.up)}" {hue(m.up)} x="{GATE - 70 + e * cell:.1f}" y="{y + 1:.1f}" '
             f'width="{cell - 2.5:.1f}" height="12" rx="2"/>'
             for e in range(experts)
         ]
@@ -265,24 +282,25 @@ def formula(m: Mixture, y: float) -> str:
     """The sentence of the mixture, with indices where experts differ."""
     sub = '<tspan dy="3" font-size="10">{}</tspan><tspan dy="-3">​</tspan>'
     e = sub.format("e")
-    down = "D" if m.single or m.down_shared else f"D{e}"
+    own_down = "" if m.single or m.down_shared else e
     up = "U" if m.single or m.up_shared else f"U{e}"
     gate = f"g{e}(x) " if m.gated else ""
+    if m.gated and m.groups > 1:
+        gate = f"g{e}(x) ⊙ "
+    down = {"identity": "", "subspace": f"P{e} S ", "task_transform": f"Λ{sub.format('t')}D{own_down} "}.get(
+        m.down, f"D{own_down} "
+    )
+    if m.down == "pool" and m.up == "pool":
+        up, down = f"u{sub.format('j')}", f"v{sub.format('i')}ᵀ "
+        gate = gate and f"g{sub.format('ij')}(x) "
     total = "" if m.single else f"Σ{sub.format('e ∈ top ' + str(m.selected) if m.sparse else 'e')} "
+    inner = f"{up} ({gate}{down}x)" if m.gated and m.groups > 1 else f"{gate}{up} {down}x"
     return (
         f'<text x="{WIDE / 2}" y="{y:.0f}" text-anchor="middle" class="formula">'
-        f"y = W{sub.format('0')}x + (α ∕ r) {total}{gate}{up} {down} x</text>"
+        f"y = W{sub.format('0')}x + (α ∕ r) {total}{inner}</text>"
     )
 
 
 def _curve(x1: float, y1: float, x2: float, y2: float, faint: bool) -> str:
     half = (x1 + x2) / 2
-    return f'<path d="M{x1:.0f} {y1:.1f} C{half:.0f} {y1:.1f} {half:.0f} {y2:.1f} {x2:.0f} {y2:.1f}"{_faint(faint)}/>'
-
-
-def _faint(faint: bool) -> str:
-    return ' opacity=".3"' if faint else ""
-
-
-def _index(number: int | None) -> str:
-    return "" if number is None else f'<tspan dy="3" font-size="9">{number}</tspan>'
+    return f'<path d="M{x1:.0f} {y1:.1f} C{half:.0f} {y1:.1f} {half:.0f} {y2:.1f} {x2:.0f} {y2:.1f}"{opacity(faint)}/>'

@@ -86,7 +86,7 @@ def test_every_preset_survives_the_grid(studio: Studio, name: str, options: dict
     words, first = studio.drafts.words(), size(studio, MethodSpec(name=name, options=options))
     blocks = grids.blocks_needed(first)
     grid = grids.grid_of(first, words, blocks)
-    cells = grids.cells_of(grids.checked(grid, first, words), grids.controls_of(first), first, words, blocks)
+    cells = grids.cells_of(grids.checked(grid, first, words), grids.controls_of(first, words), first, words, blocks)
     second = size(studio, MethodSpec(name="split", cells=cells))
     assert len(cells) == 1 and grids.same(first, second) and first.trainable == second.trainable
 
@@ -95,7 +95,7 @@ def test_painted_cells_come_back_from_the_cells_that_they_become(studio: Studio)
     words, bare = studio.drafts.words(), size(studio, MethodSpec(name="base"))
     some = [("shared", "token", "unique"), ("unique", "none", "unique"), ("unique", "task", "shared"), None]
     painted = {
-        (row, col): kind
+        (row, col): grids.painted(kind)
         for i, row in enumerate(bare.projections)
         for col in range(4)
         if (kind := some[(i * 3 + col * 5 + i * col) % 4])
@@ -108,8 +108,8 @@ def test_painted_cells_come_back_from_the_cells_that_they_become(studio: Studio)
 
 def test_one_exception_needs_two_patterns(studio: Studio):
     words, bare = studio.drafts.words(), size(studio, MethodSpec(name="base"))
-    painted = {(row, col): ("shared", "token", "unique") for row in bare.projections for col in range(4)}
-    painted["v_proj", 2] = ("unique", "none", "unique")
+    painted = {(row, col): grids.painted(("shared", "token", "unique")) for row in bare.projections for col in range(4)}
+    painted["v_proj", 2] = grids.painted(("unique", "none", "unique"))
     cells = grids.cells_of(painted, {"experts": 2}, bare, words, 4)
     assert [cell["modules"] for cell in cells] == [["v_proj"], "all-linear"] and cells[0]["layers"] == ["4-5"]
 
@@ -301,7 +301,7 @@ def test_a_split_that_adapts_nothing_counts_nothing(desk: state.Desk):
     page = opened(desk)._replace(method="split")
     page = after(page, desk.method_changed(*page))
     page = paint(page, None, *page.grid["cells"])
-    *_, figure, said, _, _ = desk.painted(*page)
+    *_, figure, said, _, _, _ = desk.painted(*page)
     assert "No projection is adapted" in said and '<b class="num">0</b>' in figure["html"]
 
 
@@ -324,7 +324,7 @@ def test_yaml_goes_both_ways(desk: state.Desk):
     ],
 )
 def test_wrong_yaml_changes_nothing_and_is_named(desk: state.Desk, text: str, words: str):
-    *rest, said, _, _, _ = desk.apply(text, {})
+    *rest, said, _, _, _, _ = desk.apply(text, {})
     assert words in said and all(isinstance(part, dict) and part["__type__"] == "update" for part in rest)
 
 
@@ -359,7 +359,7 @@ def test_a_draft_of_a_deleted_data_set_keeps_the_rest(desk: state.Desk):
 
 def test_a_draft_comes_back_on_its_own_address(desk: state.Desk):
     page = edit(opened(desk, dataset="demo"), "training", train__steps="7")
-    draft = json.loads(json.dumps(desk.show(*page)[3]))
+    draft = json.loads(json.dumps(desk.show(*page)[4]))
     for query in ({"dataset": "demo"}, {}):
         assert desk.collect(values(desk, desk.open(draft, query)))[0]["train"]["steps"] == 7
     fresh = values(desk, desk.open(draft, {"method": "lora"}))
