@@ -74,7 +74,7 @@ def broken(folder: Path, how: str) -> None:
         case "encoder":
             (folder / "config.json").write_text(json.dumps(config | {"architectures": ["BertForMaskedLM"]}))
         case "remote code":
-            config["auto_map"] = {"AutoModelForCausalLM": "modelling.Model"}
+            config |= {"model_type": "own", "auto_map": {"AutoModelForCausalLM": "modelling.Model"}}
             (folder / "config.json").write_text(json.dumps(config))
         case "pickle":
             (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
