@@ -1,0 +1,161 @@
+"""Every method on a 1B-shaped model in bfloat16: step times and memory peaks on a CUDA machine.
+
+    python benchmarks/methods.py [--out FOLDER] [--steps 8] [--only mosld,lora]
+
+Random weights serve: what is timed does not depend on their values. Each method adapts every projection of a
+Llama-shaped base (2048 wide, 16 blocks) with its own defaults and trains on rows of random tokens under bfloat16
+autocast with AdamW and activation checkpointing, once as it is and once with each block under torch.compile. Times are
+medians of the steps after the first three; the peak is what PyTorch allocated, weights included. Needs torch,
+transformers and peft. Writes ``methods.jsonl`` and ``methods.md``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from core.adapters.attach import attach, tape_of
+from core.adapters.methods import presets
+from core.schema import MethodSpec
+
+ROWS, TOKENS, PROMPT = 8, 512, 256
+TASKS = ["one", "two", "three", "four"]
+SHAPE = {
+    "hidden_size": 2048, "intermediate_size": 5504, "num_hidden_layers": 16, "num_attention_heads": 16,
+    "num_key_value_heads": 16, "vocab_size": 32000, "max_position_embeddings": 2048,
+}  # fmt: skip
+WARM = 3
+
+
+def base() -> LlamaForCausalLM:
+    """A billion random weights, made on the device."""
+    with torch.device("cuda"):
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            return LlamaForCausalLM(LlamaConfig(**SHAPE, attn_implementation="sdpa"))
+        finally:
+            torch.set_default_dtype(torch.float32)
+
+
+def batch(seed: int) -> dict[str, torch.Tensor]:
+    generator = torch.Generator("cuda").manual_seed(seed)
+    ids = torch.randint(0, SHAPE["vocab_size"], (ROWS, TOKENS), generator=generator, device="cuda")
+    role = torch.where(torch.arange(TOKENS, device="cuda") < PROMPT, 1, 2).to(torch.int8).expand(ROWS, -1)
+    return {
+        "input_ids": ids,
+        "attention_mask": torch.ones_like(ids),
+        "labels": ids.masked_fill(role != 2, -100),
+        "token_role": role,
+        "task_index": torch.arange(ROWS, device="cuda") % len(TASKS),
+        "use_cache": False,
+    }
+
+
+def spec(name: str) -> MethodSpec:
+    if name == "split":
+        cell = {"modules": "all-linear", "experts": 4, "down": "shared", "gate": "sequence"}
+        return MethodSpec(name=name, cells=[cell])
+    options = {"modules": "all-linear"} if "modules" in presets()[name].options.model_fields else {}
+    return MethodSpec(name=name, options=options)
+
+
+def measure(name: str, compiled: bool, steps: int) -> dict[str, Any]:
+    """One method: milliseconds a step, tokens per second, peak GiB; or why it did not run."""
+    torch._dynamo.reset()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    found: dict[str, Any] = {"method": name, "compiled": compiled}
+    try:
+        model = attach(base(), spec(name), tasks=TASKS)
+        inner = model.get_base_model()
+        model.enable_input_require_grads()
+        inner.gradient_checkpointing_enable({"use_reentrant": False})
+        if compiled:
+            for block in inner.model.layers:
+                block.compile()
+        return found | _steps(model.train(), steps)
+    except Exception as error:
+        return found | {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"}
+    finally:
+        gc.collect()
+
+
+def _steps(model: Any, steps: int) -> dict[str, Any]:
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimiser, times, loss = torch.optim.AdamW(trained, lr=1e-4), [], None
+    tape = tape_of(model) if hasattr(model.base_model, "tape") else None
+    for step in range(WARM + steps):
+        data = batch(step)
+        torch.cuda.synchronize()
+        began = time.perf_counter()
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = model(**data).loss
+            extra = None if tape is None else tape.auxiliary_loss()
+            loss = loss if extra is None else loss + extra
+        loss.backward()
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+        torch.cuda.synchronize()
+        times.append(time.perf_counter() - began)
+    median = statistics.median(times[WARM:])
+    return {
+        "trainable": sum(parameter.numel() for parameter in trained),
+        "milliseconds": round(1000 * median, 1),
+        "tokens_per_second": round(ROWS * TOKENS / median),
+        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+        "loss": round(loss.item(), 3),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """Markdown; ratios to plain LoRA of the same kind of run."""
+    by = {(row["method"], row["compiled"]): row for row in rows}
+    lines = [
+        "| method | trainable | ms a step | to lora | compiled, ms | to lora | peak, GiB | compiled, GiB |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for name in dict.fromkeys(row["method"] for row in rows):
+        eager, compiled = by.get((name, False), {}), by.get((name, True), {})
+        count = eager.get("trainable") or compiled.get("trainable")
+        cells = [f"{count:,}" if count else "-"]
+        for row, lora in ((eager, by.get(("lora", False))), (compiled, by.get(("lora", True)))):
+            time_ = row.get("milliseconds")
+            cells.append(f"{time_:.1f}" if time_ else "-")
+            cells.append(f"{time_ / lora['milliseconds']:.2f}" if time_ and lora and "milliseconds" in lora else "-")
+        cells += [str(row.get("peak_gib", "-")) for row in (eager, compiled)]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--only", default="", help="methods, separated by commas")
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    rows = []
+    with (arguments.out / "methods.jsonl").open("w", encoding="utf-8") as file:
+        for name in [name for name in arguments.only.split(",") if name] or list(presets()):
+            for compiled in (False, True):
+                rows.append(measure(name, compiled, arguments.steps))
+                print(json.dumps(rows[-1]), flush=True)
+                file.write(json.dumps(rows[-1]) + "\n")
+                file.flush()
+                (arguments.out / "methods.md").write_text(table(rows) + "\n", "utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
