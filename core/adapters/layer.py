@@ -13,6 +13,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..errors import ConfigurationError
 from .cells import Site
+from .modules.base import wide
 from .tape import Addressing, RoutingTape, Slot
 
 
@@ -116,16 +117,18 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         return up.fold(hidden, routing.mixing, self.scaling[adapter]), up.matrix()
 
     def delta_weight(self, adapter: str, weights: Tensor | None = None, task: int | None = None) -> Tensor:
-        """The update (outputs, inputs) for fixed gate ``weights`` (experts,); None: the experts are added up.
+        """The update (outputs, inputs) for fixed gate ``weights``; None: the experts are added up.
 
+        ``weights`` is (experts,), or (groups, experts) where several decisions stand beside each other.
         ``task``: the number of the task that down words with a part for each task are taken at.
         """
-        up = self.tessera_up[adapter].experts().float()
-        down = self.tessera_down[adapter].experts(task).float().to(up.device)
+        up = wide(self.tessera_up[adapter].experts())
+        down = wide(self.tessera_down[adapter].experts(task)).to(up)
         experts = max(len(down), len(up))
         down, up = down.expand(experts, -1, -1), up.expand(experts, -1, -1)
         if weights is not None:
-            up = up * weights.to(up).view(-1, 1, 1)
+            weights = weights.to(up).view(-1, experts)
+            up = up * weights.repeat_interleave(up.shape[-1] // len(weights), 0).t().unsqueeze(1)
         return (up.transpose(0, 1).flatten(1) @ down.flatten(0, 1)) * self.scaling[adapter]
 
     @torch.no_grad()
@@ -138,7 +141,9 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
                 raise ConfigurationError(
                     f"Adapter {adapter!r} weighs its experts anew for each {site.gate.unit}, so no single "
                     f"weight of {site.name} equals it.",
-                    "Keep it as an adapter, or merge it with its recorded mean gates: "
+                    "Merge it for one of its tasks: core.adapters.merging.merge_task."
+                    if site.gate.needs_task
+                    else "Keep it as an adapter, or merge it with its recorded mean gates: "
                     "core.adapters.merging.merge_mean_gates.",
                 )
             self.add_to_base(self.delta_weight(adapter), safe_merge)
@@ -151,7 +156,7 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
 
     def add_to_base(self, delta: Tensor, check: bool = False) -> None:
         weight = self.get_base_weight()
-        merged = (weight.float() + (delta.T if self.transposed else delta).to(weight.device)).to(weight.dtype)
+        merged = (wide(weight) + (delta.T if self.transposed else delta).to(weight.device)).to(weight.dtype)
         if check and not torch.isfinite(merged).all():
             raise ConfigurationError("The merged weight is not finite.", "The adapter is broken: train it again.")
         self.set_base_weight(merged)

@@ -54,6 +54,10 @@ class GateModule(nn.Module):
         """(experts, inputs): router rows of the joint product, or None for gates that do not look at the input."""
         return None
 
+    def of_task(self, task: int) -> Tensor | None:
+        """Weights (experts,) on a task, where it alone decides; else None."""
+        return None
+
     def forward(self, logits: Tensor | None, addressing: Addressing, slot: Slot, down: Tensor | None) -> Routing:
         """Routing over (batch, tokens, experts) or (batch, 1, experts).
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ...errors import ConfigurationError
 from ..tape import PROMPT, Addressing, Routing, Slot
-from .base import GateModule
+from .base import GateModule, wide
 
 if TYPE_CHECKING:
     from ..cells import Site
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def route(logits: Tensor, selected: int, renormalise: bool = True) -> Routing:
-    """Softmax in float32; the ``selected`` largest are kept, made to sum to one or as they were."""
-    probs = logits.float().softmax(-1)
+    """Softmax in float32 (or wider); the ``selected`` largest are kept, made to sum to one or as they were."""
+    probs = wide(logits).softmax(-1)
     if selected >= probs.shape[-1]:
         return Routing(probs, probs)
     top = probs.topk(selected, dim=-1)
@@ -45,7 +45,7 @@ def over_prompt(logits: Tensor, addressing: Addressing) -> Tensor:
             f"A sequence gate needs (batch, tokens, features), but the projection sees {logits.dim()} axes.",
             "Use a token gate for this projection.",
         )
-    logits = logits.float()
+    logits = wide(logits)
     if addressing.token_role is None:
         return logits.mean(1, keepdim=True)
     prompt = (addressing.token_role == PROMPT).to(logits.dtype).unsqueeze(-1)
@@ -99,9 +99,11 @@ class TaskGateModule(GateModule):
                 "This adapter has a task gate, but the batch does not say which task each sample belongs to.",
                 "Pass task_index, one task number for each row.",
             )
-        return self.of(addressing.task_index.unsqueeze(1))
+        return self._decided(addressing.task_index.unsqueeze(1))
 
-    def of(self, task: Tensor | int) -> Routing:
-        """What is decided for tasks by their numbers: (..., experts)."""
-        logits = self.weight[task].float() / self.temperature
+    def of_task(self, task: int) -> Tensor:
+        return self._decided(task).weights
+
+    def _decided(self, task: Tensor | int) -> Routing:
+        logits = wide(self.weight[task]) / self.temperature
         return route(logits, self.selected, self.renormalise)
