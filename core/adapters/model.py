@@ -16,7 +16,7 @@ from transformers.pytorch_utils import Conv1D
 
 from ..errors import ConfigurationError
 from .cells import Linear, Site, plan
-from .config import MixtureConfig
+from .config import MixtureConfig, needs_task
 from .layer import MixtureLayer
 from .prelude import Prelude
 from .tape import ANSWER, BASE, PROMPT, Addressing, RoutingTape, roles
@@ -34,6 +34,7 @@ class MixtureModel(BaseTuner):
         self.tape = RoutingTape()
         self.prelude = Prelude()
         self._names: list[str] | None = None
+        self._by_task: dict[str, bool] = {}  # whether an adapter depends on the task
         self._checkpointed: list[nn.Module] | None = None
 
     def _prepare_adapter_config(self, peft_config: MixtureConfig, model_config: dict) -> MixtureConfig:
@@ -88,6 +89,7 @@ class MixtureModel(BaseTuner):
 
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
+        self._by_task.pop(adapter_name, None)
         self.tape.drop(adapter_name)
 
     def forward(
@@ -174,17 +176,31 @@ class MixtureModel(BaseTuner):
         """Name a task that an adapter does not have; on a GPU that would mean waiting for it, so there it is not."""
         parts = addressing.parts
         for adapter in self.active_adapters if parts is None else parts:
-            index = (addressing if parts is None else parts[adapter]).task_index
-            if index is None or index.device.type != "cpu":
+            if adapter not in self._by_task:
+                self._by_task[adapter] = needs_task(self.peft_config[adapter])
+            if not self._by_task[adapter]:
                 continue
+            index = (addressing if parts is None else parts[adapter]).task_index
             tasks = self.peft_config[adapter].tasks
-            wrong = int(index.min()) < 0 or int(index.max()) >= len(tasks)
-            if wrong and any(cell.needs_task for cell in self.peft_config[adapter].parsed_cells()):
+            if index is None and self._disabled():
+                continue
+            if index is None:
+                raise ConfigurationError(
+                    f"Adapter {adapter!r} depends on the task, but the batch does not say which task each sample "
+                    "belongs to.",
+                    f"Pass task_index, one number for each row, counted from 0: {', '.join(tasks)}.",
+                )
+            if index.device.type != "cpu":
+                continue
+            if int(index.min()) < 0 or int(index.max()) >= len(tasks):
                 raise ConfigurationError(
                     f"Adapter {adapter!r} has {len(tasks)} tasks, counted from 0 ({', '.join(tasks)}), but the batch "
                     f"names task {int(index.max())}.",
                     "Number the tasks in the order in which the adapter was trained.",
                 )
+
+    def _disabled(self) -> bool:
+        return next(layer for layer in self.model.modules() if isinstance(layer, MixtureLayer)).disable_adapters
 
     def _end(self, cache: Any) -> None:
         decisions, priors = self.tape.end(), self.tape.priors()
