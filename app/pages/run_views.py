@@ -65,7 +65,8 @@ def _counted(job: Mapping[str, Any]) -> str:
     done, total = job["step"] or 0, job["total"]
     if (job["phase"] or "").endswith(MIB):
         return f"{done:,} of {total:,}{MIB}"
-    return f"{'row' if job['kind'] == 'score' or job['phase'] == 'scoring' else 'step'} {done:,} of {total:,}"
+    rows = job["kind"] == "score" or job["phase"] in ("scoring", "embedding prompts")
+    return f"{'row' if rows else 'step'} {done:,} of {total:,}"
 
 
 def _joined(*parts: str) -> str:
@@ -106,6 +107,7 @@ def facts(run: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]] = ()) -> st
         ("Base", e(run["base"]) + _precision(spec["model"])),
         ("Tasks", ", ".join(_task(task) for task in spec["tasks"]) or "–"),
         ("Trainable", trainable(run)),
+        ("Memory", e(run["memory"]["said"])),
         ("Training", e(f"{length}, {batch}, learning rate {train['learning_rate']:g} ({train['schedule']})")),
         ("Seed", f"{run['seed']}" + _seeds(run, seeds)),
         ("Device", e(_device(run))),

@@ -15,16 +15,21 @@ from core.data.templates import Encoded, TextEncoder
 
 PAD, PROMPT, ANSWER = 0, 1, 2  # token roles
 IGNORED = -100  # label of tokens without loss
+SIDE = "side_"  # begins the names of side inputs, one tensor a row
 
 
 class TaskDataset(Dataset):
-    """The rows of several tasks behind one flat index (task by task), encoded when they are asked for."""
+    """The rows of several tasks behind one flat index (task by task), encoded when they are asked for.
+
+    ``side`` holds what else goes with each row, (rows, ...) by name; batches have it as ``side_<name>``.
+    """
 
     def __init__(self, tasks: Sequence[Task], encoder: TextEncoder, split: str, max_length: int | None = None) -> None:
         self.tasks, self.encoder, self.max_length = list(tasks), encoder, max_length
         self.rows = [task.rows(split) for task in self.tasks]
         self.sizes = [len(rows) for rows in self.rows]
         self._ends = list(accumulate(self.sizes))
+        self.side: dict[str, torch.Tensor] = {}
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -40,7 +45,8 @@ class TaskDataset(Dataset):
         place, row = self.locate(index)
         task = self.tasks[place]
         encoded = self.encoder.encode(self.rows[place][row], task.template, self.max_length)
-        return as_item(encoded, task.index)
+        beside = {f"{SIDE}{name}": values[index] for name, values in self.side.items()}
+        return as_item(encoded, task.index) | beside
 
 
 def as_item(encoded: Encoded, task_index: int) -> dict[str, Any]:
@@ -74,6 +80,7 @@ class Collator:
             "labels": self._pad([item["labels"] for item in items], IGNORED, length, torch.long),
             "token_role": self._pad([item["token_role"] for item in items], PAD, length, torch.int8),
             "task_index": torch.tensor([item["task_index"] for item in items], dtype=torch.long),
+            **{name: torch.stack([item[name] for item in items]) for name in items[0] if name.startswith(SIDE)},
         }
 
     def _pad(self, sequences: list[list[int]], value: int, length: int, dtype: torch.dtype) -> torch.Tensor:

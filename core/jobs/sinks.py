@@ -6,7 +6,8 @@ An event is one flat JSON object. Every event has ``run``, ``job``, ``attempt``,
 =============  ========================================================================================================
 started        ``step`` the attempt resumes from (0: from the start), ``device``, ``versions``, ``trainable`` and
                ``total`` parameters. Points of earlier attempts past ``step`` are void: no step counts twice.
-progress       ``step``, ``total``, ``phase`` (loading, training, scoring), ``seconds_left``
+estimate       ``memory``: bytes that training was estimated to take at its peak, said before it starts
+progress       ``step``, ``total``, ``phase`` (loading, embedding prompts, training, scoring), ``seconds_left``
 metrics        ``step``, ``values``: name -> number. Names: ``loss``, ``loss/<task>``, ``validation/<task>``,
                ``validation``, ``auxiliary_loss``, ``learning_rate``, ``grad_norm``, ``tokens_per_second``,
                ``memory_gib``

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from core.data.batches import IGNORED, Collator
+from core.data.batches import IGNORED, SIDE, Collator
 
 ADDRESSING = ("input_ids", "attention_mask", "task_index", "token_role")
 
@@ -50,7 +50,10 @@ class AnswerHead:
 
     def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
         """Logits of shape (N, vocabulary) at ``batch["predicts"]``."""
-        inputs = {name: batch[name] for name in ADDRESSING}
+        inputs: dict[str, Any] = {name: batch[name] for name in ADDRESSING}
+        side = {name.removeprefix(SIDE): value for name, value in batch.items() if name.startswith(SIDE)}
+        if side:
+            inputs["side_inputs"] = side
         with self._narrowed(batch["predicts"]):
             logits = self.model(**inputs, use_cache=False).logits
         return logits if logits.dim() == 2 else logits.flatten(0, 1)[batch["predicts"]]

@@ -29,6 +29,7 @@ from core.training import checkpoints
 from core.training.experts import place_experts
 from core.training.loss import AnswerCollator
 from core.training.plan import Plan, RunOrder
+from core.training.prepare import Setting, prepare
 from core.training.probe import Probe
 from core.training.routing import Routing
 from core.training.settings import checkpoint_activations, fingerprint, training_arguments, versions
@@ -92,7 +93,10 @@ def train_adapter(
     if checkpoint is None:
         place_experts(model, spec, folder, sink, experts)
     rows = Rows(spec, tasks, TextEncoder(source), length)
-    trainer = _trainer(rows, model, folder, sink, device)
+    dataset = TaskDataset(tasks, rows.encoder, "train", length)
+    size, pad_id = spec.evaluation.batch_size, rows.encoder.pad_id
+    prepare(Setting(model, dataset, sink, seed=spec.seed, batch_size=size, pad_id=pad_id, checkpoint=checkpoint))
+    trainer = _trainer(rows, dataset, model, folder, sink, device)
     trainable, total = model.get_nb_trainable_parameters()
     sink.emit("started", step=step, device=device, versions=versions(), trainable=trainable, total=total)
     last = _steps(trainer, checkpoint)
@@ -131,9 +135,10 @@ class Rows:
         return probe or self.probe("train")
 
 
-def _trainer(rows: Rows, model: nn.Module, folder: RunFolder, sink: Sink, device: str) -> TaskTrainer:
+def _trainer(
+    rows: Rows, dataset: TaskDataset, model: nn.Module, folder: RunFolder, sink: Sink, device: str
+) -> TaskTrainer:
     spec, settings = rows.spec, rows.spec.train
-    dataset = TaskDataset(rows.tasks, rows.encoder, "train", rows.length)
     mixture = MixtureSampler(dataset.sizes, settings.sampling, settings.temperature, spec.seed)
     plan = Plan.of(settings, len(mixture))
     bf16 = device.startswith("cuda") and model.get_base_model().dtype == torch.bfloat16
