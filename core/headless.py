@@ -44,6 +44,8 @@ def train(plan: Plan, home: Home, out: Path | None = None, first: Sequence[Plan]
     file = FileSink(folder.events, run=job["run"], job="train", attempt=job["attempt"], cancel=cancel)
     watch, stop = _Watch(), StopSignal()
     shown = Tee(file, TerminalSink(sys.stderr), watch, stop)  # keeps the terminal while libraries write into the log
+    if plan.memory is not None:
+        file.emit("estimate", memory=plan.memory.total)
     try:
         with (folder.logs / "train.log").open("a", encoding="utf-8") as log, redirect_stderr(log), _stops(stop):
             code = run_job(job, shown)

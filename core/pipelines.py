@@ -101,6 +101,7 @@ def submit(
                 return run.id, 0
             write_json(home.run(run.id).create().spec, spec)  # inside: a job is never visible before its spec file
             runs.set_parameters(session, run_id=run.number, trainable=one.trainable, total=None)
+            runs.set_memory(session, run_id=run.number, estimate=one.memory.total if one.memory else None)
             job = jobs.add(
                 session,
                 run=run.id,

@@ -51,7 +51,7 @@ class Fit(BaseModel):
 
     def text(self) -> str:
         told = ", ".join(f"{name} {memory.size(number)}" for name, number in self.parts.items())
-        held = "" if self.capacity is None else f" of the {memory.size(self.capacity)} of {self.device}"
+        held = "" if self.capacity is None else f" of {memory.size(self.capacity)} ({self.device})"
         warning = " (it does not fit)" if self.fits is False else ""
         return f"about {memory.size(self.total)}{held}{warning}: {told}"
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from core.memory import compared
+
 if TYPE_CHECKING:
     from core.data.store import DatasetInfo
     from storage.queries.jobs import JobRow
@@ -21,8 +23,14 @@ def run(row: RunRow) -> dict[str, Any]:
     return {name: getattr(row, name) for name in (*names, *more)} | {
         "trainable": row.trainable_parameters,
         "total": row.total_parameters,
+        "memory": memory(row.memory_estimate, row.memory_peak),
         "progress": progress(row.job),
     }
+
+
+def memory(estimate: int | None, peak: int | None) -> dict[str, Any]:
+    """Bytes estimated and measured, and both in words."""
+    return {"estimate": estimate, "peak": peak, "said": compared(estimate, peak)}
 
 
 def job(row: JobRow) -> dict[str, Any]:

@@ -72,6 +72,8 @@ class Run(Base):
     imported_from: Mapped[str | None] = mapped_column(Text)
     trainable_parameters: Mapped[int | None] = mapped_column(BigInteger)
     total_parameters: Mapped[int | None] = mapped_column(BigInteger)
+    memory_estimate: Mapped[int | None] = mapped_column(BigInteger)  # bytes at the peak of training
+    memory_peak: Mapped[int | None] = mapped_column(BigInteger)  # the same, measured
     folder: Mapped[str] = mapped_column(String(300))
     events_offset: Mapped[int] = mapped_column(BigInteger, default=0)
     request_id: Mapped[str | None] = mapped_column(String(100), unique=True)

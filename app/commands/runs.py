@@ -83,7 +83,8 @@ def _outcome(mine: Session, run: dict[str, Any]) -> str:
         return f"{run['id']} is {run['state']}. See why: python app.py logs {run['id']}"
     found = mine.studio.scores(run["id"]).to_dict(orient="records")
     columns = {name: name for name in ("task", "split", "model", "metric", "value", "stderr", "chance", "rows")}
-    return f"{table(found, columns, 'No scores.')}\n{run['id']} is done: python app.py routing {run['id']}"
+    memory = f"Memory: {run['memory']['said']}.\n" if run["memory"]["said"] else ""
+    return f"{table(found, columns, 'No scores.')}\n{memory}{run['id']} is done: python app.py routing {run['id']}"
 
 
 def follow(mine: Session, run: str) -> None:

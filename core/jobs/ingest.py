@@ -25,6 +25,7 @@ from storage import Database
 from storage.models import Attempt, Job
 from storage.queries import jobs, logs, routing, runs, scores, series
 
+GIB = 1 << 30
 PASS_BYTES = 1 << 20
 LONGEST_LINE = 64 << 20
 
@@ -214,6 +215,9 @@ class _Batch:
         trainable, total = _whole(event.get("trainable")), _whole(event.get("total"))
         runs.set_parameters(self.session, run_id=self.run_id, trainable=trainable, total=total)
 
+    def estimate(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
+        runs.set_memory(self.session, run_id=self.run_id, estimate=_whole(event.get("memory")))
+
     def progress(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
         job = known.job
         job.step, job.total = _step(event), _whole(event.get("total"))
@@ -227,6 +231,8 @@ class _Batch:
             number = float("nan") if value is None else float(value)
             steps.append(step)
             values.append(number)
+        if known.job.kind == "train" and (peak := _finite(event["values"].get("memory_gib"))):
+            runs.set_memory(self.session, run_id=self.run_id, peak=round(peak * GIB))
 
     def routing(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
         name, step = str(event["file"]), _step(event)
@@ -327,6 +333,7 @@ class _Batch:
 _Handler = Callable[[_Batch, _Known, Attempt, dict[str, Any]], None]
 _HANDLERS: dict[str, _Handler] = {
     "started": _Batch.started,
+    "estimate": _Batch.estimate,
     "progress": _Batch.progress,
     "metrics": _Batch.metrics,
     "routing": _Batch.routing,

@@ -39,6 +39,8 @@ class RunRow:
     imported_from: str | None
     trainable_parameters: int | None
     total_parameters: int | None
+    memory_estimate: int | None
+    memory_peak: int | None
     folder: str
     job: dict[str, Any] | None
     spec: dict[str, Any] | None = None
@@ -242,6 +244,14 @@ def refresh_state(session: Session, *, run_id: int) -> None:
     run.finished = main.finished if main.state not in ACTIVE and main.state != "queued" else None
 
 
+def set_memory(session: Session, *, run_id: int, estimate: int | None = None, peak: int | None = None) -> None:
+    """Bytes: what was estimated, and a measured peak, of which the highest stays."""
+    run = session.get(Run, run_id)
+    if run is not None:
+        run.memory_estimate = estimate or run.memory_estimate
+        run.memory_peak = max(peak or 0, run.memory_peak or 0) or None
+
+
 def set_parameters(session: Session, *, run_id: int, trainable: int | None, total: int | None) -> None:
     run = session.get(Run, run_id)
     if run is not None:
@@ -294,6 +304,8 @@ def _rows(session: Session, found: Sequence[Run], with_spec: bool = False) -> li
             imported_from=run.imported_from,
             trainable_parameters=run.trainable_parameters,
             total_parameters=run.total_parameters,
+            memory_estimate=run.memory_estimate,
+            memory_peak=run.memory_peak,
             folder=run.folder,
             job=current.get(run.id),
             spec=run.spec if with_spec else None,
