@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from core import hub
+from core import hub, method_facts
 from core.adapters.cells import Cell, Linear, Site, plan
 from core.adapters.methods import presets, resolve
 from core.adapters.words import WORDS
@@ -34,9 +34,30 @@ from core.schema import BUNDLED_BASE, EvaluationSpec, MethodSpec, ModelSpec, Run
 # Of the bundled base, so that the first look at it starts no process; written by shapes(ModelSpec(), SHIPPED_SHAPES).
 SHIPPED_SHAPES = ASSETS / "shapes"
 
+# Of options that are called alike wherever they are; a field says another one in its json_schema_extra.
+UNITS = {
+    "rank": "dimensions",
+    "expert_rank": "dimensions",
+    "layers": "numbers of layers",
+    "experts": "experts",
+    "top_k": "experts",
+    "clusters": "clusters",
+    "width": "dimensions",
+    "vectors": "factors",
+    "down_vectors": "factors",
+    "up_vectors": "factors",
+    "samples": "tokens",
+    "after": "optimiser steps",
+    "dropout": "probability",
+    **dict.fromkeys(("balance", "contrastive", "supervision", "weight"), "weight of a loss"),
+    **dict.fromkeys(("steps", "log_every", "evaluate_every", "checkpoint_every"), "optimiser steps"),
+    **dict.fromkeys(("train_rows", "test_rows", "validation_rows", "batch_size"), "samples"),
+    **dict.fromkeys(("max_length", "max_new_tokens"), "tokens"),
+}
+
 
 def methods() -> list[dict[str, Any]]:
-    """Every preset with its options, as plain data for forms, the command line and documentation."""
+    """Every preset with its options and formula, as plain data for forms, the command line and documentation."""
     return [
         {
             "name": preset.name,
@@ -44,6 +65,7 @@ def methods() -> list[dict[str, Any]]:
             "summary": preset.summary,
             "badge": preset.badge,
             "source": preset.source,
+            **method_facts.facts(preset),
             "options": options_of(preset.options),
         }
         for preset in presets().values()
@@ -57,6 +79,7 @@ def words() -> dict[str, list[dict[str, Any]]]:
             {
                 "name": name,
                 "summary": " ".join((word.__doc__ or "").split()),
+                "formula": word.formula,
                 "options": [option for option in options_of(word) if option["name"] != "word"],
             }
             for name, word in known.items()
@@ -78,7 +101,7 @@ def settings() -> dict[str, list[dict[str, Any]]]:
 
 
 def options_of(model: type[BaseModel]) -> list[dict[str, Any]]:
-    """The fields of a pydantic model: name, type, default, help, choices and bounds.
+    """The fields of a pydantic model: name, type, default, help, choices, bounds (as numbers and in words) and unit.
 
     ``type`` is one of integer, number, text, boolean, choice, names (one or several), integers (one or several),
     ranges, cells, word or json; ``optional`` says whether the value may be left empty.
@@ -103,7 +126,20 @@ def _option(name: str, field: FieldInfo) -> dict[str, Any]:
         "help": field.description or "",
         "choices": choices,
         "bounds": bounds,
+        "range": _range(choices, bounds),
+        "unit": (field.json_schema_extra or {}).get("unit", UNITS.get(name)),
     }
+
+
+def _range(choices: list[Any], bounds: dict[str, float]) -> str:
+    """``1 to 1024``, ``> 0``, or the choices; empty where there are neither."""
+    if choices:
+        return " | ".join(map(str, choices))
+    low, high = bounds.get("minimum"), bounds.get("maximum")
+    if low is not None and high is not None:
+        return f"{low:g} to {high:g}"
+    signs = (("minimum", "≥"), ("above", ">"), ("maximum", "≤"), ("below", "<"))
+    return ", ".join(f"{sign} {bounds[label]:g}" for label, sign in signs if label in bounds)
 
 
 def _kind(annotation: Any) -> tuple[str, list[Any]]:

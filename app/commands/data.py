@@ -171,7 +171,8 @@ def methods(
     here = session(context, home, as_json)
     if name is None:
         found = here.studio.methods()
-        columns = {"name": "name", "summary": "summary", "badge": "note", "source": "source"}
+        columns = {"name": "name", "unit": "gate", "tasks": "tasks", "badge": "badge", "summary": "summary"}
+        columns |= {"source": "source"}
         here.answer(found, lambda: table(found, columns))
         return
     method = here.studio.method(name)
@@ -179,15 +180,35 @@ def methods(
 
 
 def _method(method: dict[str, Any]) -> str:
-    """The options of a method; of a split also those of a cell and of every word."""
-    columns = {"name": "option", "default": "default", "help": "meaning"}
-    lines = [f"{method['name']}: {method['summary']}", method["source"], table(method["options"], columns)]
+    """What a method is, its options and parameters; of a split also the options of a cell and of every word."""
+    badge = f" [{method['badge']}: its paper was not fully read]" if method["badge"] else ""
+    lines = [f"{method['title']} ({method['name']}){badge}", method["summary"]]
+    lines += [f"Source: {method['source']}"] if method["source"] else []
+    if method["formula"] is not None:
+        words = ", ".join(f"{part} {word}" for part, word in method["parts"].items())
+        lines += [f"Words: {words}. One decision of the gate covers: {method['unit']}. Needs tasks: {method['tasks']}."]
+        lines += [f"Trainable parameters of one projection: {method['formula']}"]
+        symbols = ", ".join(f"{name}: {told}" for name, told in method["symbols"].items())
+        lines += [f"  {symbols}" + (f"; by default {method['defaults']}" if method["defaults"] else "")]
+    lines += ["", _options(method["options"])]
     if "cell" in method:
-        lines += ["", "A cell:", table(method["cell"], columns)]
+        lines += ["", "A cell:", _options(method["cell"])]
     for part, known in method.get("words", {}).items():
         for one in known:
-            lines += ["", f"{part}: {one['name']}  {one['summary']}"]
-            lines += [table(one["options"], columns)] if one["options"] else []
+            lines += ["", f"{part}: {one['name']}  {one['summary']}", f"  parameters: {one['formula']}"]
+            lines += [_options(one["options"])] if one["options"] else []
     if "cell" in method:
         lines += ["", "Words with options are written as mappings: gate: {word: token, top_k: 2}. First match wins."]
-    return "\n".join(line for line in lines if line is not None)
+    return "\n".join(lines)
+
+
+def _options(options: list[dict[str, Any]]) -> str:
+    columns = {
+        "name": "option",
+        "type": "type",
+        "default": "default",
+        "range": "range",
+        "unit": "unit",
+        "help": "meaning",
+    }
+    return table(options, columns)

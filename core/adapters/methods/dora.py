@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 class MagnitudeUp(UniqueUp):
     """A LoRA's up matrix and a length for each output. No word for splits: it is here for the count alone."""
 
-    formula: ClassVar[str] = "out (r + 1)"
+    formula: ClassVar[str] = "r * out + out"
 
     def parameters(self, site: Site) -> int:
         return super().parameters(site) + site.out_features

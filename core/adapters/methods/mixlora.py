@@ -23,9 +23,17 @@ class MixloraOptions(MixtureOptions):
         ALL_LINEAR, description="Projections that are adapted: names, a regular expression, or all-linear."
     )
     experts: Experts = Field(
-        16, description="Factors in each pool: a number, or one for each equal block of layers from below."
+        16,
+        description="Factors in each pool: a number, or one for each equal block of layers from below.",
+        json_schema_extra={"unit": "factors"},
     )
-    rank: int = Field(4, ge=1, le=256, description="Factors that a sample picks from each pool.")
+    rank: int = Field(
+        4,
+        ge=1,
+        le=256,
+        description="Factors that a sample picks from each pool.",
+        json_schema_extra={"unit": "factors"},
+    )
     alpha: float | None = Field(
         None, gt=0, description="The update is scaled by alpha / rank; empty: twice the factors in the largest pool."
     )

@@ -27,6 +27,11 @@ class Word(BaseModel):
     word: str
 
     @property
+    def expression(self) -> str:
+        """``formula`` as these options have it: arithmetic with its symbols and names of options, "0" for nothing."""
+        return self.formula
+
+    @property
     def needs_task(self) -> bool:
         """Whether every sample must say its task."""
         return False
@@ -48,6 +53,7 @@ class Down(Word):
 
     part: ClassVar[Part] = "down"
     shared: ClassVar[bool] = False  # one matrix for all experts
+    width: ClassVar[str] = "r"  # what rank() gives, as formulas write it
 
     def rank(self, rank: int, in_features: int) -> int:
         """Width of what enters the up matrix of one expert, where the cell's rank is ``rank``."""

@@ -56,6 +56,11 @@ class ConditionalGate(Gate):
         """Rows of the router for each factor."""
         return {"conditional": 2, "input": 2, "shared": 1, "random": 0}[self.mode]
 
+    @property
+    def expression(self) -> str:
+        routers = {0: "0", 1: "E * in", 2: "2 * E * in"}[self.routers()]
+        return f"{routers} + r * E * in" if self.mode == "conditional" else routers
+
     def parameters(self, site: Site) -> int:
         pairing = site.rank if self.mode == "conditional" else 0
         return (self.routers() + pairing) * site.experts * site.in_features

@@ -26,6 +26,10 @@ class LowRankDown(Down):
     )
     std: float | None = Field(None, gt=0, description="Standard deviation of the gaussian; empty: as described.")
 
+    @property
+    def expression(self) -> str:
+        return self.formula if self.trained else "0"
+
 
 @word
 class SharedDown(LowRankDown):
@@ -67,6 +71,7 @@ class IdentityDown(Down):
     formula: ClassVar[str] = "0"
     word: Literal["identity"] = "identity"
     shared: ClassVar[bool] = True
+    width: ClassVar[str] = "in"
 
     def rank(self, rank: int, in_features: int) -> int:
         return in_features

@@ -77,6 +77,11 @@ class IntuitionGate(Gate):
         """Whether a matrix takes the clusters to the experts."""
         return self.intuition and self.centroids(experts) != experts
 
+    @property
+    def expression(self) -> str:
+        maps = "E * clusters" if self.intuition and self.clusters is not None else ""
+        return " + ".join(filter(None, ("E * in" if self.router else "", maps, "2")))
+
     def parameters(self, site: Site) -> int:
         router = site.experts * site.in_features if self.router else 0
         return router + (site.experts * self.centroids(site.experts) if self.maps(site.experts) else 0) + 2

@@ -43,6 +43,10 @@ class LabelGate(Gate):
     def needs_task(self) -> bool:
         return self.decide == "label"
 
+    @property
+    def expression(self) -> str:
+        return "first * (E * in + E)"
+
     def parameters(self, site: Site) -> int:
         return site.experts * site.in_features + site.experts if site.leads else 0
 

@@ -47,6 +47,10 @@ class PoolDown(Down):
     vectors: int | None = _VECTORS
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on what enters the factors; the gate sees all of it.")
 
+    @property
+    def expression(self) -> str:
+        return "E * in" if self.vectors is None else self.formula
+
     def parameters(self, site: Site) -> int:
         return factors(self, site) * site.in_features
 
@@ -66,6 +70,10 @@ class PoolUp(Up):
     formula: ClassVar[str] = "vectors * out"
     word: Literal["pool"] = "pool"
     vectors: int | None = _VECTORS
+
+    @property
+    def expression(self) -> str:
+        return "E * out" if self.vectors is None else self.formula
 
     def parameters(self, site: Site) -> int:
         return factors(self, site) * site.out_features

@@ -28,14 +28,19 @@ class SubspaceDown(Down):
         gt=0,
         description="Size of the shared matrix at the start; above 1, what each expert has of its own learns faster.",
     )
+    trained: bool = Field(True, description="Whether the shared matrix trains; else it stays as it starts.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on what enters the shared matrix.")
+
+    @property
+    def expression(self) -> str:
+        return self.formula if self.trained else "ceil(share * E * r) * E * r"
 
     def size(self, site: Site) -> int:
         """Width of the subspace at a site."""
         return math.ceil(self.share * site.experts * site.rank - 1e-6)
 
     def parameters(self, site: Site) -> int:
-        return self.size(site) * (site.in_features + site.experts * site.rank)
+        return self.size(site) * ((site.in_features if self.trained else 0) + site.experts * site.rank)
 
     def check(self, site: Site) -> None:
         size = self.size(site)

@@ -27,6 +27,11 @@ class TaskTransformDown(LowRankDown):
     def needs_task(self) -> bool:
         return True
 
+    @property
+    def expression(self) -> str:
+        own = "tasks * r" if self.diagonal else "tasks * r * r"
+        return f"r * in + {own}" if self.trained else own
+
     def parameters(self, site: Site) -> int:
         shared = site.rank * site.in_features if self.trained else 0
         return shared + site.tasks * site.rank * (1 if self.diagonal else site.rank)

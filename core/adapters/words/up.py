@@ -17,6 +17,10 @@ class LowRankUp(Up):
     trained: bool = Field(True, description="Whether they train; else they stay as they start.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on the entries of the up matrices while training.")
 
+    @property
+    def expression(self) -> str:
+        return self.formula if self.trained else "0"
+
 
 @word
 class SharedUp(LowRankUp):
