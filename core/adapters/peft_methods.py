@@ -16,7 +16,7 @@ import torch
 from peft import LoraConfig, PeftConfig, PeftModelForCausalLM, PolyConfig
 from peft.tuners.poly import PolyLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
-from peft.utils import get_peft_model_state_dict
+from peft.utils import get_peft_model_state_dict, resolve_quantization_backend
 from torch import Tensor, nn
 
 from ..errors import ConfigurationError
@@ -67,6 +67,7 @@ class BaselineModel(PeftModelForCausalLM):
             if isinstance(layer, BaseTunerLayer):
                 layer.register_forward_pre_hook(_enter(self.batch, path), with_kwargs=True)
                 layer.register_forward_hook(_leave(self.batch))
+                _keep_result(layer)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return super().forward(*args, **self._addressed(kwargs))
@@ -171,6 +172,13 @@ def _check_tasks(config: PeftConfig, index: Tensor | None) -> None:
             f"task {int(index.max())}.",
             "Number the tasks in the order in which the adapter was trained.",
         )
+
+
+def _keep_result(layer: nn.Module) -> None:
+    """Poly adds to what its base layer returns in place, which the backward of a quantised layer forbids."""
+    base = layer.get_base_layer()
+    if isinstance(layer, PolyLayer) and resolve_quantization_backend(base) is not None:
+        base.register_forward_hook(lambda module, given, output: output.clone())
 
 
 def _enter(batch: Batch, path: str) -> Callable[..., Any]:
