@@ -27,7 +27,8 @@ class SubspaceDownModule(DownModule):
         super().__init__()
         self.rank, self.input_dropout = site.rank, word.dropout
         shared, own = draw(site.experts, site.rank, word.size(site), site.in_features, word.beta)
-        self.shared, self.own = nn.Parameter(shared), nn.Parameter(own)
+        self.hold("shared", shared, word.trained)
+        self.own = nn.Parameter(own)
 
     def enter(self, x: Tensor) -> Tensor:
         if self.training and self.input_dropout > 0:
