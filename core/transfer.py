@@ -217,16 +217,27 @@ def _base(config: dict[str, Any], given: str | None, source: str) -> str:
 
 
 def _method(config: dict[str, Any]) -> MethodSpec:
-    """What kind of adapter it is; PEFT types other than LoRA and the studio's own cannot share its base with others."""
+    """What kind of adapter it is."""
     kind = str(config.get("peft_type", "")).upper()
-    if kind == "LORA":
-        return MethodSpec(name="lora", options={"rank": config.get("r", 8), "alpha": config.get("lora_alpha", 8)})
+    if kind in ("LORA", "POLY"):
+        return _baseline(kind, config)
     if "cells" in config:
         return _preset(config) or MethodSpec(name="split", cells=config["cells"])
     raise ConfigurationError(
         f"The adapter is of the PEFT type {kind or 'unknown'}, which the studio cannot run.",
-        "LoRA adapters and mixtures that the studio trained can be imported.",
+        "LoRA, DoRA and Poly adapters and mixtures that the studio trained can be imported.",
     )
+
+
+def _baseline(kind: str, config: dict[str, Any]) -> MethodSpec:
+    """A method of PEFT's by its preset; one that was trained here says its options itself."""
+    rank = config.get("r", 8)
+    if kind == "POLY":
+        name, options = "poly", {"rank": rank, "experts": config.get("n_skills", 4)}
+    else:
+        name = "dora" if config.get("use_dora") else "rslora" if config.get("use_rslora") else "lora"
+        options = {"rank": rank, "alpha": config.get("lora_alpha", 8)}
+    return MethodSpec(name=name, options=(config.get("method") == name and config.get("options")) or options)
 
 
 def _preset(config: dict[str, Any]) -> MethodSpec | None:

@@ -6,7 +6,7 @@ import enum
 from dataclasses import dataclass, field
 from typing import Any
 
-from peft import PeftConfig
+from peft import PeftConfig, PolyConfig
 
 from .cells import Cell
 
@@ -37,4 +37,6 @@ class MixtureConfig(PeftConfig):
 
 def needs_task(config: PeftConfig) -> bool:
     """Whether an adapter works only where every sample says its task."""
-    return isinstance(config, MixtureConfig) and any(cell.needs_task for cell in config.parsed_cells())
+    if isinstance(config, MixtureConfig):
+        return any(cell.needs_task for cell in config.parsed_cells())
+    return isinstance(config, PolyConfig)

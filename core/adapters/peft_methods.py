@@ -20,7 +20,7 @@ from peft.utils import get_peft_model_state_dict, resolve_quantization_backend
 from torch import Tensor, nn
 
 from ..errors import ConfigurationError
-from .cells import Cell, plan
+from .cells import plan
 from .model import linears_of
 from .peft_lora import refuse_more_than_lora
 from .tape import BASE, RoutingTape
@@ -38,10 +38,6 @@ class Described:
     method: str = field(default="", metadata={"help": "The preset."})
     options: dict[str, Any] = field(default_factory=dict, metadata={"help": "The preset's options, for display."})
     tasks: list[str] = field(default_factory=list, metadata={"help": "Names of the tasks, in the order of task_index."})
-
-    def parsed_cells(self) -> list[Cell]:
-        """Whether the task is needed, in the words of a mixture."""
-        return [Cell(gate="task")] if isinstance(self, PolyConfig) else []
 
 
 @cache
@@ -156,7 +152,7 @@ def refuse_beside_others(model: nn.Module, method: str) -> None:
         raise ConfigurationError(
             f"{method} cannot share a base with {', '.join(model.peft_config)}: DoRA and Poly are computed by PEFT's "
             "own layers, one adapter to a base.",
-            "Load it alone on the base.",
+            "Use it alone, or beside the bare base.",
         )
 
 

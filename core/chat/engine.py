@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 
 from core.adapters.attach import load
+from core.adapters.folders import read_config
+from core.adapters.peft_methods import BaselineModel, is_baseline
 from core.adapters.config import needs_task
 from core.adapters.tape import BASE
 from core.chat.pieces import Piece
@@ -35,6 +37,10 @@ class ChatEngine:
         self.model = load_base(spec, device, folder=source)
         self.names: list[str] = []
         self._lock = threading.Lock()
+
+    def apart(self, folder: str | Path) -> bool:
+        """Whether an adapter folder and those that are loaded cannot share the base."""
+        return bool(self.names) and (isinstance(self.model, BaselineModel) or is_baseline(read_config(folder)))
 
     def load(self, name: str, folder: str | Path) -> None:
         """Put an adapter folder beside the others."""

@@ -161,6 +161,8 @@ class Work:
                 self.engine.unload(name)
                 known = None
             if known is None:
+                if self.engine.apart(folder):
+                    self._send_away(set(self._adapters) - set(adapters))
                 self.engine.load(name, folder)
             self._adapters[name] = known or (folder, stamp)
         # Decisions in the caches of growing answers are numbered by what is loaded: drop nothing under them.
@@ -168,6 +170,13 @@ class Work:
             oldest = next(iter(self._adapters))
             self.engine.unload(oldest)
             del self._adapters[oldest]
+
+
+    def _send_away(self, names: set[str]) -> None:
+        """Unload what earlier requests have left, where an adapter needs the base for itself."""
+        for name in names if len(self.active) <= 1 else ():
+            self.engine.unload(name)
+            del self._adapters[name]
 
 
 def _stamp(folder: str) -> int:
