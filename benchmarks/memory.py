@@ -19,6 +19,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
@@ -163,11 +164,17 @@ def spec_of(case: Case, steps: int) -> RunSpec:
 
 def estimated(spec: RunSpec, config: LlamaConfig, case: Case) -> Any:
     """As the studio estimates it before launch, from the config alone."""
-    with tempfile.TemporaryDirectory() as folder:
-        config.save_pretrained(folder)
-        base = catalog.shapes(ModelSpec(base=folder), Path(folder))
+    base = shapes(config.to_json_string())
     batch = Batch.of(spec.train, base.positions, case.tokens, ANSWER)
     return catalog.memory(spec.method, spec.model, base, spec.train, len(TASKS), True, batch)
+
+
+@cache
+def shapes(config: str) -> catalog.BaseShapes:
+    """The layer shapes of a config, read by a child process as for any base."""
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "config.json").write_text(config, encoding="utf-8")
+        return catalog.shapes(ModelSpec(base=folder), Path(folder))
 
 
 def trained(spec: RunSpec, config: LlamaConfig, case: Case, device: str) -> int:

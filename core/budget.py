@@ -78,9 +78,7 @@ def _share(method: MethodSpec, base: BaseShapes, target: int, tasks: int, over: 
             return None
 
     was = catalog.trainable_parameters(method, base, tasks)
-    low, high = _ends(dial, count)
-    if low is None or high is None:
-        raise ConfigurationError(f"{method.name} takes no other {over} on this base.", "Leave it out of the budget.")
+    low, high = _last(count, dial.now, dial.low), _last(count, dial.now, dial.high)
     least, most = count(low), count(high)
     if least == most:
         raise ConfigurationError(
@@ -103,6 +101,7 @@ class _Dial:
     """A method as a function of one whole number."""
 
     before: Any
+    now: int
     low: int
     high: int
     value: Callable[[int], Any]
@@ -127,7 +126,7 @@ def _option_dial(method: MethodSpec, over: Over) -> _Dial:
     def spec(step: int) -> MethodSpec:
         return method.model_copy(update={"options": {**method.options, over: value(step)}})
 
-    return _Dial(before, low, high, value, spec)
+    return _Dial(before, sum(before) if isinstance(before, list) else before, low, high, value, spec)
 
 
 def _cells_dial(method: MethodSpec, over: Over) -> _Dial:
@@ -149,7 +148,7 @@ def _cells_dial(method: MethodSpec, over: Over) -> _Dial:
         cells = [cell if cell.get("frozen") else {**cell, over: next(values)} for cell in method.cells]
         return method.model_copy(update={"cells": cells})
 
-    return _Dial(before, 1, MOST[over], value, spec)
+    return _Dial(before, scale, 1, MOST[over], value, spec)
 
 
 def _spread(shape: Sequence[int], total: int) -> list[int]:
@@ -164,18 +163,14 @@ def _spread(shape: Sequence[int], total: int) -> list[int]:
     return found
 
 
-def _ends(dial: _Dial, count: Callable[[int], int | None]) -> tuple[int | None, int | None]:
-    """The smallest and the largest step that the method takes: from the first and the last, inwards by doubling."""
-    low = next((step for step in _inwards(dial.low, dial.high) if count(step) is not None), None)
-    high = next((step for step in _inwards(dial.high, dial.low) if count(step) is not None), None)
-    return low, high
-
-
-def _inwards(start: int, end: int) -> list[int]:
-    """From ``start`` towards ``end``: its neighbours first, then ever larger strides."""
-    sign, far = (1 if end >= start else -1), abs(end - start)
-    strides = [*range(min(far, 16) + 1), *(2**k for k in range(5, 12) if 2**k <= far), far]
-    return [start + sign * stride for stride in dict.fromkeys(strides)]
+def _last(count: Callable[[int], int | None], good: int, end: int) -> int:
+    """The step nearest to ``end`` that the method takes, where it takes ``good``: what it takes hangs together."""
+    if count(end) is not None:
+        return end
+    while abs(end - good) > 1:
+        middle = (good + end) // 2
+        good, end = (good, middle) if count(middle) is None else (middle, end)
+    return good
 
 
 def _nearest(count: Callable[[int], int | None], low: int, high: int, target: int) -> int:
