@@ -16,7 +16,7 @@ Field = dict[str, Any]
 def field(option: Mapping[str, Any], prefix: str = "", **more: Any) -> Field:
     """A form's field from an option as the catalogue describes it; ``more`` overrides."""
     kind = option["type"]
-    shown = {"names": "text", "integers": "text", "ranges": "text", "json": "text"}.get(kind, kind)
+    shown = dict.fromkeys(("names", "integers", "ranges", "several", "json"), "text").get(kind, kind)
     return {
         "name": f"{prefix}{option['name']}",
         "label": option["name"].replace("_", " "),

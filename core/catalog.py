@@ -104,13 +104,14 @@ def options_of(model: type[BaseModel]) -> list[dict[str, Any]]:
     """The fields of a pydantic model: name, type, default, help, choices, bounds (as numbers and in words) and unit.
 
     ``type`` is one of integer, number, text, boolean, choice, names (one or several), integers (one or several),
-    ranges, cells, word or json; ``optional`` says whether the value may be left empty.
+    ranges, several (a list of texts), cells, word or json; ``optional`` says whether the value may be left empty.
     """
     return [_option(name, field) for name, field in model.model_fields.items()]
 
 
 def _option(name: str, field: FieldInfo) -> dict[str, Any]:
-    default = None if field.default is PydanticUndefined else field.default
+    default = field.get_default(call_default_factory=True)
+    default = None if default is PydanticUndefined else default
     kind, choices = _kind(field.annotation)
     bounds = {}
     for bound in field.metadata:
@@ -154,6 +155,8 @@ def _kind(annotation: Any) -> tuple[str, list[Any]]:
         return "integers", []
     if annotation == list[int | str]:
         return "ranges", []
+    if annotation == list[str]:
+        return "several", []
     if annotation == list[Cell]:
         return "cells", []
     if isinstance(annotation, type) and getattr(annotation, "part", None) in WORDS:

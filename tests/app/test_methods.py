@@ -59,7 +59,7 @@ def test_every_option_says_type_default_bounds_help_and_unit(listed: dict[str, d
         units["dropout"] == "probability" and units["experts"] == "experts" and units["balance"] == "weight of a loss"
     )
     ranges = {option["name"]: option["range"] for option in listed["mosld"]["options"]}
-    assert ranges["dropout"] == "≥ 0, < 1" and ranges["rank"] == "1 to 1024" and ranges["init"] == "gaussian | kaiming"
+    assert (ranges["dropout"], ranges["rank"], ranges["init"]) == ("≥ 0, < 1", "1 to 1024", "gaussian | kaiming")
 
 
 def test_one_method_is_printed_so_that_it_can_be_read():
