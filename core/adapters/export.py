@@ -127,6 +127,7 @@ def _readme(config: dict, title: str) -> str:
     base = base if on_hub else Path(base).name  # folders of this machine mean nothing on another one
     tasks = config.get("tasks") or []
     task_gate = any(cell.get("gate", {}).get("word") == "task" for cell in config.get("cells", []))
+    task_gate = task_gate or config["peft_type"] == "POLY"
     order = ", ".join(f"{index} {task}" for index, task in enumerate(tasks))
     hint = f"\nIts gates look at the task: pass `task_index`, one number a row ({order}).\n" if task_gate else ""
     return README.format(

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from core.adapters.attach import load
+from core.adapters.config import needs_task
 from core.adapters.folders import read_config
 from core.adapters.peft_methods import BaselineModel, is_baseline
-from core.adapters.config import needs_task
 from core.adapters.tape import BASE
 from core.chat.pieces import Piece
 from core.chat.settings import Sampling

@@ -171,7 +171,6 @@ class Work:
             self.engine.unload(oldest)
             del self._adapters[oldest]
 
-
     def _send_away(self, names: set[str]) -> None:
         """Unload what earlier requests have left, where an adapter needs the base for itself."""
         for name in names if len(self.active) <= 1 else ():
