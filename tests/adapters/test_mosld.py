@@ -19,7 +19,7 @@ from core.adapters.layer import MixtureLayer
 from core.adapters.losses import balance_loss
 from core.adapters.modules.gate import route
 from core.adapters.tape import RoutingTape
-from core.catalog import shapes, trainable_parameters
+from core.catalog import shapes, sites, trainable_parameters
 from core.errors import ConfigurationError
 from core.schema import MethodSpec, ModelSpec
 
@@ -84,6 +84,10 @@ def llama(tmp_path_factory):
         ("mosld", {}, 13_893_632),
         ("mosld", {"experts": [8, 6, 4, 2]}, 13_893_632),
         ("mosld", {"experts": [5]}, 13_893_632),
+        ("mola", {}, 22_282_240),
+        ("mola", {"experts": [8, 6, 4, 2]}, 22_282_240),
+        ("hydralora", {"experts": 3}, 64 * (8 * 4096 + 3 * 8 * 4096 + 3 * 4096)),
+        ("hydralora", {"experts": 5}, 13_893_632),
     ],
 )
 def test_02_parameters_of_llama2_7b_from_its_config_alone(llama, name, options, expected):
@@ -91,10 +95,17 @@ def test_02_parameters_of_llama2_7b_from_its_config_alone(llama, name, options, 
 
 
 def test_02_the_published_allocation_gives_upper_layers_more_experts(llama):
-    from core.catalog import sites
-
     by_layer = {site.layer: site.experts for site in sites(MethodSpec(name="mosld"), llama)}
     assert [by_layer[layer] for layer in (0, 7, 8, 15, 16, 23, 24, 31)] == [2, 2, 4, 4, 6, 6, 8, 8]
+
+
+def test_02_what_the_counts_say_of_each_other(llama):
+    found = {name: trainable_parameters(MethodSpec(name=name), llama) for name in ("lora", "mola", "mosld")}
+    assert 100 * found["mosld"] / llama.parameters == pytest.approx(0.206, abs=5e-4)
+    assert found["mosld"] / found["mola"] == pytest.approx(0.624, abs=5e-4)
+    assert found["mosld"] / found["lora"] == pytest.approx(3.31, abs=5e-3)
+    routers = sum(site.gate.parameters(site) for site in sites(MethodSpec(name="mosld"), llama))
+    assert routers == 1_310_720
 
 
 @pytest.mark.parametrize("training", [True, False])
