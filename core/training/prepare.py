@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +14,7 @@ from torch.nn import functional
 from core.adapters.model import MixtureModel
 from core.adapters.prelude import SIDE, centroids_of, guided_slots, similarity
 from core.data.batches import PROMPT, TaskDataset
+from core.evaluation.batching import in_batches
 from core.jobs.sinks import Cancelled, Sink
 from core.training import checkpoints
 from core.training.clusters import k_means
@@ -83,33 +83,38 @@ def cluster_prompts(setting: Setting) -> None:
 def embed_prompts(setting: Setting, prompts: list[list[int]], embedder: str) -> Tensor:
     """(rows, width), one row for each prompt; prompts of like length are embedded together."""
     tuner, device = setting.model.base_model, setting.model.device
-    order = sorted(range(len(prompts)), key=lambda index: -len(prompts[index]))
-    found: Tensor | None = None
-    for start in _batches(setting, len(order)):
-        rows = order[start : start + setting.batch_size]
-        longest = len(prompts[rows[0]])
-        ids = torch.full((len(rows), longest), setting.pad_id)
-        for place, row in zip(ids, rows, strict=True):
-            place[: len(prompts[row])] = torch.tensor(prompts[row])
-        counted = torch.arange(longest) < torch.tensor([len(prompts[row]) for row in rows]).unsqueeze(1)
-        part = tuner.prelude.embed(tuner, ids.to(device), counted.to(device), embedder)
-        found = part.new_empty(len(prompts), part.shape[1]) if found is None else found
-        found[torch.tensor(rows, device=part.device)] = part
-    return found
+
+    def embed(part: list[list[int]]) -> list[Tensor]:
+        lengths = torch.tensor([len(prompt) for prompt in part])
+        ids = torch.full((len(part), int(lengths.max())), setting.pad_id)
+        for row, prompt in zip(ids, part, strict=True):
+            row[: len(prompt)] = torch.tensor(prompt)
+        counted = torch.arange(ids.shape[1]) < lengths.unsqueeze(1)
+        return list(tuner.prelude.embed(tuner, ids.to(device), counted.to(device), embedder))
+
+    progress = _Progress(setting, len(prompts))
+    return torch.stack(in_batches(prompts, embed, size=setting.batch_size, length=len, done=progress.add))
 
 
-def _batches(setting: Setting, total: int) -> Iterator[int]:
-    """The first row of each batch; says about once a second how far it is, and stops where it is asked to."""
-    begun = told = time.monotonic()
-    setting.sink.emit("progress", step=0, total=total, phase=PHASE, seconds_left=None)
-    for start in range(0, total, setting.batch_size):
-        if setting.sink.cancelled():
-            raise Cancelled(setting.step)
-        yield start
-        now, done = time.monotonic(), min(total, start + setting.batch_size)
-        if now - told >= 1 or done == total:
-            told, left = now, round((now - begun) / done * (total - done), 1)
-            setting.sink.emit("progress", step=done, total=total, phase=PHASE, seconds_left=left)
+class _Progress:
+    """Says about once a second how far the prompts are, and stops where it is asked to."""
+
+    def __init__(self, setting: Setting, total: int) -> None:
+        self.setting, self.total, self.rows = setting, total, 0
+        self.begun = self.told = time.monotonic()
+        self._emit(None)
+
+    def add(self, rows: int) -> None:
+        if self.setting.sink.cancelled():
+            raise Cancelled(self.setting.step)
+        self.rows += rows
+        now = time.monotonic()
+        if now - self.told >= 1 or self.rows == self.total:
+            self.told = now
+            self._emit(round((now - self.begun) / self.rows * (self.total - self.rows), 1))
+
+    def _emit(self, left: float | None) -> None:
+        self.setting.sink.emit("progress", step=self.rows, total=self.total, phase=PHASE, seconds_left=left)
 
 
 def _prompt(item: dict[str, list[int]]) -> list[int]:
