@@ -29,7 +29,7 @@ def _fields(options: Iterable[Mapping[str, Any]], prefix: str, **more: Any) -> l
     for option in options:
         long = {"type": "long", "wide": True} if option["name"] in LONG else {}
         default = option["default"]
-        shown = "" if default is None or isinstance(default, bool) else str(default)
+        shown = "" if default in (None, [], {}) or isinstance(default, bool) else str(default)
         found.append(forms.field(option, prefix, **{"empty": shown, **long, **more}))
     return found
 

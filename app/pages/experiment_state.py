@@ -186,7 +186,7 @@ class Desk(Parts):
         def act(values: Values, data: Data, size: Any, before: str) -> dict[str, Any]:
             name = values.method
             if name == "split":
-                return self.as_split(size, values.grid)
+                return self.as_split(size, values.grid, before)
             old = form.option_data(self.methods[before], values.options) if before in self.methods else {}
             method = {"name": name, "options": form.carried(self.methods[before], self.methods[name], old)}
             grid, count, options = self.designed(name, method, data, None, (self.compared(values.address) or ({},))[0])
@@ -232,7 +232,7 @@ class Desk(Parts):
             return self.tried(values, lambda: {**anew, **self.form_for(values, anew.get("grid", values.grid))})
 
         def act(values: Values, data: Data, size: Any, before: str) -> dict[str, Any]:
-            return {"method": "split", **self.as_split(size, values.grid), **anew}
+            return {"method": "split", **self.as_split(size, values.grid, before), **anew}
 
         return self.change(values, act)
 
@@ -260,7 +260,7 @@ class Desk(Parts):
             return self.tried(values, lambda: self.turned(values, *self.scoped(values, self.bare(values))))
 
         def act(values: Values, data: Data, size: Any, before: str) -> dict[str, Any]:
-            card = views.method_card(self.methods["split"])
+            card = views.split_card(self.methods["split"], self.methods.get(before))
             found = self.turned(values, grids.controls_of(size, self.words), values.grid)
             return {"method": "split", "card": card, **found}
 
@@ -275,8 +275,8 @@ class Desk(Parts):
         options = self.cell_form(key, controls, grid, self.bare(values))
         return {"grid": {**grid, "controls": controls}, "options": options}
 
-    def as_split(self, size: Any, grid: Any) -> dict[str, Any]:
-        card = views.method_card(self.methods["split"])
+    def as_split(self, size: Any, grid: Any, before: str) -> dict[str, Any]:
+        card = views.split_card(self.methods["split"], self.methods.get(before))
         return {"card": card, "options": self.split_form(grids.controls_of(size, self.words), grid)}
 
     def change(self, values: Values, act: Callable[[Values, Data, Any, str], dict[str, Any]]) -> list[Any]:

@@ -25,6 +25,17 @@ def method_card(method: Mapping[str, Any]) -> str:
     return f"<p><b>{ui.escape(method['title'])}</b>{badge} {ui.escape(method['summary'])} {source}</p>"
 
 
+def split_card(split: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
+    """The card of a split, and which method it began as; what is no word stays behind."""
+    if before is None or before["name"] == "split":
+        return method_card(split)
+    title = ui.escape(before["title"])
+    lost = (
+        f" What PEFT itself computes for {title} is no word and stays behind." if "by PEFT" in before["source"] else ""
+    )
+    return method_card(split) + f"<p><small>It begins with the cells of {title}.{lost}</small></p>"
+
+
 def summary(size: Any, speed: Any = None) -> dict[str, Any]:
     """The value of the figure panel: the preflight, the mixture as a figure, other splits in use."""
     adapted = [place for place in size.places if place.words]

@@ -9,8 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from app.ui import pools
 from app.ui.components import escape
 from app.ui.mixture import (
+    BEFORE,
+    BEFORE_BOX,
     BOX,
     DOWN,
     GATE,
@@ -27,9 +30,11 @@ from app.ui.mixture import (
     hue,
     index,
     opacity,
+    subspace,
     up_part,
 )  # fmt: skip
 
+ROOM = 56  # letters beside the router
 TOP = 118  # the mixture begins here; the frozen matrix lies above
 
 
@@ -38,11 +43,16 @@ def diagram(mixture: Mixture) -> str:
     m = mixture
     if m.frozen:
         return _base_alone(m)
-    lanes = _lanes(m)
-    ys = [y for y, _ in lanes]
-    middle = (ys[0] + ys[-1]) / 2
-    bottom = ys[-1] + _slot(m) / 2
-    parts = [_frozen(m, middle), *_mixture(m, lanes, middle), *_ends(m, middle), *_counts(m, bottom + 20)]
+    if any(m.pools):
+        bottom = TOP + pools.height(m)
+        middle, first = (TOP + bottom) / 2, TOP + pools.SLOT / 2
+        inner = [*pools.pairs(m, TOP), *_router(m, middle, first), *_sum(m, middle)]
+    else:
+        lanes = _lanes(m)
+        first, last = lanes[0][0], lanes[-1][0]
+        middle, bottom = (first + last) / 2, last + _slot(m) / 2
+        inner = _mixture(m, lanes, middle)
+    parts = [_frozen(m, middle), *inner, *_ends(m, middle), *_counts(m, bottom + 20)]
     height = bottom + 52
     if len({experts for _, experts in m.depth}) > 1:
         picture, tall = _depth(m, height + 4)
@@ -86,14 +96,18 @@ def _mixture(m: Mixture, lanes: list[tuple[float, int | None]], middle: float) -
     scale = 0.84 * _slot(m) / max(m.inputs, m.outputs)
     size = {"down": (m.inputs * scale, max(5.0, m.rank * scale)), "up": (max(5.0, m.rank * scale), m.outputs * scale)}
     chosen = _chosen(m, [number for _, number in lanes])
-    lines, shapes = [], []
+    lines, shapes, start = [], [], X + 8
+    if m.down == "subspace":
+        start = BEFORE + BEFORE_BOX
+        lines.append(_curve(X + 8, middle, BEFORE, middle, False))
+        shapes.append(subspace(m, middle, *size["down"]))
     for y, number in lanes:
         if number is None:
             shapes += [f'<text x="{x}" y="{y + 5:.0f}" class="dots">⋮</text>' for x in _columns(m)]
             continue
         faint = m.sparse and number not in chosen
         down_y, up_y = (middle if one_down else y), (middle if one_up else y)
-        lines.append(_curve(X + 8, middle, DOWN, down_y, faint and not one_down))
+        lines.append(_curve(start, middle, DOWN, down_y, faint and not one_down))
         if m.gated:
             lines.append(_curve(DOWN + BOX, down_y, GATE - 13, y, faint))
             lines.append(_curve(GATE + 13, y, UP, up_y, faint))
@@ -150,13 +164,22 @@ def _router(m: Mixture, middle: float, first: float) -> list[str]:
         return []
     y = first - max(22.0, _slot(m) / 2 + 8)
     how = f"top {m.selected} of {m.experts}" if m.sparse else f"all {m.experts}"
-    if m.scope != "projection":
-        how += f" · one gate for each {m.scope}"
+    how += {"block": " · shared in a block", "model": " · shared by all layers"}.get(m.scope, "")
     start = f"M{X + 8} {middle - 14:.0f} C{X + 50} {y:.0f} {X + 80} {y:.0f} {GATE - 60} {y:.0f}"
     path = f"{start} L{GATE - 14} {y:.0f} Q{GATE} {y:.0f} {GATE} {y + 9:.0f}"
     return [
         f'<path class="router word-{escape(m.gate)}" {hue(m.gate)} d="{path}"/>',
-        f'<text x="{GATE + 12}" y="{y + 4:.0f}" class="dim">gates from {escape(_sees(m))} · {how}</text>',
+        *_told(f"gates from {_sees(m)}", how, y),
+    ]
+
+
+def _told(sees: str, how: str, y: float) -> list[str]:
+    """What the gates see and how many are used: on one line where there is room, else on two."""
+    together = f"{sees} · {how}"
+    lines = [together] if len(together) <= ROOM else [sees, how]
+    return [
+        f'<text x="{GATE + 12}" y="{y + 4 - 13 * (len(lines) - 1 - i):.0f}" class="dim">{escape(line)}</text>'
+        for i, line in enumerate(lines)
     ]
 
 
@@ -254,6 +277,10 @@ def _counts(m: Mixture, y: float) -> list[str]:
 
 def _size(m: Mixture, part: str, word: str, plain: str) -> str:
     """The shapes of plain matrices and routers; of other words, how many parameters they bring."""
+    if m.down == "identity" and part == "up":
+        return f"{m.experts} × ({m.outputs:,} × {m.inputs:,})"
+    if any(m.pools) and part != "gate":
+        return f"{m.pools[part == 'up']} × {m.inputs if part == 'down' else m.outputs:,}"
     if word in (*PLAIN, "token", "sequence", "task") or part not in m.counts:
         return plain
     return f"{m.counts[part]:,} parameters" if m.counts[part] else "no parameters"

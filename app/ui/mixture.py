@@ -11,6 +11,7 @@ WIDE = 640
 SHOWN = 8
 X, DOWN, GATE, UP, SUM, Y = 34, 118, 300, 410, 540, 606  # where the parts stand from left to right
 BOX = 74  # width of a matrix
+BEFORE, BEFORE_BOX = 60, 40  # a shared matrix before those of the experts
 SEES = {
     "token": "each token",
     "sequence": "the mean of the prompt",
@@ -58,6 +59,14 @@ class Mixture:
         return self.experts == 1 or (self.down_shared and self.up_shared)
 
     @property
+    def pools(self) -> tuple[int, int]:
+        """Down and up factors where any pair of them is an expert; (0, 0) for other mixtures."""
+        if self.down != "pool" or self.up != "pool" or not {"down", "up"} <= set(self.counts):
+            return 0, 0
+        first, second = self.counts["down"] // self.inputs, self.counts["up"] // self.outputs
+        return (first, second) if first * second == self.experts > 1 else (0, 0)
+
+    @property
     def gated(self) -> bool:
         return not self.single and self.gate != "none"
 
@@ -71,21 +80,29 @@ def down_part(m: Mixture, y: float, sides: tuple[float, float], number: int | No
     left, right = sides
     if m.down == "identity":
         return f'<path class="straight" d="M{DOWN} {y:.1f} L{DOWN + BOX} {y:.1f}"/>'
-    if m.down == "subspace":  # one matrix into the subspace, then a small one of the expert's own
-        between = max(right, min(left, right * m.experts / 2))
-        own = matrix(DOWN + BOX * 0.62, y, between * 0.6, right, "P", number, m.down, faint, BOX * 0.38)
-        return matrix(DOWN, y, left, between, "S", None, m.down, False, BOX * 0.56) + own
+    if m.down == "subspace":  # an expert's own small matrix; the shared one stands before all of them
+        return matrix(DOWN, y, subspace_side(m, left, right), right, "P", number, m.down, faint)
     if m.down == "task_transform":
         side = max(16.0, min(26.0, right * 2))
         box = f'x="{DOWN + BOX - side:.1f}" y="{y - side / 2:.1f}" width="{side:.1f}" height="{side:.1f}"'
         return (
             matrix(DOWN, y, left, right, "D", number, m.down, faint, BOX - side - 6)
-            + f'<g{opacity(faint)}><rect class="matrix-box task-box" {hue("task")} {box} rx="3"/>'
+            + f'<g{opacity(faint)}><rect class="matrix-box word-task" {box} rx="3"/>'
             f'<text x="{DOWN + BOX - side / 2:.1f}" y="{y + 4:.1f}" text-anchor="middle" class="name">Λ</text></g>'
         )
     if m.down == "pool":
         return factors(DOWN, y, left, "v", number, m.down, faint)
     return matrix(DOWN, y, left, right, "D", number, m.down, faint)
+
+
+def subspace_side(m: Mixture, left: float, right: float) -> float:
+    """How tall the shared subspace is drawn, between the inputs and one expert's rank."""
+    return max(right, min(0.7 * left, right * max(2, m.experts) / 2))
+
+
+def subspace(m: Mixture, y: float, left: float, right: float) -> str:
+    """The matrix into the subspace that all experts share."""
+    return matrix(BEFORE, y, left, subspace_side(m, left, right), "S", None, m.down, False, BEFORE_BOX)
 
 
 def up_part(m: Mixture, y: float, sides: tuple[float, float], number: int | None, faint: bool) -> str:
@@ -100,7 +117,7 @@ def factors(x: float, y: float, tall: float, letter: str, number: int | None, wo
     middle = x + BOX / 2
     return (
         f'<g{opacity(faint)}><rect class="matrix-box word-{escape(word)}" {hue(word)} x="{middle - 5:.1f}" '
-        f'y="{y - tall / 2:.1f}" width="10" height="{tall:.1f}" rx="2"/><path class="straight" d="M{x} {y:.1f} '
+        f'y="{y - tall / 2:.1f}" width="10" height="{tall:.1f}" rx="2"/><path d="M{x} {y:.1f} '
         f'L{middle - 5:.1f} {y:.1f} M{middle + 5:.1f} {y:.1f} L{x + BOX} {y:.1f}"/>'
         f'<text x="{middle + 12:.1f}" y="{y - 5:.1f}" class="name">{letter}{index(number)}</text></g>'
     )

@@ -16,7 +16,9 @@ from app.pages import experiment_form as form
 from app.pages import experiment_grid as grids
 from app.pages import experiment_state as state
 from app.pages import experiment_views as views
+from app.pages.experiment_words import option_keys
 from app.ui.diagram import Mixture, describe, diagram
+from core.adapters.methods import presets
 from core.errors import ConfigurationError
 from core.home import ASSETS
 from core.schema import MethodSpec, ModelSpec, RunSpec, TrainSpec
@@ -91,6 +93,18 @@ def test_every_preset_survives_the_grid(studio: Studio, name: str, options: dict
     assert len(cells) == 1 and grids.same(first, second) and first.trainable == second.trainable
 
 
+@pytest.mark.parametrize("name", [name for name in presets() if name != "split"])
+def test_every_method_becomes_a_split_of_the_same_size(desk: state.Desk, name: str):
+    page = opened(desk)._replace(method=name)
+    page = after(page, desk.method_changed(*page))
+    before = desk.sized(desk.collect(page)[0]).trainable
+    page = page._replace(method="split")
+    page = after(page, desk.method_changed(*page))
+    assert "begins with the cells of" in page.card
+    after_it = desk.sized(desk.collect(page)[0]).trainable
+    assert after_it == before or (after_it < before and "stays behind" in page.card)
+
+
 def test_painted_cells_come_back_from_the_cells_that_they_become(studio: Studio):
     words, bare = studio.drafts.words(), size(studio, MethodSpec(name="base"))
     some = [("shared", "token", "unique"), ("unique", "none", "unique"), ("unique", "task", "shared"), None]
@@ -136,6 +150,105 @@ def test_experts_are_said_as_shortly_as_they_can_be(values: list[int], short: An
 
 def test_layers_are_said_as_ranges():
     assert grids.ranges([0, 1, 2, 5, 7, 8]) == ["0-2", 5, "7-8"]
+
+
+UNIQUE = {"down": "unique", "gate": "sequence", "up": "unique"}
+
+
+def test_frozen_cells_hold_projections_back_from_wider_ones(desk: state.Desk):
+    page = edit(opened(desk), "options", option__modules="all-linear")
+    page = after(page, desk.options_changed(*page))
+    page = page._replace(blocks=4)
+    page = after(page, desk.blocks_changed(*page))
+    page = paint(page, {"frozen": True}, "o_proj|3", "k_proj|3")
+    page = after(page, desk.painted(*page))
+    first, rest = desk.collect(page)[0]["method"]["cells"]
+    assert first == {"modules": ["k_proj", "o_proj"], "layers": ["6-7"], "frozen": True}
+    assert rest["modules"] == "all-linear" and rest["experts"] == [2, 4, 6, 8]
+    assert "frozen</span> in 4 of 56 places" in desk.show(*page)[0]["html"]
+    data = {"tasks": [{"dataset": "demo"}], "method": {"name": "split", "cells": [first, rest]}}
+    again = values(desk, desk.fill(data, [0], NO_QUERY))
+    assert again.grid["cells"]["o_proj|3"] == {"frozen": True} and again.grid["cells"]["o_proj|2"]["down"] == "shared"
+
+
+def test_one_cell_has_settings_of_its_own(desk: state.Desk):
+    page = opened(desk)
+    page = page._replace(grid={**page.grid, "picked": "q_proj|3"})
+    page = after(page, desk.picked(*page))
+    assert page.method == "split" and page.options["cell"] == "q_proj|3"
+    assert page.options["groups"][0]["title"] == "Only q_proj, layers 6–7"
+    assert page.options["values"]["split.experts"] == 8, "what the whole split says at these layers"
+    page = edit(page, "options", split__rank="16", split__gate__top_k="1", split__experts="8")
+    page = after(page, desk.options_changed(*page))
+    assert page.grid["cells"]["q_proj|3"]["own"] == {"rank": 16, "gate.top_k": 1}
+    own = next(cell for cell in desk.collect(page)[0]["method"]["cells"] if cell["rank"] == 16)
+    assert own["modules"] == ["q_proj"] and own["layers"] == ["6-7"] and own["gate"]["top_k"] == 1
+    page = page._replace(grid={**page.grid, "picked": None})
+    page = after(page, desk.picked(*page))
+    assert "cell" not in page.options and page.options["values"]["split.rank"] == 8
+    assert page.grid["cells"]["q_proj|3"]["own"]["rank"] == 16, "it stays when the form turns back"
+    page = paint(page, {**UNIQUE, "own": {"rank": 16}}, "q_proj|3")
+    page = after(page, desk.painted(*page))
+    assert sorted({cell["rank"] for cell in desk.collect(page)[0]["method"]["cells"]}) == [8, 16]
+
+
+def test_cells_with_settings_of_their_own_come_back_into_the_grid(studio: Studio):
+    words = studio.drafts.words()
+    cells = [
+        {"modules": ["q_proj"], "layers": ["0-3"], "rank": 4, "experts": 3, "gate": {"word": "token", "top_k": 1}},
+        {"modules": ["v_proj"], "rank": 16, "experts": 2, "alpha": 4.0, "gate": "task"},
+        {"modules": ["o_proj"], "frozen": True},
+        {"modules": "all-linear", "experts": 4, "down": "subspace", "gate": {"word": "token", "top_k": 2}},
+    ]
+    first = size(studio, MethodSpec(name="split", cells=cells))
+    blocks = grids.blocks_needed(first)
+    found = grids.checked(grids.grid_of(first, words, blocks), first, words)
+    again = grids.cells_of(found, grids.controls_of(first, words), first, words, blocks)
+    assert grids.same(first, size(studio, MethodSpec(name="split", cells=again)))
+
+
+def test_every_word_with_its_options_is_offered(desk: state.Desk, studio: Studio):
+    offered = {field["name"] for group in form.split_groups(desk.settings, desk.words) for field in group["fields"]}
+    for part, known in studio.drafts.words().items():
+        assert opened(desk).grid["words"][part] == [word["name"] for word in known]
+        for word in known:
+            keys = option_keys(desk.words, part, word["name"])
+            assert set(keys) == {option["name"] for option in word["options"]}
+            assert {f"split.{key}" for key in keys.values()} <= offered
+
+
+def test_a_painted_word_brings_its_options_into_the_form(desk: state.Desk):
+    page = paint(opened(desk), {"down": "subspace", "gate": "token", "up": "unique"}, "v_proj|0")
+    page = after(page, desk.painted(*page))
+    names = {field["name"] for group in page.options["groups"] for field in group["fields"]}
+    assert "split.down.share" in names and "split.gate.top_k" in names
+    assert not any(name.endswith("expert_rank") for name in names), "of words that are not in use"
+    page = edit(page, "options", split__down__share="0.25")
+    page = after(page, desk.options_changed(*page))
+    cell = next(cell for cell in desk.collect(page)[0]["method"]["cells"] if cell["modules"] == ["v_proj"])
+    assert cell["down"]["share"] == 0.25
+
+
+def test_what_is_wrong_is_marked_at_its_cells(desk: state.Desk):
+    page = paint(opened(desk), {"down": "pool", "gate": "token", "up": "unique"}, "v_proj|0", "v_proj|2")
+    outputs = desk.painted(*page)
+    marks = outputs[len(state.PARTS) + 3]
+    assert set(marks["cells"]) == {"v_proj|0", "v_proj|2"} and len(marks["said"]) == 1
+    assert "pool" in marks["cells"]["v_proj|0"] and marks["said"][0]["message"].startswith("Cell 1")
+    page = after(page, outputs)
+    assert 'class="problem"' in desk.start(*page, "token") and desk.studio.runs() == []
+    page = paint(page, UNIQUE, "v_proj|0", "v_proj|2")
+    page = after(page, desk.painted(*page))
+    assert desk.show(*page)[3] == {} and "Start queues" in desk.show(*page)[1]
+
+
+def test_hostile_settings_of_a_cell_change_nothing(desk: state.Desk):
+    wild = {**UNIQUE, "own": {"rank": "<b>", "gate.__class__": 1, "modules": "x"}}
+    page = opened(desk)._replace(method="split")
+    page = after(page, desk.method_changed(*page))
+    assert 'class="problem"' in desk.start(*paint(page, wild, "q_proj|0"), "token")
+    for broken in ({"own": 3, **UNIQUE}, {"down": "unique"}, 7, {"frozen": "yes"}):
+        desk.painted(*paint(page, broken, "q_proj|0"))
 
 
 # forms and settings
@@ -413,6 +526,34 @@ def test_the_figure_has_a_box_for_each_matrix(studio: Studio):
 def test_the_figure_of_a_lora_has_no_gate():
     picture = diagram(Mixture("unique", "none", "unique"))
     assert picture.count("<polygon") == 2 and "gates from" not in picture and "Σ" not in picture
+
+
+@pytest.mark.parametrize("name", [name for name in presets() if name != "split"])
+def test_every_method_has_a_figure(studio: Studio, name: str):
+    made = size(studio, MethodSpec(name=name))
+    html = views.summary(made)["html"]
+    assert html.count('class="mixture"') >= 1 and "NaN" not in html and f"{made.trainable:,}" in html
+
+
+def test_an_unknown_word_is_drawn_by_what_it_says_of_itself():
+    unknown = Mixture("novel", "odd", "strange", experts=3, selected=3, unit="sample", counts={"gate": 7})
+    picture = diagram(unknown)
+    assert picture.count("<polygon") == 6 and "gates from odd, for each sample" in picture
+    assert 'style="--w:hsl(' in picture and "7 parameters" in picture
+
+
+def test_a_pool_is_drawn_once_for_each_factor():
+    pools = Mixture("pool", "intuition", "pool", experts=12, selected=12, rank=1, inputs=64, outputs=32,
+                    counts={"down": 3 * 64, "up": 4 * 32, "gate": 9})  # fmt: skip
+    picture = diagram(pools)
+    assert picture.count('class="name">v') == 3 and picture.count('class="name">u') == 4
+    assert picture.count("word-intuition") >= 12
+
+
+def test_frozen_projections_are_drawn_as_the_base_alone(studio: Studio):
+    cells = [{"modules": ["q_proj"], "frozen": True}, {"modules": "all-linear"}]
+    html = views.summary(size(studio, MethodSpec(name="split", cells=cells)))["html"]
+    assert html.count('class="mixture"') == 2 and "q_proj 256 → 256, frozen: y = W" in html
 
 
 def test_many_experts_are_abridged():
