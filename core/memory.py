@@ -169,11 +169,9 @@ def _source(projection: str) -> object:
 
 def _hidden(site: Site, width: int) -> float:
     """Bytes per token: the down product, the router's logits, the gates, and the folded hidden state."""
-    shared = getattr(type(site.down), "shared", False)
     found = 0.0
     if site.down.parameters(site):  # without a down matrix the projection's own input takes this place
-        down = site.rank * (1 if shared else site.experts)
-        folded = site.rank * (1 if site.up.shared else site.experts)
+        down, folded = site.down.columns(site), site.up.columns(site)
         between = site.rank * site.experts if site.up.shared and site.experts > 1 else 0
         found = width * (down + folded + between)
     if site.gate.unit == "token":

@@ -59,6 +59,10 @@ class Down(Word):
         """Width of what enters the up matrix of one expert, where the cell's rank is ``rank``."""
         return rank
 
+    def columns(self, site: Site) -> int:
+        """Values for each token that its product with the input gives."""
+        return site.rank * (1 if self.shared else site.experts)
+
     def build(self, site: Site) -> DownModule:
         raise NotImplementedError(f"{type(self).__name__} builds no tensors")
 
@@ -109,6 +113,10 @@ class Up(Word):
 
     part: ClassVar[Part] = "up"
     shared: ClassVar[bool] = False
+
+    def columns(self, site: Site) -> int:
+        """Values for each token that enter the product with the up matrices."""
+        return site.rank * (1 if self.shared else site.experts)
 
     def build(self, site: Site) -> UpModule:
         raise NotImplementedError(f"{type(self).__name__} builds no tensors")

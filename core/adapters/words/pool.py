@@ -44,6 +44,7 @@ class PoolDown(Down):
 
     formula: ClassVar[str] = "vectors * in"
     word: Literal["pool"] = "pool"
+    dropout_on: ClassVar[str] = "input"
     vectors: int | None = _VECTORS
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on what enters the factors; the gate sees all of it.")
 
@@ -53,6 +54,9 @@ class PoolDown(Down):
 
     def parameters(self, site: Site) -> int:
         return factors(self, site) * site.in_features
+
+    def columns(self, site: Site) -> int:
+        return factors(self, site)
 
     def check(self, site: Site) -> None:
         _check_pools(site)
@@ -77,6 +81,9 @@ class PoolUp(Up):
 
     def parameters(self, site: Site) -> int:
         return factors(self, site) * site.out_features
+
+    def columns(self, site: Site) -> int:
+        return factors(self, site)
 
     def check(self, site: Site) -> None:
         _check_pools(site)
