@@ -193,6 +193,17 @@ def test_padding_on_either_side_changes_nothing(row: Row):
 
 
 @rows
+def test_a_batch_of_one_is_its_row_of_a_larger_batch(row: Row):
+    model, data = made(row, warm=True).eval(), batch()
+    together = model(**data).logits
+    for index in range(4):
+        alone = {key: value[index : index + 1] for key, value in data.items()}
+        assert torch.allclose(model(**alone).logits[0], together[index], atol=1e-5)
+    loss_of(model.train(), alone).backward()
+    assert set(gradients(model)) == set(trainable(model))
+
+
+@rows
 def test_gradient_accumulation_equals_one_large_batch(row: Row):
     """Auxiliary losses are means over a pass, so they are divided by the micro-steps; repeating a micro-batch gives
     each pass the same means as the large batch."""
