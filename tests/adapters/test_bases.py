@@ -8,7 +8,6 @@ import pytest
 import torch
 import transformers as hf
 from adapters_support import ALL, TASKS, gradients, loss_of, trainable, warm_up
-from support.bases import DECODERS, ENCODER_DECODER, LLAMA, SPARSE, Base
 
 from core import catalog_shapes
 from core.adapters.attach import attach, load, mixture_layers, save, tape_of
@@ -17,6 +16,7 @@ from core.adapters.methods import resolve
 from core.adapters.model import linears_of
 from core.errors import ConfigurationError
 from core.schema import MethodSpec
+from tests.support.bases import DECODERS, ENCODER_DECODER, LLAMA, SPARSE, Base
 
 LORA = MethodSpec(name="lora", options={"rank": 2, "modules": ALL})
 MOSLD = MethodSpec(name="mosld", options={"rank": 2, "modules": ALL, "experts": 3, "balance": 0.1, "dropout": 0.0})
@@ -160,9 +160,7 @@ def test_fused_experts_are_no_linear_layers_and_that_is_said(base: Base, modules
 
 
 def test_the_router_of_a_mixture_of_experts_is_no_projection():
-    with pytest.raises(
-        ConfigurationError, match=r"no projection of the base .*The base has k_proj, o_proj"
-    ):
+    with pytest.raises(ConfigurationError, match=r"no projection of the base .*The base has k_proj, o_proj"):
         attach(MIXED["mixtral"].made(), MethodSpec(name="lora", options={"modules": ["gate"]}), tasks=TASKS)
 
 

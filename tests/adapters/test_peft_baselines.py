@@ -27,6 +27,7 @@ from core.adapters.peft_methods import BaselineModel
 from core.errors import ConfigurationError, DataError
 from core.routing.recorder import RoutingRecorder
 from core.schema import MethodSpec, ModelSpec
+from tests.support.bases import DECODERS
 
 rows = pytest.mark.parametrize("row", PEFT_ROWS, ids=lambda row: row.id)
 PLAIN = ("input_ids", "attention_mask")
@@ -268,8 +269,19 @@ def test_dora_stands_on_transposed_projections_and_poly_says_that_it_does_not(tm
     warm_up(model)
     save(model, tmp_path)
     assert torch.equal(load(tiny_gpt2(), tmp_path, name="x").eval()(**data).logits, model(**data).logits)
-    with pytest.raises(ConfigurationError, match="PEFT cannot put poly on this base"):
+    with pytest.raises(ConfigurationError, match="this projection is a Conv1D"):
         made(PEFT_ROWS[1], tiny_gpt2())
+    tiny_gpt2().config.save_pretrained(tmp_path / "base")
+    shapes = catalog.shapes(ModelSpec(base=str(tmp_path / "base")), tmp_path / "cache")
+    with pytest.raises(ConfigurationError, match="this projection is a Conv1D"):  # before launch
+        catalog.trainable_parameters(PEFT_ROWS[1].spec, shapes, len(TASKS))
+
+
+def test_poly_says_where_the_axis_of_samples_is_missing():
+    opt = next(base for base in DECODERS if base.id == "opt").made()
+    model, data = attach(opt, PEFT_ROWS[1].spec, tasks=TASKS), batch()
+    with pytest.raises(ConfigurationError, match=r"Poly needs \(batch, tokens, features\), but \S+fc1 sees"):
+        model(**data)
 
 
 def test_rslora_is_that_of_peft(tmp_path):

@@ -9,10 +9,21 @@ from pydantic import Field
 
 from ...schema import Spec
 from ..cells import Cell, Layers, Modules
+from ..words.up import UniqueUp
 from .base import Preset
 
 if TYPE_CHECKING:
     from peft import PeftConfig
+
+    from ..cells import Site
+
+
+class SkillUp(UniqueUp):
+    """Where PEFT's layer can stand. No word for splits: it is here for this check alone."""
+
+    def check(self, site: Site) -> None:
+        if site.kind == "transposed":
+            raise ValueError("PEFT's Poly stands on linear layers, and this projection is a Conv1D")
 
 
 class PolyOptions(Spec):
@@ -27,7 +38,7 @@ class PolyOptions(Spec):
 def cells(options: PolyOptions) -> list[Cell]:
     """The same places and parameters as words: unique experts behind a table with a row for each task."""
     place = {"modules": options.modules, "layers": options.layers, "rank": options.rank, "alpha": 1}
-    return [Cell(**place, experts=options.experts, down="unique", gate="task", up="unique")]
+    return [Cell(**place, experts=options.experts, down="unique", gate="task", up=SkillUp())]
 
 
 def config(options: PolyOptions, modules: Sequence[str], tasks: int) -> PeftConfig:
