@@ -12,6 +12,10 @@ from app.ui import components as ui
 from core.studio import Studio
 
 STORED = "tessera-experiment"
+HINT = (
+    "<p><b>Start from a method, change a cell.</b> Choose words and click a cell, or drag over several: the method "
+    "becomes your own split with its cells.</p>"
+)
 
 
 def build(studio: Studio, page: gr.Blocks) -> None:
@@ -78,6 +82,7 @@ def _parts(desk: state.Desk) -> tuple[dict[str, Any], dict[str, gr.HTML], gr.But
             options = ui.settings(first["options"], elem_id="options")
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=380):
+            ui.text(HINT, elem_id="grid-hint")
             grid = ui.split_grid(first["grid"], elem_id="grid")
             marks = ui.cell_marks({}, grid="grid", elem_id="marks")
             count, most = first["blocks"]["value"], first["blocks"]["maximum"]
