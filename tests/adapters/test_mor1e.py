@@ -19,6 +19,7 @@ from core.adapters.tape import Addressing, RoutingTape
 from core.errors import ConfigurationError
 from core.evaluation.view import select
 from core.schema import MethodSpec
+from tests.support.bases import DECODERS, Base
 from tests.support.shapes import LLAMA2_7B, LLAMA2_13B, MISTRAL_7B, count
 
 ROW = MatrixRow("mor1e", "mor1e", {"modules": "all-linear", "down_vectors": 2, "up_vectors": 3})
@@ -473,3 +474,21 @@ def test_addressing_of_a_flat_batch_is_not_read_as_samples(c: Tensor):
     built.tape.addressing = Addressing()
     with pytest.raises(ConfigurationError, match="sees 2 axes"):
         built(torch.randn(4, 6, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("base", DECODERS, ids=lambda base: base.id)
+def test_every_base_embeds_its_prompts(base: Base):
+    """The same prompt with padding on either side and another answer; another prompt is told apart."""
+    model = attach(base.made(), MethodSpec(name="mor1e", options={"down_vectors": 2, "up_vectors": 2}), tasks=TASKS)
+    model.eval()
+    prompt, other = torch.tensor([[5, 9, 11, 4]]), torch.tensor([[30, 9, 21, 8]])
+    pad, answer = torch.zeros(1, 3, dtype=torch.long), torch.tensor([[7, 8, 9]])
+    found = []
+    for pieces in ((prompt,), (pad, prompt), (prompt, answer, pad), (other,)):
+        ids = torch.cat(pieces, 1)
+        role = torch.cat([torch.full_like(p, {id(pad): 0, id(answer): 2}.get(id(p), 1)) for p in pieces], 1)
+        with torch.no_grad():
+            model(input_ids=ids, attention_mask=(role > 0).long(), token_role=role.to(torch.int8))
+        found.append(prior_of(model))
+    assert torch.allclose(found[0], found[1], atol=1e-5) and torch.allclose(found[0], found[2], atol=1e-5)
+    assert not torch.allclose(found[0], found[3], atol=1e-3)
