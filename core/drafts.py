@@ -186,10 +186,10 @@ def _places(base: catalog.BaseShapes, cells: Sequence[Cell], found: Sequence[Sit
     owner = preflight.owners(cells, base.linears)
     places: dict[tuple[str, int], Place] = {}
     for linear in base.linears:
-        if linear.head or linear.layer is None:
+        site, cell = adapted.get(linear.name), owner.get(linear.name)
+        if linear.head or linear.layer is None or (cell is None and not linear.usual):
             continue
         key = (linear.projection, linear.layer)
-        site, cell = adapted.get(linear.name), owner.get(linear.name)
         if key in places and (cell is None or places[key].words or places[key].frozen):
             continue
         places[key] = Place(

@@ -108,7 +108,7 @@ def estimate(
 def _weights(model: ModelSpec, base: BaseShapes, width: int) -> int:
     if model.quantization == "none":
         return base.parameters * width
-    linear = sum(line.in_features * line.out_features for line in base.linears if not line.head)
+    linear = sum(line.in_features * line.out_features for line in base.linears if not line.head and line.kind != "fused")
     return int(linear * QUANTISED[model.quantization] + (base.parameters - linear) * width)
 
 

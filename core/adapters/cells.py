@@ -138,6 +138,10 @@ class Cell(BaseModel):
         return not self.frozen and any(word.needs_task for word in words)
 
     def matches(self, linear: Linear) -> bool:
+        return linear.kind != "fused" and self.names(linear)
+
+    def names(self, linear: Linear) -> bool:
+        """Whether modules and layers speak of it, also where no adapter can stand on it."""
         if self.layers is not None and linear.layer not in layer_numbers(self.layers):
             return False
         if self.modules == ALL_LINEAR:
@@ -236,7 +240,7 @@ def plan(cells: Sequence[Cell], linears: Sequence[Linear], tasks: int = 0) -> li
 
 def _check_fused(index: int, cell: Cell, linears: Sequence[Linear], fused: Sequence[Linear]) -> None:
     """Say where a cell names experts of the base that are no linear layers."""
-    named = next((linear for linear in fused if cell.modules != ALL_LINEAR and cell.matches(linear)), None)
+    named = next((linear for linear in fused if cell.names(linear)), None)
     if named is None or any(cell.matches(linear) for linear in linears):
         return
     raise ConfigurationError(
