@@ -120,7 +120,7 @@ class Drafts:
             base=base.model_type,
             total=base.parameters,
             layers=base.layers,
-            places=_places(base, cells, found),
+            places=placed(base, cells, found),
             trainable=sum(site.parameters() for site in found),
             lora=sum(8 * (site.in_features + site.out_features) for site in found),
             parts=preflight.by_part(found),
@@ -180,7 +180,7 @@ def _fit(
     return preflight.fit(estimate(found, model, base, train, batch, cuda), batch, device)
 
 
-def _places(base: catalog.BaseShapes, cells: Sequence[Cell], found: Sequence[Site]) -> list[Place]:
+def placed(base: catalog.BaseShapes, cells: Sequence[Cell], found: Sequence[Site]) -> list[Place]:
     """Every projection of every layer once; of several linears of one name (experts of the base) the first."""
     adapted = {site.name: site for site in found}
     owner = preflight.owners(cells, base.linears)
