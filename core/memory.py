@@ -108,7 +108,8 @@ def estimate(
 def _weights(model: ModelSpec, base: BaseShapes, width: int) -> int:
     if model.quantization == "none":
         return base.parameters * width
-    linear = sum(line.in_features * line.out_features for line in base.linears if not line.head and line.kind != "fused")
+    held = [line for line in base.linears if not line.head and line.kind != "fused"]
+    linear = sum(line.in_features * line.out_features for line in held)
     return int(linear * QUANTISED[model.quantization] + (base.parameters - linear) * width)
 
 

@@ -9,13 +9,14 @@ import torch
 import transformers as hf
 from adapters_support import ALL, TASKS, gradients, loss_of, trainable, warm_up
 
-from core import catalog_shapes
+from core import catalog, catalog_shapes
 from core.adapters.attach import attach, load, mixture_layers, save, tape_of
 from core.adapters.cells import Linear, plan
 from core.adapters.methods import resolve
 from core.adapters.model import linears_of
+from core.drafts import placed
 from core.errors import ConfigurationError
-from core.schema import MethodSpec
+from core.schema import MethodSpec, ModelSpec, TrainSpec
 from tests.support.bases import DECODERS, ENCODER_DECODER, LLAMA, SPARSE, Base
 
 LORA = MethodSpec(name="lora", options={"rank": 2, "modules": ALL})
@@ -197,6 +198,19 @@ def test_counts_from_the_config_alone_are_those_of_the_built_model(base: Base, t
         counted = sum(site.parameters() for site in plan(resolve(method), linears, len(TASKS)))
         built = sum(p.numel() for p in trainable(attach(base.made(), method, tasks=TASKS)).values())
         assert counted == built > 0, method.name
+
+
+@pytest.mark.parametrize("base", MIXED.values(), ids=MIXED)
+def test_fused_experts_keep_their_bits_and_are_no_rows_of_the_designer(base: Base, tmp_path):
+    base.made().config.save_pretrained(tmp_path)
+    data = catalog_shapes.read(str(tmp_path))
+    shapes = catalog.BaseShapes(**{**data, "linears": tuple(Linear(*line) for line in data["linears"])})
+    experts = sum(p.numel() for name, p in base.made().named_parameters() if ".experts." in name)
+    spec = ModelSpec(base=str(tmp_path), quantization="4bit")
+    assert catalog.memory(LORA, spec, shapes, TrainSpec(), len(TASKS)).weights > 2 * experts
+    cells = resolve(LORA)
+    rows = placed(shapes, cells, plan(cells, shapes.linears, len(TASKS)))
+    assert list(dict.fromkeys(row.projection for row in rows)) == shapes.projections == list(base.projections)
 
 
 def two_texts(rows: int = 3, seed: int = 1) -> dict[str, torch.Tensor]:
