@@ -57,13 +57,17 @@ UNITS = {
 
 
 def methods() -> list[dict[str, Any]]:
-    """Every preset with its options and formula, as plain data for forms, the command line and documentation."""
+    """Every preset with its options and formula, as plain data for forms, the command line and documentation.
+
+    ``peft``: computed by PEFT, so that its words only say where it stands and what it costs, and no split equals it.
+    """
     return [
         {
             "name": preset.name,
             "title": preset.title,
             "summary": preset.summary,
             "badge": preset.badge,
+            "peft": preset.peft is not None,
             "source": preset.source,
             **method_facts.facts(preset),
             "options": options_of(preset.options),
