@@ -125,6 +125,20 @@ def _own(place: Any, controls: Mapping[str, Any], experts: int, words: Words) ->
     return own
 
 
+def as_written(cell: Mapping[str, Any], words: Words) -> dict[str, Any] | None:
+    """A cell of a split as the grid's script holds it, whether or not it can be trained; None for unknown words."""
+    own = {name: cell[name] for name in SIZES if isinstance(cell.get(name), int | float)}
+    found: dict[str, Any] = {}
+    for part, default in zip(PARTS, ("unique", "none", "unique"), strict=True):
+        word = cell.get(part) or default
+        options = dict(word) if isinstance(word, Mapping) else {"word": word}
+        found[part] = options.pop("word", default)
+        keys = option_keys(words, part, found[part])
+        own |= {keys[name]: value for name, value in options.items() if name in keys}
+    shown = found | ({"own": own} if own else {})
+    return shown if _read(shown, words) is not None else None
+
+
 def checked(grid: Any, size: Any, words: Words) -> dict[Position, Painted] | None:
     """What a browser painted, by position; None where it is no grid of this base."""
     if not isinstance(grid, Mapping) or list(grid.get("rows") or ()) != size.projections:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -107,16 +108,25 @@ class Parts:
         return grid, count, self.option_form(name, method, size, before, grid)
 
     def undesigned(self, name: str, data: Data, blocks: Any, before: Data) -> tuple[Any, int, dict[str, Any]]:
-        """As ``designed``, for a method that cannot be counted: the bare grid, and the cells as they are."""
+        """As ``designed``, for a method that cannot be counted: what is right is painted, what is wrong as written."""
         method = data["method"]
         try:
             size = self.sized({**data, "method": {"name": "base"}})
         except StudioError:
             return None, 1, self.option_form(name, method, None, before, None)
+        problems = self.problems(data)
+        with contextlib.suppress(StudioError):
+            size = self.sized(without(data, problems))
         count = max(1, min(int(blocks) if isinstance(blocks, int | float) else 1, size.layers, grids.MOST_BLOCKS))
         grid = grids.grid_of(size, self.words, count)
         if name == "split":
-            grid["given"] = list(method.get("cells") or [])
+            cells = list(method.get("cells") or [])
+            grid["given"] = cells
+            for one in problems:
+                painted = grids.as_written(cells[one.cell - 1], self.words) if one.cell else None
+                if painted:
+                    keys = grids.keys_at(one.places, size.layers, count)
+                    grid["cells"] |= {key: dict(painted) for key in keys}
         return grid, count, self.option_form(name, method, size, before, grid)
 
     def option_form(self, name: str, method: Mapping[str, Any], size: Any, before: Data, grid: Any) -> dict[str, Any]:
@@ -243,3 +253,16 @@ class Parts:
             tasks |= dict.fromkeys((key.replace(form.TAB, ": ") for key in form.task_values([row], sets)[0]), said)
         known = {o["name"]: o["default"] for o in self.methods[spec.method.name]["options"] if o["type"] != "cells"}
         return {**data, "tasks": tasks, "method": {**data["method"], "options": {**known, **data["method"]["options"]}}}
+
+
+def without(data: Data, problems: Sequence[Any]) -> Data:
+    """The settings with every cell that is wrong held frozen, or left out where it stands nowhere."""
+    method = dict(data.get("method") or {})
+    wrong = {one.cell - 1: bool(one.places) for one in problems if one.cell}
+    cells = []
+    for index, cell in enumerate(method.get("cells") or []):
+        if index not in wrong:
+            cells.append(cell)
+        elif wrong[index]:
+            cells.append({name: cell[name] for name in ("modules", "layers") if name in cell} | {"frozen": True})
+    return {**data, "method": {**method, "cells": cells}}

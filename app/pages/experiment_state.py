@@ -17,7 +17,8 @@ from app.pages import data_names
 from app.pages import experiment_form as form
 from app.pages import experiment_grid as grids
 from app.pages import experiment_views as views
-from app.pages.experiment_parts import NOTHING, PARTS, Data, NothingPainted, Parts, Values, Wish
+from app.pages.experiment_parts import NOTHING, PARTS, Data, NothingPainted, Values, Wish, without
+from app.pages.experiment_split import SplitDesk, refused
 from app.ui import components as ui
 from core.errors import ConfigurationError, StudioError
 from core.home import ASSETS
@@ -39,7 +40,7 @@ def drafted(kept: Mapping[str, Any]) -> tuple[Data, list[int], dict[str, str]]:
     return dict(kept["data"]), form.seeds_of(kept.get("seeds") or [0]), {n: str(address.get(n) or "") for n in QUERY}
 
 
-class Desk(Parts):
+class Desk(SplitDesk):
     """The answers for one studio."""
 
     # Opening
@@ -114,7 +115,7 @@ class Desk(Parts):
         try:
             figure = views.summary(self.sized(data), self.speed(data))
         except StudioError as error:
-            figure, said = {"html": ui.problem(error), "name": "split"}, ui.problem(error)
+            figure, said = self.rest(data, problems) or {"html": ui.problem(error), "name": "split"}, ui.problem(error)
         if problems:
             said = views.refused_cells(problems)
         try:
@@ -127,6 +128,13 @@ class Desk(Parts):
             text = f"# one run for each seed: {', '.join(map(str, seeds))}\n{text}"
         draft = {"data": data, "seeds": list(seeds), "blocks": blocks, "address": dict(address or {})}
         return [figure, said, text, self.marks(problems, data, blocks), draft]
+
+    def rest(self, data: Data, problems: Sequence[Any]) -> dict[str, Any] | None:
+        """The figure of what is right about a split; None where nothing is left."""
+        with contextlib.suppress(StudioError):
+            found = views.summary(self.sized(without(data, problems)))
+            return {**found, "html": views.PARTLY + found["html"]}
+        return None
 
     def marks(self, problems: Sequence[Any], data: Data, blocks: Any) -> dict[str, Any]:
         """The value of ``components.cell_marks``: the sentence of every cell of the grid that is wrong."""
@@ -207,77 +215,6 @@ class Desk(Parts):
             return refused(error)
         count = grids.blocks_needed(size)
         return self.answer(values, grid=grids.grid_of(size, self.words, count), blocks=gr.update(value=count))
-
-    def settled(self, values: Values) -> list[Any]:
-        """After the form of a split changed: where it is of one cell, the grid holds what is that cell's own."""
-
-        def parts() -> dict[str, Any]:
-            controls, grid = self.scoped(values, self.bare(values))
-            if grid is values.grid:
-                return grids.drawn_anew(values.grid)
-            kept = {name: value for name, value in grid.items() if name != "given"}
-            return {"grid": {**kept, "controls": controls}}
-
-        return self.tried(values, parts)
-
-    def bare(self, values: Values) -> Any:
-        """The size of the base alone."""
-        return self.sized({"model": form.model_data(self.settings, values.base), "method": {"name": "base"}})
-
-    def painted(self, *given: Any) -> list[Any]:
-        """A painted grid is a split of one's own, with the controls that the preset had."""
-        values = Values(*given)
-        anew = grids.drawn_anew(values.grid)
-        if self.form_method(values) == "split":
-            return self.tried(values, lambda: {**anew, **self.form_for(values, anew.get("grid", values.grid))})
-
-        def act(values: Values, data: Data, size: Any, before: str) -> dict[str, Any]:
-            return {"method": "split", **self.as_split(size, values.grid, before), **anew}
-
-        return self.change(values, act)
-
-    def tried(self, values: Values, parts: Callable[[], dict[str, Any]]) -> list[Any]:
-        """Answer with ``parts``, or with what keeps them from being made."""
-        try:
-            found = parts()
-        except StudioError as error:
-            return refused(error)
-        return self.answer(values, **found)
-
-    def form_for(self, values: Values, grid: Any) -> dict[str, Any]:
-        """The form of the whole split where painting brought words into use, or left the form of one cell."""
-        controls, settled = self.scoped(values._replace(grid=grid), self.bare(values))
-        options = self.split_form(controls, settled)
-        own = isinstance(values.options, Mapping)
-        same = own and values.options.get("groups") == options["groups"] and not values.options.get("cell")
-        left = {"grid": settled} if own and values.options.get("cell") else {}
-        return left if same else {"options": options, **left}
-
-    def picked(self, *given: Any) -> list[Any]:
-        """The form turns to the cell that was picked, or back to the whole split; a preset becomes a split."""
-        values = Values(*given)
-        if self.form_method(values) == "split":
-            return self.tried(values, lambda: self.turned(values, *self.scoped(values, self.bare(values))))
-
-        def act(values: Values, data: Data, size: Any, before: str) -> dict[str, Any]:
-            card = views.split_card(self.methods["split"], self.methods.get(before))
-            found = self.turned(values, grids.controls_of(size, self.words), values.grid)
-            return {"method": "split", "card": card, **found}
-
-        return self.change(values, act)
-
-    def turned(self, values: Values, controls: dict[str, Any], grid: Any) -> dict[str, Any]:
-        """Grid and form for the cell that the grid says is picked."""
-        grid = {name: value for name, value in grid.items() if name != "given"}
-        cell = (grid.get("cells") or {}).get(key := str(grid.get("picked") or ""))
-        if not isinstance(cell, Mapping) or cell.get("frozen"):
-            return {"grid": {**grid, "picked": None}, "options": self.split_form(controls, grid)}
-        options = self.cell_form(key, controls, grid, self.bare(values))
-        return {"grid": {**grid, "controls": controls}, "options": options}
-
-    def as_split(self, size: Any, grid: Any, before: str) -> dict[str, Any]:
-        card = views.split_card(self.methods["split"], self.methods.get(before))
-        return {"card": card, "options": self.split_form(grids.controls_of(size, self.words), grid)}
 
     def change(self, values: Values, act: Callable[[Values, Data, Any, str], dict[str, Any]]) -> list[Any]:
         """Apply ``act``, which gets the settings and the size of the method that the option form belongs to."""
@@ -379,11 +316,6 @@ def options_in(text: str) -> Data:
     if not isinstance(options, dict):
         raise ConfigurationError("The address names options that cannot be read.", "Choose them in the form.")
     return {"options": options}
-
-
-def refused(error: StudioError) -> list[Any]:
-    """Nothing changes but what is said of the problem."""
-    return [*[gr.skip()] * len(PARTS), gr.skip(), ui.problem(error), gr.skip(), gr.skip(), gr.skip()]
 
 
 def blocks_of(values: Values) -> int:

@@ -13,6 +13,7 @@ from app.ui import components as ui
 from app.ui.diagram import Mixture, diagram
 
 SHOWN = 5
+PARTLY = '<div class="note">Counted and drawn without the marked cells, which cannot be trained.</div>'
 DRAWN = 3  # further splits that are drawn besides the main one
 
 Kind = tuple[str, ...]  # the words for down, gate and up; one alone: frozen

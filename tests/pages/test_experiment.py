@@ -242,6 +242,19 @@ def test_what_is_wrong_is_marked_at_its_cells(desk: state.Desk):
     assert desk.show(*page)[3] == {} and "Start queues" in desk.show(*page)[1]
 
 
+def test_a_draft_with_a_wrong_cell_comes_back_as_it_was(desk: state.Desk):
+    page = paint(opened(desk), {"down": "pool", "gate": "token", "up": "unique"}, "v_proj|2")
+    page = after(page, desk.painted(*page))
+    figure, said, _, marks, draft = desk.show(*page)
+    assert "without the marked cells" in figure["html"] and 'class="mixture"' in figure["html"]
+    again = values(desk, desk.open(json.loads(json.dumps(draft)), NO_QUERY))
+    assert again.grid["cells"]["v_proj|2"]["down"] == "pool" and again.grid["cells"]["v_proj|1"]["down"] == "shared"
+    assert desk.show(*again)[1] == said and desk.show(*again)[3] == marks
+    mended = paint(again, UNIQUE, "v_proj|2")
+    mended = after(mended, desk.painted(*mended))
+    assert desk.show(*mended)[3] == {} and "Start queues" in desk.show(*mended)[1]
+
+
 def test_hostile_settings_of_a_cell_change_nothing(desk: state.Desk):
     wild = {**UNIQUE, "own": {"rank": "<b>", "gate.__class__": 1, "modules": "x"}}
     page = opened(desk)._replace(method="split")
