@@ -111,9 +111,10 @@ def routing_table(
     """One row for each task, layer and projection, or part of one that is decided on by itself.
 
     One column for each expert, NaN past a site's experts; of a figure that a whole site has (entropy, load_cv) one
-    column of its name. ``role`` all: every role, weighted by its decisions.
+    column of its name. ``role`` all: every role, weighted by its decisions. ``attrs["note"]`` says where the weights
+    are no shares.
     """
-    from core.figures.panels import FIGURES, ROLES, over_roles
+    from core.figures.panels import FIGURES, NO_SHARES, OF_WEIGHTS, ROLES, over_roles
 
     _known("routing figure", figure, tuple(FIGURES))
     _known("role", role, ROLES)
@@ -129,7 +130,10 @@ def routing_table(
             heads = [figure] if values.ndim == 2 else [str(e) for e in range(len(cell))]
             found = dict(zip(heads, map(float, cell), strict=True))
             rows.append({"task": name, "layer": site.layer, "projection": site.place, **found})
-    return pd.DataFrame(rows)
+    frame = pd.DataFrame(rows)
+    if figure in OF_WEIGHTS and not all(site.sums_to_one for site in snapshot.sites):
+        frame.attrs["note"] = NO_SHARES
+    return frame
 
 
 def no_routing() -> pd.DataFrame:

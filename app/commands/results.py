@@ -52,6 +52,7 @@ def routing(
     def text() -> str:
         columns = {name: name for name in summary.columns}
         lines = [table(_records(summary), columns, "This run has no routing: its method has one expert.")]
+        lines += [summary.attrs["note"]] if "note" in summary.attrs else []
         return "\n".join(lines + [f"Wrote {path}." for path in written])
 
     here.answer({"moments": here.studio.moments(run), "files": written, "table": summary}, text)

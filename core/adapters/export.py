@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import ConfigurationError
+from .cells import Cell
 from .folders import CONFIG, WEIGHTS, read_config
 from .words import WORDS
 
@@ -126,10 +127,10 @@ def _readme(config: dict, title: str) -> str:
     on_hub = base.count("/") == 1 and not base.startswith(("/", ".", "~"))
     base = base if on_hub else Path(base).name  # folders of this machine mean nothing on another one
     tasks = config.get("tasks") or []
-    task_gate = any(cell.get("gate", {}).get("word") == "task" for cell in config.get("cells", []))
-    task_gate = task_gate or config["peft_type"] == "POLY"
+    by_task = any(Cell.model_validate(cell).needs_task for cell in config.get("cells", []))
+    by_task = by_task or config["peft_type"] == "POLY"
     order = ", ".join(f"{index} {task}" for index, task in enumerate(tasks))
-    hint = f"\nIts gates look at the task: pass `task_index`, one number a row ({order}).\n" if task_gate else ""
+    hint = f"\nIt depends on the task: pass `task_index`, one number a row ({order}).\n" if by_task else ""
     return README.format(
         title=title,
         method=config.get("method") or config["peft_type"],

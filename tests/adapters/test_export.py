@@ -112,4 +112,4 @@ def test_the_config_is_plain_json(tmp_path):
     save(made(BY_ID["split-per-projection"]), tmp_path)
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert config["peft_type"] == "TESSERA" and config["tasks"] == ["alpha", "beta"] and len(config["cells"]) == 3
-    assert config["cells"][1]["gate"] == {"word": "task", "top_k": None}
+    assert config["cells"][1]["gate"] == {"word": "task", "top_k": None, "renormalise": True, "temperature": 1.0}
