@@ -14,7 +14,8 @@ from app.pages import routing_token_views as token_views
 from app.pages.routing_choice import Cell, Choice, settle
 from core.chat.trace import Trace
 from core.figures import DEFINITIONS
-from core.routing.snapshot import SiteInfo
+from core.routing.atlas import Atlas, Moment
+from core.routing.snapshot import RoutingSnapshot, SiteInfo
 from tests.support import seed
 
 
@@ -241,6 +242,89 @@ def test_an_inspector_that_cannot_look_says_so(studio, seeded):
     assert routing_tokens.view(studio, seeded.molora, routing_tokens.Asked())["told"] == routing_tokens.HINT
     assert "problem" in routing_tokens.start(studio, "run-999", routing_tokens.Asked())["told"]
     assert "problem" in routing_tokens.start(studio, seeded.molora, routing_tokens.Asked(turn="77"))["told"]
+
+
+def atlas_of(ranks: bool = False, **kind: bool) -> Atlas:
+    """Two tasks, two layers, three experts; with ``ranks`` two decisions in each of two projections."""
+    parts = ["rank 0-1", "rank 2-3"] if ranks else [""]
+    sites = [
+        SiteInfo(f"{layer}.{name}", layer, name, 3, 3, "rank", "token", part, **kind)
+        for layer in (0, 1)
+        for name in ("q_proj", "k_proj")
+        for part in parts
+    ]
+    chance = np.random.default_rng(0)
+    sums = []
+    for _ in sites:
+        gates = chance.dirichlet(np.ones(3), size=(2, 2))
+        weights = gates * (8 if kind else 1) - (3 if kind.get("signed") else 0)
+        entropy, count = np.full((2, 2, 1), 0.5), np.ones((2, 2, 1))
+        sums.append(100 * np.concatenate([weights, np.ones_like(gates), gates, entropy, count], -1))
+    snapshot = RoutingSnapshot.from_sums(["a", "b"], sites, sums)
+    return Atlas("run-1", [Moment("end", 10, "validation", snapshot)])
+
+
+def test_blocks_of_ranks_can_be_looked_at_alone_and_together():
+    atlas = atlas_of(ranks=True)
+    names = ["q_proj rank 0-1", "q_proj rank 2-3", "k_proj rank 0-1", "k_proj rank 2-3"]
+    listed = routing_views.listed(atlas)
+    assert listed[1:3] == [("q_proj, all parts", "q_proj"), ("k_proj, all parts", "k_proj")]
+    assert [value for _, value in listed[3:]] == names
+    gate, entropy = DEFINITIONS.of("mean_gate"), DEFINITIONS.of("entropy")
+    every = routing_views.heat(atlas, Choice("run-1", "end"), gate)
+    assert every["cols"] == names and every["even"] == pytest.approx(1 / 3)
+    whole = routing_views.heat(atlas, Choice("run-1", "end", projection="q_proj"), gate)
+    assert whole["cols"] == names[:2]
+    alone = routing_views.heat(atlas, Choice("run-1", "end", projection=names[1]), gate)
+    assert alone["cols"] == names[1:2] and np.array(alone["values"])[:, 0].tolist() == [
+        panels[1] for panels in every["values"]
+    ]
+    assert routing_views.heat(atlas, Choice("run-1", "end"), entropy)["across"] == ["q 0-1", "q 2-3", "k 0-1", "k 2-3"]
+    cell = routing_views.cell_at(routing_views.grid_of(atlas, Choice("run-1", "end"), gate), gate,
+                                 {"row": 1, "col": 1, "layer": 0, "expert": 2})  # fmt: skip
+    assert cell == Cell("b", names[1], 0, 2) == Cell.parse(str(cell))
+    assert names[1] in routing_cell.cell_view(atlas, Choice("run-1", "end", cell=cell), gate)
+    places = routing_views.places(atlas, Choice("run-1", "end", projection=names[1]))
+    assert places["across"][1] == "q 2-3" and places["picked"].endswith(",1")
+    assert routing_views.similarity(atlas, Choice("run-1", "end", projection="q_proj"))["caption"].endswith("q_proj")
+
+
+def test_weights_that_are_no_shares_say_so():
+    atlas, choice = atlas_of(sums_to_one=False), Choice("run-1", "end", cell=Cell("a", "q_proj", 1, 0))
+    shown = routing_views.heat(atlas, choice, DEFINITIONS.of("mean_gate"))
+    assert "even" not in shown and "do not sum to 1" in shown["caption"] and shown["mid"] is None
+    relative = routing_views.heat(atlas, choice, DEFINITIONS.of("relative_gate"))
+    assert np.array(relative["values"], float).sum(-1) == pytest.approx(3, abs=1e-3)
+    top = routing_views.heat(atlas, choice, DEFINITIONS.of("top1_share"))
+    assert top["even"] == pytest.approx(1 / 3) and "do not sum" not in top["caption"]
+    text = routing_cell.cell_view(atlas, choice, DEFINITIONS.of("mean_gate"))
+    assert "do not sum to 1" in text and "an even share" not in text
+    assert "an even share" in routing_cell.cell_view(atlas, choice, DEFINITIONS.of("relative_gate"))
+
+
+def test_negative_weights_stand_on_the_other_side_of_zero():
+    atlas, choice = atlas_of(sums_to_one=False, signed=True), Choice("run-1", "end", cell=Cell("a", "q_proj", 1, 0))
+    shown = routing_views.heat(atlas, choice, DEFINITIONS.of("mean_gate"))
+    assert shown["mid"] == 0 and np.array(shown["values"]).min() < 0
+    assert shown["top"] >= np.abs(shown["values"]).max()
+    relative = routing_views.heat(atlas, choice, DEFINITIONS.of("relative_gate"))
+    assert all(value is None for value in np.array(relative["values"]).flat)
+    bars = routing_cell.cell_view(atlas, choice, DEFINITIONS.of("mean_gate"))
+    assert "var(--diverge-3)" in bars and "width:-" not in bars
+    assert routing_views.similarity(atlas, choice)["figure"].startswith("Distance of mean gates")
+    assert "opposite" in routing_cell.over(atlas, choice) and "hardly speak" not in routing_cell.findings(atlas, choice)
+
+
+def test_a_text_is_tinted_from_the_average_where_weights_are_no_shares(trace):
+    even = token_views.strip(trace, 1, "q_proj", 1)
+    assert even["even"] == pytest.approx(1 / 3) and "an even share" in even["note"]
+    trace.sites[:] = [replace(site, sums_to_one=False, signed=True) for site in trace.sites]
+    trace.weights[:] = 4 * trace.weights - 1
+    shown = token_views.strip(trace, 1, "q_proj", 1)
+    assert shown["even"] == pytest.approx(1 / 3) and "the average weight" in shown["note"]
+    route = token_views.route(trace, 2)
+    assert route["mid"] == 0 and "no share" in route["figure"]
+    assert token_views.ribbon(trace, 1, "v_proj", 2)["best"][1][0][0] == 2
 
 
 def test_scale_ends_read_well():
