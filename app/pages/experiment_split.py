@@ -1,4 +1,4 @@
-"""What the Experiment page answers when a split is edited: painted cells, settings of one cell, options of the whole."""
+"""What the Experiment page answers when a split is edited: painted cells, settings of one cell, options of all."""
 
 from __future__ import annotations
 
