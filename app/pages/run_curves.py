@@ -27,7 +27,7 @@ FAMILIES: dict[str, Family] = {
     "speed": Family("Tokens per second", "tokens per second", ("tokens_per_second",)),
     "memory": Family("Memory", "memory (GiB)", ("memory_gib",)),
     "gradient": Family("Gradient norm", "gradient norm", ("grad_norm",)),
-    "balance": Family("Balance loss", "auxiliary loss", ("auxiliary_loss",)),
+    "balance": Family("Auxiliary losses", "auxiliary loss", ("auxiliary_loss",), "auxiliary_loss/"),
 }
 CHOICES = [(family.label, name) for name, family in FAMILIES.items()]
 

@@ -9,8 +9,8 @@ started        ``step`` the attempt resumes from (0: from the start), ``device``
 estimate       ``memory``: bytes that training was estimated to take at its peak, said before it starts
 progress       ``step``, ``total``, ``phase`` (loading, embedding prompts, training, scoring), ``seconds_left``
 metrics        ``step``, ``values``: name -> number. Names: ``loss``, ``loss/<task>``, ``validation/<task>``,
-               ``validation``, ``auxiliary_loss``, ``learning_rate``, ``grad_norm``, ``tokens_per_second``,
-               ``memory_gib``
+               ``validation``, ``auxiliary_loss``, ``auxiliary_loss/<name>``, ``learning_rate``, ``grad_norm``,
+               ``tokens_per_second``, ``memory_gib``
 routing        ``step``, ``moment`` (``step-100`` ..., ``end``), ``split``, ``file``: name under ``routing/``
 score          ``task``, ``dataset`` (content hash), ``split``, ``model`` (``adapter`` or ``base``), ``metric``,
                ``value``, ``stderr``, ``rows``, ``primary`` (bool), ``chance``, ``predictions``: name under

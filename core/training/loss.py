@@ -81,43 +81,49 @@ class Window:
         self.tasks = list(tasks)
         self.loss = torch.zeros(len(tasks), dtype=torch.float64, device=device)
         self.tokens = torch.zeros_like(self.loss)
-        self.rest = torch.zeros(3, dtype=torch.float64, device=device)  # auxiliary loss, micro-steps, input tokens
+        self.rest = torch.zeros(2, dtype=torch.float64, device=device)  # micro-steps, input tokens
+        self.auxiliary: dict[str, Tensor] = {}  # by name
         self.seconds = 0.0
 
-    def add(self, losses: Tensor, batch: Mapping[str, Tensor], auxiliary: Tensor | None) -> None:
+    def add(self, losses: Tensor, batch: Mapping[str, Tensor], auxiliary: Mapping[str, Tensor]) -> None:
         losses, task = losses.detach().double(), batch["target_task"]
         self.loss.index_add_(0, task, losses)
         self.tokens.index_add_(0, task, torch.ones_like(losses))
-        self.rest[1] += 1
-        self.rest[2] += batch["attention_mask"].sum()
-        if auxiliary is not None:
-            self.rest[0] += auxiliary.detach()
+        self.rest[0] += 1
+        self.rest[1] += batch["attention_mask"].sum()
+        for name, value in auxiliary.items():
+            value = value.detach().double().to(self.rest.device)
+            self.auxiliary[name] = self.auxiliary[name] + value if name in self.auxiliary else value
 
     def values(self) -> dict[str, float]:
-        """Mean loss per answer token, over all and per task; mean auxiliary loss; tokens per second."""
+        """Mean loss per answer token, over all and per task; mean auxiliary losses and their sum; tokens per second."""
         loss, tokens = self.loss.tolist(), self.tokens.tolist()
-        auxiliary, micro_steps, input_tokens = self.rest.tolist()
+        micro_steps, input_tokens = self.rest.tolist()
         values = {"loss": sum(loss) / max(sum(tokens), 1)}
         values |= {f"loss/{t}": s / n for t, s, n in zip(self.tasks, loss, tokens, strict=True) if n}
-        if auxiliary:
-            values["auxiliary_loss"] = auxiliary / max(micro_steps, 1)
+        if self.auxiliary:
+            each = {name: value.item() / max(micro_steps, 1) for name, value in self.auxiliary.items()}
+            values |= {"auxiliary_loss": sum(each.values())} | {f"auxiliary_loss/{n}": v for n, v in each.items()}
         if self.seconds:
             values["tokens_per_second"] = input_tokens / self.seconds
         return values
 
     def finite(self) -> bool:
         """Whether every loss since the last point was a number; waits for the device."""
-        return bool(torch.isfinite(self.loss.sum() + self.rest[0]))
+        return bool(torch.isfinite(self.loss.sum() + sum(self.auxiliary.values())))
 
     def clear(self) -> None:
         self.seconds = 0.0
+        self.auxiliary = {}
         for sums in (self.loss, self.tokens, self.rest):
             sums.zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"loss": self.loss, "tokens": self.tokens, "rest": self.rest, "seconds": self.seconds}
+        sums = {"loss": self.loss, "tokens": self.tokens, "rest": self.rest}
+        return {**sums, "auxiliary": dict(self.auxiliary), "seconds": self.seconds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.seconds = state["seconds"]
         for name in ("loss", "tokens", "rest"):
             getattr(self, name).copy_(state[name])
+        self.auxiliary = {name: value.to(self.rest.device) for name, value in state["auxiliary"].items()}

@@ -19,11 +19,10 @@ class Routing:
     def __init__(self, model: nn.Module, tasks: Sequence[str], folder: RunFolder, sink: Sink) -> None:
         self.tape, self.tasks, self.folder, self.sink = tape_of(model), list(tasks), folder, sink
 
-    def auxiliary_loss(self, step: int) -> Tensor | None:
-        """Weighted sum of the auxiliary losses of the last forward pass, after ``step`` optimiser steps; None where
-        the method has none."""
+    def auxiliary_losses(self, step: int) -> dict[str, Tensor]:
+        """The auxiliary losses of the last forward pass by name, weighted, after ``step`` optimiser steps."""
         self.tape.step = step
-        return self.tape.auxiliary_loss()
+        return self.tape.auxiliary_losses()
 
     @contextmanager
     def recording(self, wanted: bool = True) -> Iterator[RoutingRecorder | None]:

@@ -91,10 +91,12 @@ class TaskTrainer(Trainer):
         """Summed answer loss over the answer tokens of the whole step, plus this micro-batch's share of the mean
         auxiliary loss."""
         losses = self.head.losses(inputs)
-        auxiliary = self.routing.auxiliary_loss(self.state.global_step)
+        auxiliary = self.routing.auxiliary_losses(self.state.global_step)
         self.window.add(losses, inputs, auxiliary)
         loss = losses.sum() / num_items_in_batch
-        return loss if auxiliary is None else loss + auxiliary / self.current_gradient_accumulation_steps
+        if not auxiliary:
+            return loss
+        return loss + torch.stack(list(auxiliary.values())).sum() / self.current_gradient_accumulation_steps
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0  # nothing reads them, and counting walks over all parameters at every step

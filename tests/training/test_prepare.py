@@ -186,3 +186,14 @@ def test_k_means_finds_clusters_as_scikit_learn_does():
 def test_k_means_of_equal_points_leaves_clusters_empty():
     found, clusters = k_means(torch.ones(6, 3), 4, seed=0)
     assert clusters == 1 and torch.equal(found[0], torch.ones(3)) and not found[1:].any()
+
+
+def test_auxiliary_losses_have_curves_of_their_own_from_their_step_on(base: Path, store: DatasetStore, tmp_path: Path):
+    spec = toy_spec(base, {"name": "moelora", "options": {"after": 2}}, steps=4)
+    sink = ListSink()
+    train_adapter(spec, RunFolder(tmp_path).create(), store, sink, device="cpu", resume=False)
+    found = points(sink.events)
+    steps = {step for step, name in found if name == "auxiliary_loss/contrastive"}
+    assert steps == {3, 4} and {step for step, name in found if name == "auxiliary_loss/balance"} == {1, 2, 3, 4}
+    parts = [found[4, f"auxiliary_loss/{name}"] for name in ("balance", "contrastive")]
+    assert found[4, "auxiliary_loss"] == pytest.approx(sum(parts)) and parts[1] > 0.01

@@ -60,6 +60,7 @@ def test_a_run_trains_scores_and_says_so(base: Path, store: DatasetStore, tmp_pa
         "loss/colour",
         "loss/count",
         "auxiliary_loss",
+        "auxiliary_loss/balance",
         "learning_rate",
         "grad_norm",
         "tokens_per_second",
