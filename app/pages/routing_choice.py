@@ -11,10 +11,12 @@ from urllib.parse import urlencode
 from core.figures import DEFINITIONS
 
 if TYPE_CHECKING:
+    from core.routing.atlas import Atlas
     from core.studio import Studio
 
 ROLES = {"answer": "Answer", "prompt": "Prompt", "all": "Both"}
 ALL = "all"
+MOST = 28  # columns of panels that a page has room for
 NUMBER = re.compile("-?[0-9]{1,9}")
 
 
@@ -76,6 +78,17 @@ class Choice:
 OWNED = ("run", "moment", "figure", "role", "projection", "beside", "task", "site", "layer", "expert")
 
 
+def shown_projection(atlas: Atlas, asked: str) -> str:
+    """What is asked for, else all of it; where that is more than a page holds, the first that it does."""
+    places = atlas.projections
+    if asked not in (*places, *atlas.whole):
+        asked = ALL
+    columns = {ALL: len(places)} | {name: sum(p.startswith(f"{name} ") for p in places) for name in atlas.whole}
+    if columns.get(asked, 1) <= MOST:
+        return asked
+    return next((name for name in atlas.whole if columns[name] <= MOST), places[0])
+
+
 def settle(studio: Studio, choice: Choice) -> Choice:
     """``choice`` with everything that does not exist replaced by what does; the run must have routing."""
     atlas = studio.routing_atlas(choice.run)
@@ -86,7 +99,7 @@ def settle(studio: Studio, choice: Choice) -> Choice:
         moment=choice.moment if choice.moment in moments else moments[-1],
         figure=choice.figure if choice.figure in figures else figures[0],
         role=choice.role if choice.role in ROLES else "answer",
-        projection=choice.projection if choice.projection in (*atlas.projections, *atlas.whole) else ALL,
+        projection=shown_projection(atlas, choice.projection),
     )
     kind, _, name = choice.beside.partition(":")
     known = {"moment": moments, "task": atlas.tasks, "run": studio.routed([name])}.get(kind, [])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from app.pages.routing_choice import ALL, Cell, Choice
+from app.pages.routing_choice import ALL, MOST, Cell, Choice, shown_projection
 from core.figures import NO_SHARES, short
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ def stops(atlas: Atlas, moment: str) -> dict[str, Any]:
 def listed(atlas: Atlas) -> list[tuple[str, str]]:
     """What can be looked at by itself: every projection, those of several parts as a whole, and each part."""
     whole = [(f"{name}, all parts", name) for name in atlas.whole]
-    return [(EVERY, ALL), *whole, *((name, name) for name in atlas.projections)]
+    every = [(EVERY, ALL)] if len(atlas.projections) <= MOST else []
+    return [*every, *whole, *((name, name) for name in atlas.projections)]
 
 
 def moment_text(moment: Moment) -> str:
@@ -72,7 +73,7 @@ def beside(atlas: Atlas, other: Atlas, choice: Choice, definition: Definition) -
     """The other run's picture at the moment of the same name, else at its newest, with the scale of both."""
     names = [moment.name for moment in other.moments]
     moment = choice.moment if choice.moment in names else names[-1]
-    projection = choice.projection if choice.projection in other.projections else ALL
+    projection = shown_projection(other, choice.projection)
     chosen = replace(choice, run=other.run, moment=moment, projection=projection)
     return heat(other, chosen, definition, other=atlas)
 

@@ -11,7 +11,7 @@ import pytest
 
 from app.pages import routing, routing_cell, routing_export, routing_tokens, routing_views
 from app.pages import routing_token_views as token_views
-from app.pages.routing_choice import Cell, Choice, settle
+from app.pages.routing_choice import Cell, Choice, settle, shown_projection
 from core.chat.trace import Trace
 from core.figures import DEFINITIONS
 from core.routing.atlas import Atlas, Moment
@@ -244,9 +244,9 @@ def test_an_inspector_that_cannot_look_says_so(studio, seeded):
     assert "problem" in routing_tokens.start(studio, seeded.molora, routing_tokens.Asked(turn="77"))["told"]
 
 
-def atlas_of(ranks: bool = False, **kind: bool) -> Atlas:
-    """Two tasks, two layers, three experts; with ``ranks`` two decisions in each of two projections."""
-    parts = ["rank 0-1", "rank 2-3"] if ranks else [""]
+def atlas_of(ranks: bool = False, blocks: int = 2, **kind: bool) -> Atlas:
+    """Two tasks, two layers, three experts; with ``ranks``, decisions for ``blocks`` in each of two projections."""
+    parts = [f"rank {2 * n}-{2 * n + 1}" for n in range(blocks)] if ranks else [""]
     sites = [
         SiteInfo(f"{layer}.{name}", layer, name, 3, 3, "rank", "token", part, **kind)
         for layer in (0, 1)
@@ -287,6 +287,16 @@ def test_blocks_of_ranks_can_be_looked_at_alone_and_together():
     places = routing_views.places(atlas, Choice("run-1", "end", projection=names[1]))
     assert places["across"][1] == "q 2-3" and places["picked"].endswith(",1")
     assert routing_views.similarity(atlas, Choice("run-1", "end", projection="q_proj"))["caption"].endswith("q_proj")
+
+
+@pytest.mark.parametrize(("blocks", "shown"), [(2, "all"), (20, "q_proj"), (40, "q_proj rank 0-1")])
+def test_more_columns_than_a_page_has_room_for_are_not_shown_at_once(blocks: int, shown: str):
+    atlas = atlas_of(ranks=True, blocks=blocks)
+    assert shown_projection(atlas, "all") == shown_projection(atlas, "w_proj") == shown
+    assert shown_projection(atlas, "k_proj rank 2-3") == "k_proj rank 2-3"
+    assert (routing_views.listed(atlas)[0][1] == "all") == (shown == "all")
+    beside = routing_views.beside(atlas_of(), atlas, Choice("run-2", "end"), DEFINITIONS.of("mean_gate"))
+    assert len(beside["cols"]) <= 28
 
 
 def test_weights_that_are_no_shares_say_so():
