@@ -156,6 +156,11 @@ def adapter_tensors(model: PeftModel, name: str = "default") -> dict[str, Tensor
 def mixture_layers(model: PeftModel) -> list[tuple[str, MixtureLayer]]:
     """The adapted projections with their paths below the base model, in order."""
     tape_of(model)
+    if isinstance(model, BaselineModel):
+        raise ConfigurationError(
+            f"{model.active_peft_config.method} is computed by PEFT's own layers: it has no cells, gates or experts here.",
+            "Save it, or merge it with merge_and_unload where PEFT can: DoRA merges, Poly does not.",
+        )
     inner = model.base_model.model
     return [(path, module) for path, module in inner.named_modules() if isinstance(module, MixtureLayer)]
 

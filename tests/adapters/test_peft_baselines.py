@@ -23,6 +23,7 @@ from peft import LoraConfig, PeftModel, PolyConfig, get_peft_model
 from core import catalog
 from core.adapters.attach import attach, load, save, tape_of
 from core.adapters.export import export
+from core.adapters.peft_lora import export_peft_lora
 from core.adapters.peft_methods import BaselineModel
 from core.errors import ConfigurationError, DataError
 from core.routing.recorder import RoutingRecorder
@@ -198,6 +199,12 @@ def test_unloading_leaves_the_base(row: Row):
     base = model.unload()
     assert not isinstance(base, BaselineModel)
     assert torch.equal(base(**plain(batch())).logits, tiny().eval()(**plain(batch())).logits)
+
+
+@rows
+def test_what_asks_for_experts_is_refused(row: Row, tmp_path):
+    with pytest.raises(ConfigurationError, match=f"{row.name} is computed by PEFT's own layers"):
+        export_peft_lora(made(row), tmp_path)
 
 
 @rows
