@@ -8,6 +8,7 @@ import numpy as np
 
 from app.pages.routing_views import plain
 from app.ui.components import escape
+from core.figures import short
 
 if TYPE_CHECKING:
     from core.chat.trace import Trace
@@ -103,6 +104,7 @@ def route(trace: Trace, token: int) -> dict[str, Any]:
     return {
         "rows": [f"{token + 1}: {text}"],
         "cols": names,
+        "heads": list(map(short, names)),
         "layers": known,
         "experts": wide,
         "values": plain(values[None], np.isfinite(values)),

@@ -134,7 +134,7 @@ def _panels(grid: Grid, definition: Definition, choice: Choice) -> dict[str, Any
         counts = counts.max(axis=1, keepdims=True)
     else:
         values, exists = grid.values, grid.exists
-        value |= {"cols": grid.projections, "experts": len(grid.across)}
+        value |= {"cols": grid.projections, "heads": list(map(short, grid.projections)), "experts": len(grid.across)}
     return value | {"values": plain(values, exists), "counts": counts.astype(int).tolist()}
 
 

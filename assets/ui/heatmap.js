@@ -86,7 +86,8 @@ function titles(svg, v, p, panel) {
   } else if (!p.flow) {
     if (panel.c === 0) named(name, p.left - 44, { x: p.left - 32, y: panel.y + p.height / 2 + (count ? -2 : 4), 'text-anchor': 'end' });
     if (panel.c === 0 && count) svg.append(node('text', { class: 'tick', x: p.left - 32, y: panel.y + p.height / 2 + 12, 'text-anchor': 'end' }, count));
-    if (panel.r === 0) named(v.cols[panel.c], p.width + 8, { x: panel.x + p.width / 2, y: panel.y - 9, 'text-anchor': 'middle' });
+    const head = v.cols[panel.c].length * 6.6 > p.width + 8 && v.heads?.[panel.c] || v.cols[panel.c];  // of parts, the part
+    if (panel.r === 0) named(head, p.width + 8, { x: panel.x + p.width / 2, y: panel.y - 9, 'text-anchor': 'middle' });
   }
   const every = Math.max(1, Math.ceil(14 / p.tall)), step = [1, 2, 4, 8, 16].find(s => s >= every) || 16;
   if (panel.i === 0) v.layers.forEach((layer, l) => {

@@ -78,6 +78,11 @@ class Panels:
         """The line under a task's name: how much stands behind its panels."""
         return f"{self.counts[name]:,} {self.units}" if name in self.counts else ""
 
+    def heads(self, room: float) -> list[str]:
+        """Names of columns for a width of ``room`` letters: all of them short where one would not fit."""
+        fits = all(len(name) <= room for name in self.column_names)
+        return self.column_names if fits or self.column_names[0] in self.counts else list(map(short, self.column_names))
+
     @property
     def has_absent(self) -> bool:
         return any(not panel.present.all() for panel in self.panels)
@@ -210,6 +215,8 @@ def caption(grid: Panels) -> str:
     parts = [
         f"One cell: one {cell} in one layer; layers from bottom to top. Counted: {grid.counted}, padding excluded."
     ]
+    if any(" rank " in name for name in (*grid.row_names, *grid.column_names)):
+        parts.append("Numbers beside a projection: the ranks that a decision is about.")
     if not grid.shares and grid.figure in OF_WEIGHTS:
         parts.append(NO_SHARES)
     if grid.has_absent:
@@ -221,7 +228,9 @@ def caption(grid: Panels) -> str:
 
 def short(projection: str) -> str:
     """``q_proj`` as ``q`` and ``q_proj rank 0-1`` as ``q 0-1``: what a narrow axis has room for."""
-    return projection.replace("_proj", "", 1).replace(" rank ", " ", 1)
+    for long, less in (("_proj", ""), (" rank ", " "), (" factors", ""), (" for its block", "")):
+        projection = projection.replace(long, less, 1)
+    return projection
 
 
 def _uniform(figure: Figure, sizes: list[int], values: np.ndarray, chosen: list[int]) -> float | None:

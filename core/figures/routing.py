@@ -189,10 +189,11 @@ def _notes(drawing: Any, grid: Panels, look: Look) -> list[dict[str, Any]]:
     free = {"showarrow": False, "xref": "paper", "yref": "paper"}
     small = {"size": 12, "color": look.dim}
     notes = []
-    for column, name in enumerate(grid.column_names):
+    heads = grid.heads(1000 / len(grid.column_names) / 7.5)
+    for column, (name, head) in enumerate(zip(grid.column_names, heads, strict=True)):
         low, high = drawing.get_subplot(1, column + 1).xaxis.domain
         place = {"x": (low + high) / 2, "xanchor": "center", "y": 1, "yanchor": "bottom", "yshift": 2}
-        notes.append({**free, **place, "text": _label(name, grid.under(name), look)})
+        notes.append({**free, **place, "text": _label(head, grid.under(name), look)})
     for row, name in enumerate(grid.row_names):
         low, high = drawing.get_subplot(row + 1, 1).yaxis.domain
         place = {"x": 0, "xanchor": "right", "xshift": -50, "y": (low + high) / 2, "yanchor": "middle"}

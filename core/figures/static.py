@@ -155,12 +155,13 @@ def _axes(axes: Any, grid: Panels, row: int, column: int, look: Look, tilted: bo
 
 
 def _names(drawing: Any, grid: Panels, place: _Place, look: Look) -> None:
-    for column, name in enumerate(grid.column_names):
+    heads = grid.heads(place.panel_width / 0.067)
+    for column, (name, head) in enumerate(zip(grid.column_names, heads, strict=True)):
         x, y, width, height = place.box(0, column)
         under = grid.under(name)
         top = (y + height) * place.height
         drawing.text(
-            x + width / 2, (top + (0.20 if under else 0.07)) / place.height, name, size=7.5, weight="bold", ha="center"
+            x + width / 2, (top + (0.20 if under else 0.07)) / place.height, head, size=7.5, weight="bold", ha="center"
         )
         if under:
             drawing.text(x + width / 2, (top + 0.07) / place.height, under, size=6, color=look.dim, ha="center")

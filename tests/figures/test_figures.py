@@ -119,6 +119,7 @@ def test_blocks_of_ranks_have_panels_of_their_own():
     grid = routing_panels(by_ranks(), projections=["q_proj"])
     assert grid.column_names[:2] == ["q_proj rank 0-1", "q_proj rank 2-3"]
     assert grid.column_names[-1] == "q_proj rank 22-23" and grid.layers == [0]  # by number, not by letter
+    assert grid.heads(30) == grid.column_names and grid.heads(9)[:2] == ["q 0-1", "q 2-3"]
     one = routing_panels(by_ranks(), projections=["q_proj rank 2-3"], task="b")
     assert one.panels[0].values[0] == pytest.approx(by_ranks().mean_gate[1, 1, 1])
     with pytest.raises(NotFoundError, match="q_proj rank 0-1"):
