@@ -21,7 +21,17 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "docs" / "gpu-checks.json"
 ROOMS = ("tests/adapters", "tests/routing", "tests/training", "tests/evaluation", "tests/chat")
-PACKAGES = ("torch", "transformers", "peft", "accelerate", "tokenizers", "safetensors", "numpy", "pydantic", "bitsandbytes")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "peft",
+    "accelerate",
+    "tokenizers",
+    "safetensors",
+    "numpy",
+    "pydantic",
+    "bitsandbytes",
+)
 
 
 def main() -> int:

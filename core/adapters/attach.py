@@ -158,7 +158,7 @@ def mixture_layers(model: PeftModel) -> list[tuple[str, MixtureLayer]]:
     tape_of(model)
     if isinstance(model, BaselineModel):
         raise ConfigurationError(
-            f"{model.active_peft_config.method} is computed by PEFT's own layers: it has no cells, gates or experts here.",
+            f"{model.active_peft_config.method} is computed by PEFT's own layers: no cells, gates or experts are here.",
             "Save it, or merge it with merge_and_unload where PEFT can: DoRA merges, Poly does not.",
         )
     inner = model.base_model.model
