@@ -205,25 +205,29 @@ def pick_device(device: str) -> str:
 
 
 def load_base(spec: ModelSpec, device: str = "auto", *, folder: Path | None = None) -> PreTrainedModel:
-    """The base model on ``device``, in evaluation mode; ``folder`` saves resolving the spec again."""
+    """The base model on ``device``, in evaluation mode; ``folder`` saves resolving the spec again.
+
+    Attention is PyTorch's fused one (sdpa) where the model has it, as transformers chooses by itself.
+    """
     import torch
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     device = pick_device(device)
     folder = folder or resolve_base(spec)
-    quantization = _quantization(spec, device)
+    quantization, stored = _quantization(spec, device), _stored_quantization(spec, device, folder)
+    placed = {"device_map": {"": device}} if quantization or stored else {}
     try:
         model = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=_dtype(spec, device),
-            attn_implementation="sdpa",
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=spec.trust_remote_code,
-            **({"quantization_config": quantization, "device_map": {"": device}} if quantization else {}),
+            **({"quantization_config": quantization} if quantization else {}),
+            **placed,
         )
-        model = model if quantization else model.to(device)
+        model = model if placed else model.to(device)
     except torch.OutOfMemoryError as error:
         raise OutOfMemoryError(
             f"{spec.base} does not fit on {device}.", "Load it with model.quantization 4bit, or choose a smaller base."
@@ -234,6 +238,35 @@ def load_base(spec: ModelSpec, device: str = "auto", *, folder: Path | None = No
             "Check that the folder holds a whole causal language model that this transformers version knows.",
         ) from error
     return model.eval()
+
+
+def require_bitsandbytes(reason: str) -> None:
+    """Raises ConfigurationError, which begins with ``reason``, where it is not installed."""
+    if find_spec("bitsandbytes") is None:
+        raise ConfigurationError(
+            f"{reason}, but bitsandbytes is not installed.",
+            "Install it with pip install bitsandbytes, or set model.quantization to none.",
+        )
+
+
+def _stored_quantization(spec: ModelSpec, device: str, folder: Path) -> bool:
+    """Whether the weights were saved in few bits; refuses what cannot hold them."""
+    stored = json.loads((folder / "config.json").read_text("utf-8")).get("quantization_config")
+    if stored is None:
+        return False
+    if spec.quantization != "none":
+        raise ConfigurationError(
+            f"model.quantization is {spec.quantization}, but the weights of {spec.base} are quantised already.",
+            "Set model.quantization to none.",
+        )
+    if stored.get("quant_method") == "bitsandbytes":
+        if not device.startswith("cuda"):
+            raise ConfigurationError(
+                f"The weights of {spec.base} were saved by bitsandbytes, but the device is {device}.",
+                "Quantised bases need CUDA: choose a base with whole weights.",
+            )
+        require_bitsandbytes(f"The weights of {spec.base} were saved by it")
+    return True
 
 
 def _dtype(spec: ModelSpec, device: str) -> torch.dtype:
@@ -252,11 +285,7 @@ def _quantization(spec: ModelSpec, device: str) -> Any | None:
             f"model.quantization is {spec.quantization}, but the device is {device}.",
             "Quantised bases need CUDA: set model.quantization to none.",
         )
-    if find_spec("bitsandbytes") is None:
-        raise ConfigurationError(
-            f"model.quantization is {spec.quantization}, but bitsandbytes is not installed.",
-            "Install it with pip install bitsandbytes, or set model.quantization to none.",
-        )
+    require_bitsandbytes(f"model.quantization is {spec.quantization}")
     from transformers import BitsAndBytesConfig
 
     if spec.quantization == "8bit":

@@ -24,7 +24,7 @@ from core.home import Home
 from core.jobs.devices import list_devices
 from core.lengths import lengths
 from core.memory import GIB, Batch, MemoryEstimate
-from core.models import resolve_base
+from core.models import require_bitsandbytes, resolve_base
 from core.schema import BUNDLED_BASE, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
 
@@ -182,6 +182,8 @@ def check_device(spec: RunSpec) -> None:
             f"model.quantization is {spec.model.quantization}, but the run would use the CPU.",
             "Quantised bases need CUDA: set model.quantization to none.",
         )
+    if spec.model.quantization != "none":
+        require_bitsandbytes(f"model.quantization is {spec.model.quantization}")
 
 
 def _remarks(spec: RunSpec, base: catalog.BaseShapes, memory: MemoryEstimate, cuda: bool) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from core.adapters.attach import attach, load, save
 from core.adapters.model import linears_of
 from core.chat.engine import ChatEngine
 from core.chat.settings import Sampling
+from core.errors import ConfigurationError
 from core.home import RunFolder
 from core.jobs.sinks import ListSink
 from core.models import load_base
@@ -155,6 +157,21 @@ def test_a_run_on_a_quantised_base_is_trained_scored_and_chatted_with(
     pieces = list(engine.side_by_side(["mine", None], messages, Sampling(max_new_tokens=4, temperature=0)))
     assert {piece.name for piece in pieces} == {"mine", None} and all(piece.tokens >= 0 for piece in pieces)
     assert sum(piece.ended is not None for piece in pieces) == 2
+
+
+@bits
+def test_a_base_that_was_saved_in_few_bits_is_taken_as_it_is(folder: Path, bits: str, tmp_path: Path):
+    shutil.copytree(folder, tmp_path / "base", ignore=shutil.ignore_patterns("*.safetensors"))
+    base_of(folder, bits).save_pretrained(tmp_path / "base")
+    spec = ModelSpec(base=str(tmp_path / "base"))
+    model, data = attach(load_base(spec, DEVICE), MethodSpec(name="lora"), tasks=TASKS), batch()
+    plain = {name: data[name] for name in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        assert torch.allclose(model.eval()(**data).logits, base_of(folder, bits)(**plain).logits, atol=1e-2)
+    step(model.train(), seed=1).backward()
+    assert set(gradients(model)) == set(trainable(model))
+    with pytest.raises(ConfigurationError, match="quantised already"):
+        load_base(spec.model_copy(update={"quantization": bits}), DEVICE)
 
 
 def test_an_adapter_of_a_quantised_base_loads_on_the_whole_one(folder: Path, tmp_path: Path):

@@ -120,6 +120,28 @@ def test_quantised_bases_need_cuda(base: Path):
         load_base(spec(base, quantization="4bit"), "cpu")
 
 
+def test_weights_that_were_saved_in_few_bits_say_what_they_need(copy: Path):
+    config = json.loads((copy / "config.json").read_text())
+    config["quantization_config"] = {"quant_method": "bitsandbytes", "load_in_4bit": True}
+    (copy / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ConfigurationError, match="saved by bitsandbytes, but the device is cpu"):
+        load_base(spec(copy), "cpu")
+
+
+def test_attention_without_a_fused_form_is_taken_too(copy: Path):
+    """GPT-OSS has sinks in its attention, for which PyTorch has no fused form."""
+    import torch
+    import transformers
+
+    size = {"hidden_size": 32, "intermediate_size": 16, "num_hidden_layers": 1, "head_dim": 8}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "num_local_experts": 2, "num_experts_per_tok": 1}
+    config = transformers.GptOssConfig(vocab_size=320, **size, **heads)
+    transformers.GptOssForCausalLM(config).save_pretrained(copy)
+    model = load_base(spec(copy), "cpu")
+    assert model.config._attn_implementation == "eager"
+    assert torch.isfinite(model(input_ids=torch.tensor([[3, 4, 5]])).logits).all()
+
+
 def test_a_gpu_that_is_not_there():
     with pytest.raises(ConfigurationError, match="cuda:63 is not there"):
         pick_device("cuda:63")
