@@ -182,7 +182,7 @@ def trained(spec: RunSpec, config: LlamaConfig, case: Case, device: str) -> int:
     torch.set_default_dtype(torch.bfloat16)
     try:
         with torch.device(device):
-            base = LlamaForCausalLM._from_config(config, attn_implementation="sdpa").eval()
+            base = LlamaForCausalLM(config).eval()
     finally:
         torch.set_default_dtype(torch.float32)
     torch.cuda.reset_peak_memory_stats(device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -23,6 +23,7 @@ class Designing:
     home: Home
     records: Records
     store: DatasetStore
+    upload: Callable[..., dict[str, Any]]
 
     @cached_property
     def drafts(self) -> Drafts:
@@ -48,10 +49,11 @@ class Designing:
 
         Raises the StudioError that says which cell cannot be trained.
         """
-        from core import preflight
+        from core import planning, preflight
 
         given = RunSpec.from_yaml(spec) if isinstance(spec, str) else spec
-        return preflight.examine(given, self.drafts, self.records)
+        stored = planning.with_stored_tasks(given, self.store, lambda path: self.upload(path)["id"])
+        return preflight.examine(stored, self.drafts, self.records)
 
     def expected_speed(self, spec: RunSpec) -> Speed | None:
         """Training tokens per second as earlier runs on this base and such a device had them; None without any."""

@@ -62,7 +62,7 @@ def plan(spec: RunSpec, home: Home, store: DatasetStore, upload: Callable[[Path]
     if spec.method.name != "base":
         check_cells(resolve(spec.method))  # cheap, so before files are stored and a child looks at the base
     check_device(spec)
-    spec = spec.model_copy(update={"tasks": [_stored(task, store, upload) for task in spec.tasks]})
+    spec = with_stored_tasks(spec, store, upload)
     tasks = load_tasks(store, spec.tasks, spec.seed)
     check_rows(spec, tasks)
     contradictions(spec, tasks)
@@ -97,6 +97,11 @@ def default_name(spec: RunSpec, tasks: list[str]) -> str:
     """``mosld on boolq, mnli and 3 more``."""
     shown = ", ".join(tasks[:2]) + (f" and {len(tasks) - 2} more" if len(tasks) > 2 else "")
     return f"{spec.method.name} on {shown}"[:120]
+
+
+def with_stored_tasks(spec: RunSpec, store: DatasetStore, upload: Callable[[Path], str] | None = None) -> RunSpec:
+    """The run with every data set named as it is stored; files that it names are stored first."""
+    return spec.model_copy(update={"tasks": [_stored(task, store, upload) for task in spec.tasks]})
 
 
 def _stored(task: TaskSpec, store: DatasetStore, upload: Callable[[Path], str] | None) -> TaskSpec:

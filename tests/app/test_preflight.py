@@ -122,6 +122,14 @@ def test_the_command_says_what_python_says(studio: Studio, capsys: pytest.Captur
     assert "cell 1 (q_proj in layers 0-1): 0" in said and "by component: down" in said and "GiB" in said
 
 
+def test_a_file_that_a_run_names_is_stored_first(studio: Studio, capsys: pytest.CaptureFixture[str], tmp_path: Path):
+    rows = [{"input": f"question {i}", "output": "yes" if i % 2 else "no"} for i in range(60)]
+    (tmp_path / "answers.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "run.yaml").write_text("tasks: [{dataset: answers.jsonl}]\nmethod: {name: lora}\n")
+    assert main(["preflight", str(tmp_path / "run.yaml"), "--home", str(studio.home.root)]) == 0
+    assert "trainable parameters: 65,536" in capsys.readouterr().out
+
+
 def test_nothing_of_it_needs_torch():
     code = "import sys; import core.budget, core.preflight, core.drafts, core.memory; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0
