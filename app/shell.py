@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from app.pages import chat, compare, data, experiment, home, routing, runs
+from app.pages import chat, compare, data, experiment, home, methods, routing, runs
 from app.ui import first_paint
 from core.studio import Studio
 
@@ -24,6 +24,7 @@ class Page(NamedTuple):
 HOME = Page("Home", "/", home)
 PAGES: tuple[Page, ...] = (
     Page("Data", "/data", data),
+    Page("Methods", "/methods", methods),
     Page("Experiment", "/experiment", experiment),
     Page("Runs", "/runs", runs),
     Page("Compare", "/compare", compare),

@@ -105,7 +105,7 @@ def settings() -> dict[str, list[dict[str, Any]]]:
 
 
 def options_of(model: type[BaseModel]) -> list[dict[str, Any]]:
-    """The fields of a pydantic model: name, type, default, help, choices, bounds (as numbers and in words) and unit.
+    """The fields of a pydantic model: name, type, default and bounds (both in words too), help, choices and unit.
 
     ``type`` is one of integer, number, text, boolean, choice, names (one or several), integers (one or several),
     ranges, several (a list of texts), cells, word or json; ``optional`` says whether the value may be left empty.
@@ -126,6 +126,7 @@ def _option(name: str, field: FieldInfo) -> dict[str, Any]:
         "name": name,
         "type": kind,
         "default": default,
+        "default_text": "must be given" if field.is_required() else _written(default),
         "required": field.is_required(),
         "optional": NoneType in get_args(field.annotation),
         "help": field.description or "",
@@ -134,6 +135,14 @@ def _option(name: str, field: FieldInfo) -> dict[str, Any]:
         "range": _range(choices, bounds),
         "unit": (field.json_schema_extra or {}).get("unit", UNITS.get(name)),
     }
+
+
+def _written(default: Any) -> str:
+    if default is None or default == []:
+        return "empty"
+    if isinstance(default, bool):
+        return "yes" if default else "no"
+    return ", ".join(map(str, default)) if isinstance(default, list) else str(default)
 
 
 def _range(choices: list[Any], bounds: dict[str, float]) -> str:

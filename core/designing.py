@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from core.data.store import DatasetStore
     from core.drafts import Drafts
     from core.home import Home
+    from core.method_counts import OnBase, Published
+    from core.method_pages import Page
     from core.preflight import Preflight, Speed
     from core.records import Records
 
@@ -43,6 +45,30 @@ class Designing:
         from core import planning
 
         return planning.method(name)
+
+    def method_page(self, name: str) -> Page:
+        """What docs/methods says of a method, by sections; NotFoundError with the nearest name otherwise."""
+        from core import method_pages
+
+        return method_pages.page(self.method(name)["name"])
+
+    def method_on(self, name: str, base: str, tasks: int = 1) -> OnBase:
+        """A method with its defaults on a base: one of ``known_bases``, a folder or a Hub id."""
+        from core import method_counts
+
+        return method_counts.on_base(self.method(name)["name"], base, tasks, self.home.cache)
+
+    def published_counts(self, name: str) -> list[Published]:
+        """Settings of a method's papers with their counts."""
+        from core import method_counts
+
+        return [one for one in method_counts.PUBLISHED if one.method == name]
+
+    def known_bases(self) -> list[str]:
+        """Bases whose shapes are known without a file, the bundled one first."""
+        from core import method_counts
+
+        return [method_counts.BUNDLED, *method_counts.KNOWN]
 
     def preflight(self, spec: RunSpec | str) -> Preflight:
         """Parameters by component and cell, memory against the device, and the speed that earlier runs suggest.

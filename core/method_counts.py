@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from core import catalog
-from core.adapters.methods import presets
+from core import catalog, preflight
+from core.adapters.methods import presets, resolve
 from core.catalog import BaseShapes
+from core.drafts import Place, placed
 from core.errors import StudioError
 from core.known_shapes import KNOWN
 from core.schema import BUNDLED_BASE, MethodSpec, ModelSpec
@@ -86,11 +88,31 @@ def spec_of(name: str) -> MethodSpec:
     return MethodSpec(name=name, cells=EXAMPLE_SPLIT if name == "split" else [])
 
 
+@lru_cache(maxsize=32)
 def base_named(name: str, cache: Path) -> BaseShapes:
     """The shapes of a known base by its name, of the bundled one, or of a folder or Hub id."""
     if name in KNOWN:
         return KNOWN[name]
     return catalog.shapes(ModelSpec(base=BUNDLED_BASE if name == BUNDLED else name), cache)
+
+
+@dataclass(frozen=True)
+class OnBase:
+    """A method with its defaults on a base: what it adapts and how many parameters it trains."""
+
+    base: str
+    total: int
+    trainable: int
+    parts: dict[str, int]
+    places: list[Place]
+
+
+def on_base(name: str, base: str, tasks: int, cache: Path) -> OnBase:
+    """StudioError where the base cannot be read or lacks the projections."""
+    method, shapes = spec_of(name), base_named(base, cache)
+    sites = catalog.sites(method, shapes, tasks)
+    parts = preflight.by_part(sites)
+    return OnBase(base, shapes.parameters, sum(parts.values()), parts, placed(shapes, resolve(method), sites))
 
 
 def counts(name: str, cache: Path, bases: tuple[str, ...] = SHOWN) -> dict[str, int | None]:

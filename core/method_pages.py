@@ -92,21 +92,10 @@ NEEDS = {
 
 def options(described: Sequence[Mapping[str, Any]]) -> str:
     rows = [
-        (f"`{one['name']}`", default(one), cell(one["range"]), one["unit"] or "", cell(one["help"]))
+        (f"`{one['name']}`", one["default_text"], cell(one["range"]), one["unit"] or "", cell(one["help"]))
         for one in described
     ]
     return "\n".join(grid(["option", "default", "range", "unit", "meaning"], rows))
-
-
-def default(option: Mapping[str, Any]) -> str:
-    value = option["default"]
-    if option["required"]:
-        return "must be given"
-    if value is None or value == []:
-        return "empty"
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def parameters(method: Mapping[str, Any], cache: Path) -> str:

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-from app.pages.experiment_views import kind_of, mixture
+from app.pages.experiment_views import mixture
+from app.pages.methods_views import main_kind
 from app.ui.diagram import diagram
-from core import catalog, method_counts
-from core.adapters.methods import resolve
-from core.drafts import placed
+from core import method_counts
 from core.home import ASSETS
 
 SHEETS = ("tessera.css", "experiment.css")
@@ -22,12 +19,8 @@ RULE = re.compile(r"([^{}@]+)\{([^{}]*)\}")
 
 def figure(name: str, cache: Path) -> str:
     """The split of a method with its defaults on the bundled base, as an SVG file."""
-    base = method_counts.base_named(method_counts.BUNDLED, cache)
-    method = method_counts.spec_of(name)
-    sites = catalog.sites(method, base, method_counts.TASKS)
-    places = placed(base, resolve(method), sites)
-    kind = Counter(kind for place in places if (kind := kind_of(place))).most_common(1)[0][0]
-    return standalone(diagram(mixture(SimpleNamespace(places=places), kind)))
+    found = method_counts.on_base(name, method_counts.BUNDLED, method_counts.TASKS, cache)
+    return standalone(diagram(mixture(found, main_kind(found))))
 
 
 def standalone(svg: str) -> str:

@@ -32,6 +32,7 @@ ACTIONS = {
     "Home": ("#run-demo", "#home-demo .line"),
     "Data": ("button:has-text('Use the demo tasks')", "#told :text('Stored as')"),
     "Experiment": ("#demo-tasks", "#told :text('Start queues one run')"),
+    "Methods": ("#use-method", "#grid td button"),
     "Runs": (".empty a", "#run-demo"),
     "Compare": (".empty a", "#run-demo"),
     "Routing": (".empty a", "#grid td button"),

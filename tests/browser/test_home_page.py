@@ -24,7 +24,7 @@ SHIFTS = """window.moved = []; new PerformanceObserver(list => { for (const entr
 }).observe({type: 'layout-shift', buffered: true});"""
 # What Gradio says when a page is left while it listens to the server.
 LEFT = re.compile("AbortError|Failed to fetch|network error|ERR_ABORTED|[Cc]onnection errored out", re.I)
-PATHS = ("/", "/data", "/experiment", "/runs", "/compare", "/routing", "/chat")
+PATHS = ("/", "/data", "/methods", "/experiment", "/runs", "/compare", "/routing", "/chat")
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ class View(NamedTuple):
 VIEWS = {
     "Home": View("/", "#run-demo", "#home-runs tbody tr"),
     "Data": View("/data", "#stored .empty, #stored :text('Nothing')", "#stored a[href*='dataset=']"),
+    "Methods": View("/methods", "#methods-list a", "#method-head h2"),
     "Experiment": View("/experiment", "#told .empty a", "#told .note"),
     "Runs": View("/runs", ".empty a:visible", ".runline"),
     "Compare": View("/compare", ".empty a:visible", ".empty a[href*='runs=']"),
