@@ -38,6 +38,8 @@ class ContrastiveUp(LowRankUp):
     def check(self, site: Site) -> None:
         if site.gate.unit != "token":
             raise ValueError("the contrastive loss compares tokens that a token gate sent to different experts")
+        if site.gate.groups(site) > 1:
+            raise ValueError("the contrastive loss needs one decision for each token, but this gate takes several")
 
     def build(self, site: Site) -> UpModule:
         from ..modules.contrastive import ContrastiveUpModule
