@@ -154,7 +154,9 @@ def test_a_run_on_a_quantised_base_is_trained_scored_and_chatted_with(
     engine = ChatEngine(spec.model, DEVICE)
     engine.load("mine", run.adapter)
     messages = [{"role": "user", "content": "Say the colour."}]
-    pieces = list(engine.side_by_side(["mine", None], messages, Sampling(max_new_tokens=4, temperature=0)))
+    pieces = list(
+        engine.side_by_side(["mine", None], messages, Sampling(max_new_tokens=4, temperature=0, task="colour"))
+    )
     assert {piece.name for piece in pieces} == {"mine", None} and all(piece.tokens >= 0 for piece in pieces)
     assert sum(piece.ended is not None for piece in pieces) == 2
 
