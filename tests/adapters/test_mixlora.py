@@ -37,7 +37,6 @@ def layer_of(site: Site, warm: bool = True, seed: int = 0) -> MixtureLayer:
     built._active_adapter = "default"
     built.update_layer("default", site)
     built.double()
-    built.tape.open = True
     if warm:
         with torch.no_grad():
             built.tessera_up["default"].weight.normal_()
@@ -59,7 +58,7 @@ def inputs(rows: int = 5, d: int = 16, seed: int = 1) -> Tensor:
 
 def meetings(built: MixtureLayer) -> Tensor:
     """(batch, experts, experts): which down factor meets which up factor."""
-    return built.slots["default"].folded.squeeze(1)
+    return built.slots["default"].routing.folded.squeeze(1)
 
 
 def test_01_counts():
@@ -218,9 +217,9 @@ def test_09_pooling_over_everything_as_released_sees_padding_and_answers():
     model, data = made(row, warm=True).eval(), batch()
     data.pop("labels")
     expected = model(**data).logits
-    picked = [slot.folded for slot in tape_of(model).slots]
+    picked = [slot.routing.folded for slot in tape_of(model).slots]
     model(**padded(data))
-    assert any(not torch.equal(a, slot.folded) for a, slot in zip(picked, tape_of(model).slots, strict=True))
+    assert any(not torch.equal(a, slot.routing.folded) for a, slot in zip(picked, tape_of(model).slots, strict=True))
     assert not torch.allclose(model(**padded(data)).logits[:, :12], expected, atol=1e-3)
 
 
@@ -269,12 +268,12 @@ def test_13_decisions_are_frozen_after_the_prompt():
     model, data = made(ROW, warm=True).eval(), batch()
     with torch.no_grad():
         out = model(input_ids=data["input_ids"][:, :7], use_cache=True)
-        decided = [slot.folded.clone() for slot in tape_of(model).slots]
+        decided = [slot.routing.folded.clone() for slot in tape_of(model).slots]
         rows = torch.tensor([3, 1])
         cache = select(out.past_key_values, rows)
         model(input_ids=data["input_ids"][rows, 7:9], past_key_values=cache, token_role=torch.full((2, 2), 2))
     for before, slot in zip(decided, tape_of(model).slots, strict=True):
-        assert torch.equal(slot.folded, before[rows])
+        assert torch.equal(slot.routing.folded, before[rows])
 
 
 def test_13_as_released_every_token_decides_anew():
@@ -282,9 +281,9 @@ def test_13_as_released_every_token_decides_anew():
     model, data = made(row, warm=True).eval(), batch()
     with torch.no_grad():
         out = model(input_ids=data["input_ids"][:, :7], use_cache=True)
-        decided = [slot.folded.clone() for slot in tape_of(model).slots]
+        decided = [slot.routing.folded.clone() for slot in tape_of(model).slots]
         model(input_ids=data["input_ids"][:, 7:8], past_key_values=out.past_key_values)
-    assert any(not torch.equal(a, slot.folded) for a, slot in zip(decided, tape_of(model).slots, strict=True))
+    assert any(not torch.equal(a, slot.routing.folded) for a, slot in zip(decided, tape_of(model).slots, strict=True))
 
 
 def test_scale_is_twice_the_pool_over_the_rank_unless_said():

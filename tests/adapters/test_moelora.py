@@ -35,7 +35,6 @@ def layer_of(site: Site, warm: bool = True, seed: int = 0) -> MixtureLayer:
     built._active_adapter = "default"
     built.update_layer("default", site)
     built.double()
-    built.tape.open = True
     if warm:
         with torch.no_grad():
             built.tessera_up["default"].weight.normal_()

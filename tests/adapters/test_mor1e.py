@@ -41,7 +41,6 @@ def layer_of(site: Site, warm: bool = True, seed: int = 0) -> MixtureLayer:
     built._active_adapter = "default"
     built.update_layer("default", site)
     built.double()
-    built.tape.open = True
     if warm:
         with torch.no_grad():
             for name, parameter in built.named_parameters():
