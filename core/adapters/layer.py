@@ -111,9 +111,7 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         slot = self.slots[adapter]
         routing = gate(logits, addressing, slot, matrix)
         losses = up.losses(hidden, routing, addressing) if self.training else {}
-        if self.tape.open:
-            slot.write(routing, addressing.rows)
-            slot.losses = losses
+        slot.write(routing, addressing.rows, losses)
         return up.fold(hidden, routing.mixing, self.scaling[adapter]), up.matrix()
 
     def delta_weight(self, adapter: str, weights: Tensor | None = None, task: int | None = None) -> Tensor:

@@ -78,12 +78,27 @@ class Addressing:
         return replace(self, parts=parts)
 
 
+class Page:
+    """What one gate wrote in one pass; ``rows`` of the batch are meant, all of them where it is None."""
+
+    def __init__(self) -> None:
+        self.probs: Tensor | None = None
+        self.weights: Tensor | None = None
+        self.folded: Tensor | None = None
+        self.rows: Tensor | None = None
+        self.losses: dict[str, Tensor] = {}
+
+    @property
+    def routing(self) -> Routing | None:
+        return None if self.probs is None else Routing(self.probs, self.weights, self.folded)
+
+
 class Slot:
     """The place of one gate on the tape; a layer holds its own slots, so its compiled code knows no number or name.
 
     ``decision`` is set beforehand where a sample's routing was decided with an earlier part of its text, and ``prior``
     (batch, n) where the gate is told something of each sample (see ``prelude``). Gates that share one decision share
-    the slot of the one that takes it.
+    the slot of the one that takes it. ``page`` is what gates write on; what is read is ``kept``.
     """
 
     def __init__(self, adapter: str, site: Site) -> None:
@@ -93,37 +108,53 @@ class Slot:
         self.clear()
 
     @property
-    def routing(self) -> Routing | None:
-        return None if self.probs is None else Routing(self.probs, self.weights, self.folded)
+    def probs(self) -> Tensor | None:
+        return self.kept.probs
 
-    def write(self, routing: Routing, rows: Tensor | None) -> None:
-        self.probs, self.weights, self.folded, self.rows = routing.probs, routing.weights, routing.folded, rows
+    @property
+    def weights(self) -> Tensor | None:
+        return self.kept.weights
+
+    @property
+    def rows(self) -> Tensor | None:
+        return self.kept.rows
+
+    @property
+    def losses(self) -> dict[str, Tensor]:
+        return self.kept.losses
+
+    @property
+    def routing(self) -> Routing | None:
+        return self.kept.routing
+
+    def write(self, routing: Routing, rows: Tensor | None, losses: dict[str, Tensor]) -> None:
+        page = self.page
+        page.probs, page.weights, page.folded = routing.probs, routing.weights, routing.folded
+        page.rows, page.losses = rows, losses
 
     def clear(self) -> None:
-        self.probs: Tensor | None = None
-        self.weights: Tensor | None = None
-        self.folded: Tensor | None = None
-        self.rows: Tensor | None = None
+        self.page = self.kept = Page()
         self.decision: Routing | None = None
-        self.losses: dict[str, Tensor] = {}
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles leave the tensors of the last pass behind: they hang on its graph."""
-        none = dict.fromkeys(("probs", "weights", "folded", "rows", "decision", "prior"))
-        return {**self.__dict__, **none, "losses": {}}
+        page = Page()
+        return {**self.__dict__, "page": page, "kept": page, "decision": None, "prior": None}
 
 
 class RoutingTape:
     """One per model. Written by key, so a layer that activation checkpointing runs twice is counted once.
 
-    The addressing stays set after the forward: recomputation during the backward reads it again. It must not write
-    again, or the tape would hold every recomputed graph: ``open`` is true between ``begin`` and ``end`` only.
+    The addressing stays set after the forward: recomputation during the backward reads it again. What it writes again
+    goes to one page that slots share then, so that no more than the last recomputed graph is held (slots that others
+    read have one each); asking whether to write would make another compiled graph, whose saved tensors are not those
+    of the forward.
     """
 
     def __init__(self) -> None:
         self.slots: list[Slot] = []
         self.addressing = Addressing()
-        self.open = False
+        self.spare = Page()
         self.silent = False  # true while the base is asked something before a pass: the layers add nothing to it
         self.step = 0  # optimiser steps done, told by the trainer: some auxiliary losses begin later
 
@@ -140,16 +171,17 @@ class RoutingTape:
 
     def begin(self, addressing: Addressing, decisions: Mapping[int, Routing] | None = None) -> None:
         """Start a pass; ``decisions``: by slot number, what sample-level gates decided on this text before."""
+        self.spare = Page()
         for slot in self.slots:
             slot.clear()
         for number, decision in (decisions or {}).items():
             self.slots[number].decision = decision
         self.addressing = addressing
-        self.open = True
 
     def end(self) -> dict[int, Routing]:
         """Finish the pass; returns the sample-level decisions, to be kept with the KV cache."""
-        self.open = False
+        for slot in self.slots:
+            slot.page = Page() if slot.site.gate.scope == "block" else self.spare
         return {
             number: slot.routing.detach()
             for number, slot in enumerate(self.slots)
@@ -191,7 +223,7 @@ class RoutingTape:
         return torch.stack(losses).sum() if losses else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "addressing": Addressing(), "open": False, "silent": False}
+        return {**self.__dict__, "addressing": Addressing(), "spare": Page(), "silent": False}
 
 
 def roles(

@@ -233,11 +233,7 @@ def test_layer_by_layer_compilation_makes_a_graph_per_shape(row: Row):
 
     data = {**batch(), "use_cache": False}
     model = made(row, tiny(num_hidden_layers=9), warm=True).train()  # PyTorch gives up after eight graphs
-    for layer in layers_of(model):  # dropout draws differ under compilation
-        for module in layer.modules():
-            for name in ("weight_dropout", "input_dropout", "dropout"):
-                if hasattr(module, name):
-                    setattr(module, name, 0.0)
+    _no_dropout(model)
     loss_of(model, data).backward()
     expected = gradients(model)
     model.zero_grad()
@@ -254,6 +250,41 @@ def test_layer_by_layer_compilation_makes_a_graph_per_shape(row: Row):
     assert len(graphs) <= len(shapes) + 1 + asked_first
     for name, gradient in gradients(model).items():
         assert torch.allclose(gradient, expected[name], atol=1e-5), name
+
+
+@pytest.mark.parametrize(
+    "row",  # one for each way in which gates write and read
+    [row for row in MATRIX if row.id in ("mosld", "moa", "moa-soft", "mode", "mor1e", "mixlora", "moelora")],
+    ids=lambda row: row.id,
+)
+def test_compiled_halves_of_a_block_recompute_what_they_computed(row: Row):
+    """Where recomputation ran another graph than the forward, checkpointing would refuse or take wrong tensors."""
+    torch._dynamo.reset()
+    data = {**batch(), "use_cache": False}
+    model = made(row, warm=True).train()
+    _no_dropout(model)
+    loss_of(model, data).backward()
+    expected = gradients(model)
+    model.zero_grad()
+    model.enable_input_require_grads()
+    model.base_model.model.gradient_checkpointing_enable({"use_reentrant": False})
+    for block in model.base_model.model.model.layers:
+        block.self_attn.compile(backend="aot_eager")
+        block.mlp.compile(backend="aot_eager")
+    for _ in range(2):
+        model.zero_grad()
+        loss_of(model, data).backward()
+    for name, gradient in gradients(model).items():
+        assert torch.allclose(gradient, expected[name], atol=1e-5), name
+
+
+def _no_dropout(model) -> None:
+    """Dropout draws differ under compilation."""
+    for layer in layers_of(model):
+        for module in layer.modules():
+            for name in ("weight_dropout", "input_dropout", "dropout"):
+                if hasattr(module, name):
+                    setattr(module, name, 0.0)
 
 
 def _sites(block):

@@ -58,7 +58,7 @@ class FollowingGateModule(GateModule):
     """Repeats what the block's router decided in the same pass."""
 
     def forward(self, logits: None, addressing: Addressing, slot: Slot, down: Tensor | None) -> Routing:
-        routing = slot.routing
+        routing = slot.page.routing
         if routing is None:
             raise ConfigurationError(
                 f"The router at {slot.site.name} did not run before the projections that follow it.",
