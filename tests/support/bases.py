@@ -11,11 +11,11 @@ import transformers as hf
 from torch import nn
 
 SPECIAL = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-SIZES = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **SPECIAL}
-LLAMA = {**SIZES, "intermediate_size": 48, "num_key_value_heads": 2, "max_position_embeddings": 64}
-GPT2 = {"vocab_size": 64, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 64, **SPECIAL}
+SIZES = {"vocab_size": 320, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **SPECIAL}
+LLAMA = {**SIZES, "intermediate_size": 48, "num_key_value_heads": 2, "max_position_embeddings": 256}
+GPT2 = {"vocab_size": 320, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions": 256, **SPECIAL}
 SPARSE = {"moe_intermediate_size": 16, "num_experts": 4, "num_experts_per_tok": 2}
-T5 = {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
+T5 = {"vocab_size": 320, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ DECODERS = [
     Base(
         "opt",
         lambda: hf.OPTForCausalLM(
-            hf.OPTConfig(**SIZES, ffn_dim=48, max_position_embeddings=64, word_embed_proj_dim=32)
+            hf.OPTConfig(**SIZES, ffn_dim=48, max_position_embeddings=256, word_embed_proj_dim=32)
         ),
         ("k_proj", "v_proj", "q_proj", "out_proj", "fc1", "fc2"),
         *QV,
