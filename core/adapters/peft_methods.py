@@ -104,8 +104,10 @@ def fresh_config(
     model: nn.Module, preset: Preset, options: Any, *, method: str, given: dict[str, Any], tasks: list[str]
 ) -> PeftConfig:
     """The config of a preset that PEFT computes, for the projections of ``model`` that its options choose."""
-    paths = [site.name for site in plan(preset.cells(options), linears_of(model), len(tasks))]
-    made = preset.peft(options, paths, len(tasks))
+    sites = plan(preset.cells(options), linears_of(model), len(tasks))
+    made = preset.peft(options, [site.name for site in sites], len(tasks))
+    if isinstance(made, LoraConfig):
+        made.fan_in_fan_out = any(site.kind == "transposed" for site in sites)
     values = {one.name: getattr(made, one.name) for one in fields(made) if one.init}
     return described(type(made))(**values, method=method, options=given, tasks=tasks)
 
