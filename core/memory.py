@@ -120,15 +120,16 @@ def activations(sites: Sequence[Site], base: BaseShapes, batch: Batch, width: in
         by_layer.setdefault(site.layer or 0, []).append(site)
     block = _block(base, batch, width)
     adapted = [_adapted(own, batch, width) for own in by_layer.values()]
+    losses = sum(site.up.kept(site, batch.size) for site in sites)  # those of all blocks are differentiated together
     blocks = base.layers - min(by_layer)  # gradients pass through no block below the first that is adapted
     head = batch.size * base.hidden * (NORM + width) + batch.rows * batch.tokens**2
     loss = round(batch.rows * batch.answers) * base.vocabulary * LOGIT
     backward = batch.size * base.hidden * BACKWARD
     if not checkpointing:
-        return head + sum(adapted) + block * blocks + max(loss, backward)
+        return head + sum(adapted) + losses + block * blocks + max(loss, backward)
     boundaries = base.layers * batch.size * base.hidden * width
     tape = sum(TAPE * batch.size * site.experts for site in sites if site.gate.unit == "token")
-    return head + boundaries + tape + max(loss, block + max(adapted, default=0) + backward)
+    return head + boundaries + tape + losses + max(loss, block + max(adapted, default=0) + backward)
 
 
 def _block(base: BaseShapes, batch: Batch, width: int) -> int:
@@ -153,7 +154,8 @@ def _adapted(sites: Sequence[Site], batch: Batch, width: int) -> int:
     inputs: dict[object, int] = {}
     total = 0.0
     for site in sites:
-        drops = getattr(site.down, "dropout", 0.0) if getattr(site.down, "dropout_on", "") == "input" else 0.0
+        on_input = getattr(site.down, "dropout_on", "input") == "input"  # words without a choice drop what enters
+        drops = on_input and getattr(site.down, "dropout", 0.0) > 0
         routed = site.gate.unit == "token" or (site.gate.unit == "sample" and site.gate.parameters(site) > 0)
         if drops:
             total += batch.size * site.in_features * (width + MASK)

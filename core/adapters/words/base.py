@@ -114,6 +114,10 @@ class Up(Word):
     part: ClassVar[Part] = "up"
     shared: ClassVar[bool] = False
 
+    def kept(self, site: Site, tokens: int) -> int:
+        """Bytes that it keeps for the backward pass of one projection besides its matrices and hidden states."""
+        return 0
+
     def columns(self, site: Site) -> int:
         """Values for each token that enter the product with the up matrices."""
         return site.rank * (1 if self.shared else site.experts)

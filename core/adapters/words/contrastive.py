@@ -41,6 +41,11 @@ class ContrastiveUp(LowRankUp):
         if site.gate.groups(site) > 1:
             raise ValueError("the contrastive loss needs one decision for each token, but this gate takes several")
 
+    def kept(self, site: Site, tokens: int) -> int:
+        """Hidden states in float32, outputs of the drawn tokens twice, and products of all pairs of them."""
+        drawn = site.experts * min(self.samples, tokens)
+        return 4 * (tokens * site.experts * site.rank + 2 * drawn * site.out_features) + 14 * drawn**2
+
     def build(self, site: Site) -> UpModule:
         from ..modules.contrastive import ContrastiveUpModule
 
