@@ -52,12 +52,11 @@ def draw(experts: int, rank: int, size: int, inputs: int, beta: float) -> tuple[
     over ``beta``.
     """
     bound = 1 / math.sqrt(inputs)
-    kept, own = None, []
-    for _ in range(experts):  # one at a time: of the large factors, only the first is kept
-        left, sizes, right = torch.linalg.svd(
-            torch.empty(size, inputs).uniform_(-bound, bound).double(), full_matrices=False
-        )
-        kept = right if kept is None else kept
+    draws = (torch.empty(size, inputs).uniform_(-bound, bound).double() for _ in range(experts))
+    left, sizes, right = torch.linalg.svd(next(draws), full_matrices=False)
+    own = [(left * sizes)[:rank]]
+    for drawn in draws:  # of these no V is needed: U diag(s) is that of the triangle, which is small
+        left, sizes, _ = torch.linalg.svd(torch.linalg.qr(drawn.t(), mode="r").R.t())
         own.append((left * sizes)[:rank])
     like = torch.get_default_dtype()
-    return (beta * kept).to(like), (torch.stack(own) / beta).to(like)
+    return (beta * right).to(like), (torch.stack(own) / beta).to(like)
