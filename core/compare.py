@@ -27,12 +27,16 @@ Key = tuple[str, str, str, str]
 
 @dataclass(frozen=True)
 class Column:
-    """One run, the seeds of one setting, or the untouched base; ``trainable`` is None for the base."""
+    """One run, the seeds of one setting, or the untouched base; ``trainable`` is None for the base.
+
+    ``badge`` stands beside the method, where its paper had to be interpreted.
+    """
 
     label: str
     runs: list[str]
     method: str = ""
     trainable: int | None = None
+    badge: str | None = None
 
 
 @dataclass(frozen=True)

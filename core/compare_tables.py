@@ -43,7 +43,8 @@ def _grid(comparison: Comparison, best: str, tie: str, plus_minus: str = "±") -
 
 
 def _label(column: Column) -> str:
-    return column.label if len(column.runs) < 2 else f"{column.label} ({len(column.runs)} seeds)"
+    told = f" [{column.badge}]" if column.badge else ""
+    return f"{column.label}{told}" + (f" ({len(column.runs)} seeds)" if len(column.runs) > 1 else "")
 
 
 def _notes(comparison: Comparison) -> list[str]:
@@ -53,6 +54,8 @@ def _notes(comparison: Comparison) -> list[str]:
     ]
     if comparison.mean is not None:
         notes.append("mean is the macro mean over the tasks that every column has.")
+    if any(column.badge for column in comparison.columns):
+        notes.append("[interpretation]: the method's paper was not fully read; docs/methods says what is known.")
     if comparison.baseline is not None:
         notes.append(f"In brackets: difference to {comparison.baseline} on the same rows, with its paired error.")
     return notes
@@ -97,14 +100,14 @@ def _csv(comparison: Comparison) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     heads = ("task", "dataset", "split", "metric", "chance", "rows", "column", "runs", "trainable", "value", "stderr")
-    writer.writerow([*heads, "seeds", "spread", "difference", "difference_stderr", "p_value", "best", "tie"])
+    writer.writerow([*heads, "seeds", "spread", "difference", "difference_stderr", "p_value", "best", "tie", "badge"])
     for row in comparison.rows:
         for column, cell in zip(comparison.columns, row.cells, strict=True):
             if cell is None:
                 continue
             told = cell.difference
             change = (told.value, told.stderr, told.p_value) if told else ("", "", "")
-            marks = (int(cell.best), int(cell.tie))
+            marks = (int(cell.best), int(cell.tie), column.badge)
             place = (row.task, row.dataset, row.split, row.metric, row.chance, row.rows)
             column_facts = (column.label, " ".join(column.runs), column.trainable)
             writer.writerow([*place, *column_facts, cell.value, cell.stderr, cell.seeds, cell.spread, *change, *marks])

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from core.compare import Column, Comparison, build
 from core.errors import ConfigurationError
 from core.home import Home
+from core.method_facts import badge
 from core.records import Records
 from core.schema import RunSpec
 
@@ -58,7 +59,13 @@ def _columns(rows: Sequence[RunRow], group_seeds: bool) -> list[Column]:
     for row in rows:
         groups.setdefault(row.setting if group_seeds else row.id, []).append(row)
     return [
-        Column(f"{own[0].method} {own[0].id}", [row.id for row in own], own[0].method, own[0].trainable_parameters)
+        Column(
+            f"{own[0].method} {own[0].id}",
+            [row.id for row in own],
+            own[0].method,
+            own[0].trainable_parameters,
+            badge(own[0].method),
+        )
         for own in groups.values()
     ]
 

@@ -50,6 +50,12 @@ def badge(method: str) -> str | None:
     return None if known is None else known.badge
 
 
+def labelled(method: str) -> str:
+    """A method's name in text, with its badge: ``moa [interpretation]``."""
+    told = badge(method)
+    return f"{method} [{told}]" if told else method
+
+
 def parameters(cell: Cell) -> tuple[str, Values]:
     """Trainable parameters that a cell brings to one projection, and the values of what the formula names."""
     found, where = [], {}

@@ -24,6 +24,7 @@ from core.home import Home
 from core.jobs.devices import list_devices
 from core.lengths import lengths
 from core.memory import GIB, Batch, MemoryEstimate
+from core.method_facts import labelled
 from core.models import require_bitsandbytes, resolve_base
 from core.schema import BUNDLED_BASE, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
@@ -46,7 +47,7 @@ class Plan:
     def text(self) -> str:
         size = "unknown until the base is downloaded" if self.trainable is None else f"{self.trainable:,}"
         lines = [
-            f"{self.spec.name}: {self.spec.method.name} on {self.spec.model.base}",
+            f"{self.spec.name}: {labelled(self.spec.method.name)} on {self.spec.model.base}",
             f"trainable parameters: {size}",
             f"memory: {self.memory.describe() if self.memory else 'unknown'}",
         ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from core.memory import compared
+from core.method_facts import badge
 
 if TYPE_CHECKING:
     from core.data.store import DatasetInfo
@@ -21,6 +22,7 @@ def run(row: RunRow) -> dict[str, Any]:
     names = ("id", "name", "state", "method", "base", "tasks", "seed", "setting", "created", "started", "finished")
     more = ("tags", "notes", "parent", "imported_from", "job")
     return {name: getattr(row, name) for name in (*names, *more)} | {
+        "badge": badge(row.method),
         "trainable": row.trainable_parameters,
         "total": row.total_parameters,
         "memory": memory(row.memory_estimate, row.memory_peak),

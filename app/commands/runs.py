@@ -138,7 +138,8 @@ def runs(
     narrowed = any(part is not None for part in (state, search, tag))
     empty = "No run matches." if narrowed else "No runs yet: python app.py train RUN.yaml"
     found = mine.studio.runs(state=state, search=search, tag=tag, limit=limit)
-    mine.answer(found, lambda: table(found, COLUMNS, empty))
+    told = [run | {"method": f"{run['method']} [{run['badge']}]"} if run["badge"] else run for run in found]
+    mine.answer(found, lambda: table(told, COLUMNS, empty))
 
 
 def logs(

@@ -70,7 +70,8 @@ def pane(model: str, run: Mapping[str, Any] | None, turns: Sequence[Any], *, ear
         }
     if run is None:
         return value | {"name": model, "href": "", "about": "no such run", "empty": "This run does not exist any more."}
-    about = f"{run['method']} · {ui.short(run['trainable'])} trainable"
+    badge = f" ({run['badge']})" if run.get("badge") else ""
+    about = f"{run['method']}{badge} · {ui.short(run['trainable'])} trainable"
     href = "/runs?" + urlencode({"run": run["id"]})
     return value | {
         "name": label(run),

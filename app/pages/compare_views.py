@@ -48,7 +48,8 @@ def _head(column: Column, names: Mapping[str, str], baseline: str | None) -> str
     more = f" and {len(column.runs) - 6} more" if len(column.runs) > 6 else ""
     seeds = f", {len(column.runs)} seeds" if len(column.runs) > 1 else ""
     name = names.get(column.runs[0], column.label)
-    return f'<th class="num" title="{e(name)}">{e(column.method)}{seeds}<small>{links}{more}{mark}</small></th>'
+    method = e(column.method) + ui.badge(column.badge)
+    return f'<th class="num" title="{e(name)}">{method}{seeds}<small>{links}{more}{mark}</small></th>'
 
 
 def _row(row: Row, found: Comparison, css: str = "") -> str:

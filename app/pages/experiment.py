@@ -65,7 +65,10 @@ def build(studio: Studio, page: gr.Blocks) -> None:
 def _parts(desk: state.Desk) -> tuple[dict[str, Any], dict[str, gr.HTML], gr.Button]:
     """What a person fills in, in the order in which handlers take it; figure and marks; the demo's tasks."""
     first = desk.first()
-    names = [(one["title"], name) for name, one in desk.methods.items()]
+    names = [
+        (f"{one['title']} · {one['badge']}" if one["badge"] else one["title"], name)
+        for name, one in desk.methods.items()
+    ]
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=300):
             base = ui.settings(first["base"], elem_id="base")

@@ -21,9 +21,10 @@ Kind = tuple[str, ...]  # the words for down, gate and up; one alone: frozen
 
 def method_card(method: Mapping[str, Any]) -> str:
     """What a method is and where it comes from; a badge where a paper had to be interpreted."""
-    badge = f' <span class="badge">{ui.escape(method["badge"])}</span>' if method["badge"] else ""
     source = f"<small>{ui.escape(method['source'])}</small>" if method["source"] else ""
-    return f"<p><b>{ui.escape(method['title'])}</b>{badge} {ui.escape(method['summary'])} {source}</p>"
+    return (
+        f"<p><b>{ui.escape(method['title'])}</b>{ui.badge(method['badge'])} {ui.escape(method['summary'])} {source}</p>"
+    )
 
 
 def split_card(split: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:

@@ -113,7 +113,7 @@ def recent(runs: Sequence[Mapping[str, Any]]) -> str:
 def _row(run: Mapping[str, Any]) -> str:
     link = f'<a href="{run_link(run["id"])}">{ui.escape(run["id"])}</a>'
     name = f'<td class="name" title="{ui.escape(run["name"])}">{ui.escape(run["name"])}</td>'
-    cells = f"<td>{link}</td>{name}<td>{ui.escape(run['method'])}</td><td>{state(run)}</td>"
+    cells = f"<td>{link}</td>{name}<td>{ui.escape(run['method'])}{ui.badge(run.get('badge'))}</td><td>{state(run)}</td>"
     return f"<tr>{cells}<td>{ui.escape(run['progress'])}</td><td class='num'>{ui.short(run['trainable'])}</td></tr>"
 
 

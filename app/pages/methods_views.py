@@ -27,10 +27,6 @@ INTERPRETATION = (
 )
 
 
-def badge(method: Mapping[str, Any]) -> str:
-    return f' <span class="badge">{e(method["badge"])}</span>' if method["badge"] else ""
-
-
 def listed(methods: Sequence[Mapping[str, Any]], chosen: str) -> dict[str, Any]:
     """The value of the list component."""
     names = ("name", "title", "summary", "badge")
@@ -54,7 +50,7 @@ def head(method: Mapping[str, Any]) -> str:
     source = f"<p><small>{e(method['source'])}</small></p>" if method["source"] else ""
     link = f"/experiment?method={quote(method['name'])}"
     return (
-        f'<div class="method-title"><h2>{e(method["title"])}{badge(method)}</h2>'
+        f'<div class="method-title"><h2>{e(method["title"])}{ui.badge(method["badge"])}</h2>'
         f'<a class="button" id="use-method" href="{link}">Use in an experiment</a></div>'
         f'<p class="summary">{e(method["summary"])}</p>{source}{told}'
         f'<p class="facts">{chips}<span>decides for <b>{e(UNITS[method["unit"]])}</b></span>'

@@ -89,6 +89,7 @@ def _entry(run: Mapping[str, Any], chosen: str) -> dict[str, Any]:
         "state": run["state"],
         "about": f"{run['method']} · seed {run['seed']}"
         + ("" if run["trainable"] is None else f" · {ui.short(run['trainable'])}"),
+        "badge": run["badge"],
         "tags": run["tags"][:4],
         "share": share,
         "when": when(run),
@@ -129,9 +130,8 @@ def date(moment: datetime | None) -> str:
 def _grouped(rows: Sequence[Mapping[str, Any]], entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     groups: dict[str, dict[str, Any]] = {}
     for run, entry in zip(rows, entries, strict=True):
-        group = groups.setdefault(
-            run["setting"], {"runs": [], "title": f"{run['method']} on {', '.join(run['tasks'])}"}
-        )
+        method = f"{run['method']} [{run['badge']}]" if run["badge"] else run["method"]
+        group = groups.setdefault(run["setting"], {"runs": [], "title": f"{method} on {', '.join(run['tasks'])}"})
         group["runs"].append(entry)
     for group in groups.values():
         count = len(group["runs"])

@@ -31,7 +31,7 @@ def head(run: Mapping[str, Any]) -> str:
     track = f'<div class="track"><i style="width:{share:.1%}"></i></div>'
     safe = "Safe to close this tab: it goes on without it." if job or run["state"] == "queued" else ""
     return (
-        f'<div class="run-title">{title}{state}{tags}</div>{track}'
+        f'<div class="run-title">{title}{ui.badge(run["badge"])}{state}{tags}</div>{track}'
         f'<p class="num run-progress"><span>{e(told)}</span><span>{safe}</span></p>'
     )
 
@@ -103,7 +103,7 @@ def facts(run: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]] = ()) -> st
     if train["gradient_accumulation"] > 1:
         batch += f" × {train['gradient_accumulation']}"
     rows = [
-        ("Method", f"<b>{e(run['method'])}</b> {e(_options(spec['method']))}"),
+        ("Method", f"<b>{e(run['method'])}</b>{ui.badge(run['badge'])} {e(_options(spec['method']))}"),
         ("Base", e(run["base"]) + _precision(spec["model"])),
         ("Tasks", ", ".join(_task(task) for task in spec["tasks"]) or "–"),
         ("Trainable", trainable(run)),

@@ -139,6 +139,11 @@ def escape(value: Any) -> str:
     return html.escape(str(value), quote=True)
 
 
+def badge(name: str | None) -> str:
+    """What stands beside a method whose paper had to be interpreted; nothing beside others."""
+    return f' <span class="badge">{escape(name)}</span>' if name else ""
+
+
 def empty(title: str, next_step: str, link: str = "", label: str = "") -> str:
     """What a page shows while it has nothing to show: why, and what to do next."""
     button = f'<p><a class="button" href="{escape(link)}">{escape(label)}</a></p>' if link else ""

@@ -16,6 +16,7 @@ function line(run) {
     track.append(fill);
     low.append(track);
   }
+  if (run.badge) low.append(node('em', 'badge', run.badge));
   run.tags.forEach(tag => low.append(node('span', 'tag', tag)));
   low.append(node('span', 'when', run.when));
   button.append(top, low);

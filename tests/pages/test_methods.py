@@ -6,11 +6,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from app.pages import methods
+from app.cli import app
+from app.pages import (
+    chat_views,
+    compare_views,
+    experiment_state,
+    experiment_views,
+    home_views,
+    methods,
+    run_list,
+    run_views,
+)
 from app.pages.methods import Choice
 from core.adapters.methods import presets
+from tests.support import seed
 from tests.support.seed import QuietStudio
+
+BADGE = "interpretation"
 
 
 @pytest.fixture(scope="module")
@@ -74,3 +88,53 @@ def test_a_base_without_the_projections_is_told_where_the_count_stands(studio: Q
     shown = methods.view(studio, Choice("mosld", str(tmp_path / "<none>")))
     assert "problem" in shown["counts"] and "&lt;none&gt;" in shown["counts"] and shown["figure"]["html"] == ""
     assert "MoSLD" in shown["head"]
+
+
+@pytest.fixture
+def interpreted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[QuietStudio, str, str]]:
+    """A studio with a finished run of a method that is an interpretation, and one of a method that is none."""
+    monkeypatch.setitem(seed.PARAMETERS, "moelora", 1234)
+    monkeypatch.setitem(seed.SKILL, "moelora", 0.5)
+    made = QuietStudio(tmp_path / "home")
+    dataset = seed.dataset(made.home.root).id
+    yield made, seed.finished(made, dataset, "moelora"), seed.finished(made, dataset, "lora")
+    made.close()
+
+
+def test_the_badge_is_seen_wherever_a_run_of_such_a_method_is_reported(interpreted: tuple[QuietStudio, str, str]):
+    studio, run, plain = interpreted
+    for one, marked in ((run, True), (plain, False)):
+        found = studio.run(one)
+        assert (BADGE in run_views.head(found)) == marked and (BADGE in run_views.facts(found)) == marked
+        assert (BADGE in home_views.recent([found])) == marked
+        assert (BADGE in chat_views.pane(one, found, [])["about"]) == marked
+    entries = {one["id"]: one for one in run_list.listing(studio, run_list.Filters(), run)["groups"][0]["runs"]}
+    assert entries[run]["badge"] == BADGE and entries[plain]["badge"] is None
+    grouped = run_list.listing(studio, run_list.Filters(seeds=True), run)["groups"]
+    assert sorted(BADGE in group["title"] for group in grouped) == [False, True]
+
+
+def test_the_badge_is_seen_in_comparisons_of_every_form(interpreted: tuple[QuietStudio, str, str]):
+    studio, run, plain = interpreted
+    found = studio.compare([run, plain])
+    assert [column.badge for column in found.columns][:2] == [BADGE, None]
+    assert compare_views.table(found, {}).count('class="badge"') == 1
+    for form in ("text", "markdown", "latex"):
+        assert f"moelora {run} [{BADGE}]" in found.render(form)
+    assert found.render("csv").splitlines()[0].endswith(",badge") and BADGE in found.render("csv")
+    assert BADGE not in studio.compare([plain]).render()
+
+
+def test_the_badge_is_seen_on_the_command_line(interpreted: tuple[QuietStudio, str, str]):
+    studio, run, plain = interpreted
+    home = str(studio.home.root)
+    listed = CliRunner().invoke(app, ["--home", home, "runs"]).stdout.splitlines()
+    assert [f"moelora [{BADGE}]" in line for line in listed if line.startswith((run, plain))].count(True) == 1
+    assert f"[{BADGE}]" in CliRunner().invoke(app, ["--home", home, "compare", run, plain]).stdout
+    assert BADGE in CliRunner().invoke(app, ["methods"]).stdout
+
+
+def test_the_badge_is_seen_where_a_method_is_chosen(studio: QuietStudio):
+    desk = experiment_state.Desk(studio)
+    assert BADGE in experiment_views.method_card(desk.methods["moa"])
+    assert BADGE not in experiment_views.method_card(desk.methods["mosld"])
