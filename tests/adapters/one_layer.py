@@ -37,7 +37,6 @@ def layer_of(site: Site, seed: int = 0, dtype=torch.float64) -> MixtureLayer:
         built.update_layer("default", site)
     finally:
         torch.set_default_dtype(before)
-    built.tape.open = True
     return built
 
 

@@ -46,7 +46,6 @@ def layer(inputs: int = 16, outputs: int = 24, **options) -> MixtureLayer:
     built = MixtureLayer(nn.Linear(inputs, outputs), RoutingTape())
     built._active_adapter = "default"
     built.update_layer("default", plan(cell, [Linear("layer.0.proj", inputs, outputs)])[0])
-    built.tape.open = True
     return built
 
 
