@@ -38,6 +38,7 @@ class Share:
         """For tables and JSON."""
         return {
             "method": self.method.name,
+            "badge": preset_named(self.method.name).badge,
             "option": self.option,
             "before": self.before,
             "after": self.after,

@@ -104,6 +104,7 @@ def _parts(text: str) -> list[str]:
 def _text(rows: list[dict[str, Any]], target: int) -> str:
     shown = [row | {"change": f"{_short(row['before'])} -> {_short(row['after'])}"} for row in rows]
     for row in shown:
+        row["method"] += f" ({row['badge']})" if row["badge"] else ""
         row["difference"] = f"{row['difference']:+,} ({row['share']:+.2%})"
     return f"{table(shown, COLUMNS)}\nThe budget: {target:,} trainable parameters."
 

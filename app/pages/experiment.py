@@ -8,6 +8,7 @@ import gradio as gr
 
 from app.pages import experiment_budget as budget
 from app.pages import experiment_state as state
+from app.pages import experiment_views as views
 from app.ui import components as ui
 from core.studio import Studio
 
@@ -65,10 +66,7 @@ def build(studio: Studio, page: gr.Blocks) -> None:
 def _parts(desk: state.Desk) -> tuple[dict[str, Any], dict[str, gr.HTML], gr.Button]:
     """What a person fills in, in the order in which handlers take it; figure and marks; the demo's tasks."""
     first = desk.first()
-    names = [
-        (f"{one['title']} · {one['badge']}" if one["badge"] else one["title"], name)
-        for name, one in desk.methods.items()
-    ]
+    names = [(views.method_label(one), name) for name, one in desk.methods.items()]
     with gr.Row(equal_height=False):
         with gr.Column(scale=1, min_width=300):
             base = ui.settings(first["base"], elem_id="base")

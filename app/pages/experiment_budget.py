@@ -21,7 +21,7 @@ PLACE = ("modules", "layers")  # what methods must have in common to be compared
 
 def build(desk: state.Desk, inputs: Sequence[gr.components.Component], address: gr.State, token: gr.State) -> None:
     """The panel; its handlers take all values of the page, so that the run above is the measure."""
-    known = [(one["title"], name) for name, one in desk.methods.items() if name != "split"]
+    known = [(views.method_label(one), name) for name, one in desk.methods.items() if name != "split"]
     with gr.Accordion("Equal budget: methods with as many trainable parameters", open=False, elem_id="budget"):
         with gr.Row(elem_classes=["controls"]):
             methods = gr.Dropdown(known, value=[], multiselect=True, label="Methods", elem_id="budget-methods", scale=3)
@@ -115,10 +115,10 @@ def table(found: Sequence[Any]) -> str:
 
 
 def _row(share: Any) -> str:
-    options = quote(json.dumps(share.method.options))
+    options, badge = quote(json.dumps(share.method.options)), ui.badge(share.row()["badge"])
     link = f'<a href="/experiment?method={quote(share.method.name)}&amp;options={options}">open</a>'
     return (
-        f"<tr><th>{ui.escape(share.method.name)}</th><td class='num'>{share.was:,}</td>"
+        f"<tr><th>{ui.escape(share.method.name)}{badge}</th><td class='num'>{share.was:,}</td>"
         f"<td class='num'>{share.option} {_told(share.before)} → <b>{_told(share.after)}</b></td>"
         f"<td class='num'>{share.trainable:,}</td>"
         f"<td class='num'>{share.difference:+,} <small>{share.difference / share.target:+.2%}</small></td>"

@@ -27,6 +27,11 @@ def method_card(method: Mapping[str, Any]) -> str:
     )
 
 
+def method_label(method: Mapping[str, Any]) -> str:
+    """The name of a method where it is offered, with its badge."""
+    return method["title"] + (f" · {method['badge']}" if method["badge"] else "")
+
+
 def split_card(split: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
     """The card of a split, and which method it began as; what is no word stays behind."""
     if before is None or before["name"] == "split":

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from html import unescape
 from pathlib import Path
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import gradio as gr
 import pytest
 import yaml
 
+from app.pages import experiment_budget as budget
 from app.pages import experiment_form as form
 from app.pages import experiment_grid as grids
 from app.pages import experiment_state as state
@@ -582,3 +585,57 @@ def test_seeds_are_checked():
     assert form.seeds_of([1, 1, 2]) == [1, 2]
     with pytest.raises(ConfigurationError):
         form.seeds_of(list(range(21)))
+
+
+# equal budgets
+
+
+def solved(desk: state.Desk, page: state.Values, methods: list[str], target: str = "", over: str = "rank") -> str:
+    return budget.Panel(desk).solve(*page, methods, target, over)
+
+
+def test_methods_get_the_size_of_the_run_above_and_its_projections(desk: state.Desk):
+    page = edit(opened(desk), "options", option__modules="all-linear", option__experts="4")
+    html = solved(desk, page, ["mosld", "lora", "moa"])
+    mine = desk.sized(desk.collect(page)[0]).trainable
+    assert f"The budget: {mine:,} trainable parameters" in html and html.count("<tr>") == 4
+    assert "rank 8 → <b>8</b>" in html and "+0 " in html, "the run's own method is at its budget"
+    assert 'class="badge">interpretation' in html
+    link = re.search(r'href="(/experiment\?method=lora&amp;options=[^"]+)"', html)[1]
+    query = {name: values[0] for name, values in parse_qs(urlsplit(unescape(link)).query).items()}
+    again = opened(desk, **query)
+    assert again.method == "lora" and again.options["values"]["option.modules"] == "all-linear"
+    assert abs(desk.sized(desk.collect(again)[0]).trainable - mine) < 0.02 * mine
+
+
+@pytest.mark.parametrize(
+    ("methods", "target", "over", "words"),
+    [
+        ([], "", "rank", "No method is chosen"),
+        (["lora"], "2 million", "rank", "no number of parameters"),
+        (["lora"], "20", "rank", "cannot have 20 trainable parameters"),
+        (["lora"], "1M", "experts", "no option experts"),
+        (["nothing"], "1M", "rank", "There is no method"),
+    ],
+)
+def test_a_budget_that_cannot_be_is_a_sentence(
+    desk: state.Desk, methods: list[str], target: str, over: str, words: str
+):
+    assert words in unescape(solved(desk, opened(desk), methods, target, over))
+
+
+def test_typed_numbers_are_read_as_people_write_them():
+    assert [budget.number(text) for text in ("2M", "600,000", "1.5k", "7_000")] == [2_000_000, 600_000, 1500, 7000]
+
+
+def test_one_button_queues_a_run_for_each_method_and_seed(desk: state.Desk):
+    page = edit(opened(desk), "training", run__seeds="0, 1", train__steps="3")
+    panel, before = budget.Panel(desk), len(desk.studio.runs())
+    first, again = (panel.queue(*page, ["lora", "hydralora"], "300k", "rank", "token") for _ in range(2))
+    assert first.count("/runs?run=") == 4 and first == again
+    assert len(desk.studio.runs()) == before + 4
+    assert {run["method"] for run in desk.studio.runs()[:4]} == {"lora", "hydralora"}
+
+
+def test_an_address_with_broken_options_is_a_sentence(desk: state.Desk):
+    assert "options that cannot be read" in desk.open(None, {"method": "lora", "options": "[1"})[len(state.PARTS) + 1]
