@@ -76,6 +76,8 @@ def parameters(cell: Cell) -> tuple[str, Values]:
 
 def _of_part(part: str, word: Word) -> tuple[str, Values]:
     """A word's expression, its options named by the part that they belong to."""
+    if not word.expression:
+        return f"parameters of {part} {word.word}", {}
     own = {name: f"{part}.{name}" for name in type(word).model_fields if name not in SYMBOLS}
     expression = re.sub(r"[A-Za-z_]\w*", lambda match: own.get(match[0], match[0]), word.expression)
     return expression, {full: getattr(word, name) for name, full in own.items() if full in expression}

@@ -46,14 +46,14 @@ def page(name: str) -> Page:
 
 def source(name: str) -> str:
     path = FOLDER / f"{name}.md"
-    if not re.fullmatch(r"\w+", name) or not path.is_file():
+    if not re.fullmatch(r"[\w-]+", name) or not path.is_file():
         raise NotFoundError(f"There is no page about {name}.", f"Write {path.relative_to(PROJECT)}.")
     return path.read_text("utf-8")
 
 
 def _linked(text: str) -> str:
     """Links between methods lead to their pages in the studio; other pages are named, since the studio has them not."""
-    text = re.sub(r"\]\((\w+)\.md\)", r"](/methods?method=\1)", text)
+    text = re.sub(r"\]\(([\w-]+)\.md\)", r"](/methods?method=\1)", text)
     return re.sub(r"\[([^\]]+)\]\((?!/methods|https?:)[^)]*\)", r"\1", text)
 
 

@@ -51,6 +51,14 @@ def test_a_page_says_all_that_is_asked_of_one(name: str):
         assert "not read" in text.lower() or "could be read" in text, "what was not read is said"
 
 
+def test_the_readme_names_every_method_and_marks_interpretations():
+    text = (PROJECT / "README.md").read_text("utf-8")
+    found = dict(re.findall(r"\(docs/methods/([\w-]+)\.md\)(\\\*)?", text))
+    assert {name: bool(mark) for name, mark in found.items()} == {
+        name: bool(preset.badge) for name, preset in presets().items()
+    }
+
+
 def test_what_code_knows_is_fresh():
     assert [str(path.relative_to(PROJECT)) for path in method_docs.stale()] == [], "python -m recipes.method_docs"
 

@@ -23,7 +23,8 @@ class Word(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     part: ClassVar[Part]
-    formula: ClassVar[str]  # parameters(site) in words: E experts, r rank, in and out widths, tasks, and options
+    # parameters(site) in words: E experts, r rank, in and out widths, tasks, and options; empty: it is not said
+    formula: ClassVar[str] = ""
     word: str
 
     @property
