@@ -176,8 +176,7 @@ def _fit(
     device: Device | None,
 ) -> Fit:
     batch = Batch.of(train, base.positions, *((rows.longest, rows.answers) if rows else ()))
-    cuda = device is not None and device.name != "cpu"
-    return preflight.fit(estimate(found, model, base, train, batch, cuda), batch, device)
+    return preflight.fit(estimate(found, model, base, train, batch, preflight.on_gpu(device)), batch, device)
 
 
 def placed(base: catalog.BaseShapes, cells: Sequence[Cell], found: Sequence[Site]) -> list[Place]:

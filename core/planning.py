@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import difflib
 import re
-import shutil
 import subprocess
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-
-import psutil
 
 from core import catalog, hub, overrides
 from core.adapters.cells import Cell
@@ -23,9 +20,10 @@ from core.errors import ConfigurationError, DataError, NotFoundError
 from core.home import Home
 from core.jobs.devices import list_devices
 from core.lengths import lengths
-from core.memory import GIB, Batch, MemoryEstimate
+from core.memory import Batch, MemoryEstimate
 from core.method_facts import labelled
 from core.models import require_bitsandbytes, resolve_base
+from core.preflight import Fit, device_for, fit, on_gpu
 from core.schema import BUNDLED_BASE, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
 
@@ -192,7 +190,7 @@ def check_device(spec: RunSpec) -> None:
         require_bitsandbytes(f"model.quantization is {spec.model.quantization}")
 
 
-def _remarks(spec: RunSpec, base: catalog.BaseShapes, memory: MemoryEstimate, cuda: bool) -> list[str]:
+def _remarks(spec: RunSpec, base: catalog.BaseShapes, fit: Fit) -> list[str]:
     """What will be done otherwise than it seems to be asked, and what may not fit."""
     found = []
     for cell in [] if spec.method.name == "base" else resolve(spec.method):
@@ -201,12 +199,8 @@ def _remarks(spec: RunSpec, base: catalog.BaseShapes, memory: MemoryEstimate, cu
             found.append(
                 f"{_modules(cell)}: {len(cell.experts)} numbers of experts for {len(layers)} layers; not all are used."
             )
-    whole = psutil.virtual_memory().total
-    if not cuda and memory.total > whole:
-        found.append(
-            f"This machine has {whole / GIB:.0f} GiB of memory. Lower train.batch_size or train.max_length if "
-            "rows are that long."
-        )
+    if fit.fits is False:
+        found.append(f"Training needs {fit.text()}. Lower train.batch_size or train.max_length if rows are that long.")
     return found
 
 
@@ -266,11 +260,11 @@ def measure(spec: RunSpec, home: Home, tasks: Sequence[Task]) -> tuple[int | Non
             raise
         return None, None, notes
     trainable = 0 if spec.method.name == "base" else catalog.trainable_parameters(spec.method, base, len(tasks))
-    cuda = spec.device != "cpu" and shutil.which("nvidia-smi") is not None
+    device = device_for(spec.device)
     rows = lengths(tasks, spec.model, spec.train.max_length)
     batch = Batch.of(spec.train, base.positions, *((rows.longest, rows.answers) if rows else ()))
-    memory = catalog.memory(spec.method, spec.model, base, spec.train, len(tasks), cuda, batch)
-    return trainable, memory, [*notes, *_remarks(spec, base, memory, cuda)]
+    memory = catalog.memory(spec.method, spec.model, base, spec.train, len(tasks), on_gpu(device), batch)
+    return trainable, memory, [*notes, *_remarks(spec, base, fit(memory, batch, device))]
 
 
 def _not_here(model: ModelSpec) -> str | None:

@@ -143,8 +143,7 @@ def titled(cell: Cell) -> str:
 def fit(estimate: memory.MemoryEstimate, batch: memory.Batch, device: Device | None) -> Fit:
     """An estimate against a device; None: nothing is known of it."""
     capacity = capacity_of(device)
-    cuda = device is not None and device.name != "cpu"
-    needed = estimate.total + (memory.CONTEXT if cuda else 0)
+    needed = estimate.total + (memory.CONTEXT if on_gpu(device) else 0)
     return Fit(
         parts=estimate.parts(),
         total=estimate.total,
@@ -154,6 +153,10 @@ def fit(estimate: memory.MemoryEstimate, batch: memory.Batch, device: Device | N
         tokens=batch.tokens,
         rows=batch.rows,
     )
+
+
+def on_gpu(device: Device | None) -> bool:
+    return device is not None and device.name != "cpu"
 
 
 def capacity_of(device: Device | None) -> int | None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from app.cli import main
-from core import preflight
+from core import planning, preflight
 from core.errors import ConfigurationError
 from core.home import ASSETS, PROJECT, RunFolder
 from core.jobs.devices import Device
@@ -64,6 +64,8 @@ def test_what_does_not_fit_is_said(studio: Studio, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(preflight, "devices", lambda: [small])
     found = studio.preflight(spec()).memory
     assert found.device == "Small GPU" and found.fits is False and "does not fit" in found.text()
+    monkeypatch.setattr(planning, "list_devices", lambda: [small])
+    assert any("Small GPU" in note and "batch_size" in note for note in studio.check(spec()).notes)
 
 
 def test_every_cell_that_is_wrong_is_named(studio: Studio):
