@@ -89,7 +89,8 @@ def test_layers_compiled_by_inductor_equal_eager_ones(row: Row):
         for block in model.base_model.model.model.layers
     }
     assert not counters["graph_break"]
-    assert counters["stats"]["unique_graphs"] <= len(shapes) + 1
+    asked_first = any(slot.site.gate.guided for slot in tape_of(model).slots)  # the base alone is a graph too
+    assert counters["stats"]["unique_graphs"] <= len(shapes) + 1 + asked_first
     assert compiled.item() == pytest.approx(eager.item(), abs=1e-4)
     for name, gradient in gradients(model).items():
         assert torch.allclose(gradient, expected[name], atol=1e-4, rtol=1e-3), name

@@ -332,7 +332,7 @@ def test_a_wrong_forced_label_changes_the_output(folders):
 
 
 def test_a_forced_label_needs_a_task(folders):
-    with pytest.raises(ConfigurationError, match="which task a sample is of"):
+    with pytest.raises(ConfigurationError, match="does not say which task each sample belongs to"):
         joined(folders, decide="label")(input_ids=batch()["input_ids"])
 
 
