@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 from core.adapters.cells import Cell
@@ -54,6 +55,17 @@ def labelled(method: str) -> str:
     """A method's name in text, with its badge: ``moa [interpretation]``."""
     told = badge(method)
     return f"{method} [{told}]" if told else method
+
+
+@cache
+def unrouted(method: str) -> str | None:
+    """Why no run of a method has routing; None where one may have it."""
+    preset = presets().get(method)
+    if method == "base" or (preset is not None and facts(preset)["unit"] == "none"):
+        return "Its method has one expert for everything: there are no gates, and nothing is routed."
+    if preset is not None and preset.peft is not None:
+        return "PEFT computes its method, and what that decides is not recorded."
+    return None
 
 
 def parameters(cell: Cell) -> tuple[str, Values]:

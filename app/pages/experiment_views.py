@@ -22,9 +22,9 @@ Kind = tuple[str, ...]  # the words for down, gate and up; one alone: frozen
 def method_card(method: Mapping[str, Any]) -> str:
     """What a method is and where it comes from; a badge where a paper had to be interpreted."""
     source = f"<small>{ui.escape(method['source'])}</small>" if method["source"] else ""
-    return (
-        f"<p><b>{ui.escape(method['title'])}</b>{ui.badge(method['badge'])} {ui.escape(method['summary'])} {source}</p>"
-    )
+    title = f"<b>{ui.escape(method['title'])}</b>{ui.badge(method['badge'])}"
+    more = f'<a href="/methods?method={quote(method["name"])}">about it</a>'
+    return f"<p>{title} {ui.escape(method['summary'])} {source} {more}</p>"
 
 
 def method_label(method: Mapping[str, Any]) -> str:

@@ -269,11 +269,8 @@ def place_clicked(studio: Studio, choice: Choice, place: dict[str, Any]) -> str:
 def no_routing(run: dict[str, Any]) -> str:
     """Why a run has no routing, and what to look at instead."""
     name = ui.escape(run["id"])
-    if run["method"] in ("lora", "base"):
-        why = (
-            "Its method has one expert for everything: there are no gates, and nothing is routed. "
-            "Look at its scores instead, or talk to it beside a mixture."
-        )
+    if run["unrouted"]:
+        why = f"{run['unrouted']} Look at its scores instead, or talk to it beside a mixture."
         link = f'<a class="button" href="/compare?runs={name}">Compare scores</a> '
         link += f'<a href="/chat?models={name}">Talk to it</a>'
     elif run["state"] == "done":

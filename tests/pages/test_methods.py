@@ -16,10 +16,12 @@ from app.pages import (
     experiment_views,
     home_views,
     methods,
+    routing,
     run_list,
     run_views,
 )
 from app.pages.methods import Choice
+from core import method_facts
 from core.adapters.methods import presets
 from tests.support import seed
 from tests.support.seed import QuietStudio
@@ -138,3 +140,14 @@ def test_the_badge_is_seen_where_a_method_is_chosen(studio: QuietStudio):
     desk = experiment_state.Desk(studio)
     assert BADGE in experiment_views.method_card(desk.methods["moa"])
     assert BADGE not in experiment_views.method_card(desk.methods["mosld"])
+    assert "/methods?method=moa" in experiment_views.method_card(desk.methods["moa"])
+
+
+def test_methods_without_routing_say_why(interpreted: tuple[QuietStudio, str, str]):
+    studio, run, plain = interpreted
+    assert studio.run(run)["unrouted"] is None and "no gates" in routing.no_routing(studio.run(plain))
+    found = {name: method_facts.unrouted(name) for name in (*presets(), "base", "elsewhere")}
+    assert {name for name, why in found.items() if why and "no gates" in why} == {
+        "base", "lora", "rslora", "dora", "full"
+    }  # fmt: skip
+    assert "not recorded" in found["poly"] and found["elsewhere"] is None and found["split"] is None
