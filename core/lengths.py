@@ -1,4 +1,4 @@
-"""How long the rows of a run are in tokens, from a sample that takes milliseconds. Imports no torch."""
+"""How long the rows of a run are in tokens: the longest texts and a sample are encoded. Imports no torch."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from core.data.canonical import Row
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from core.data.canonical import TEXT_COLUMNS, Row, to_rows
 from core.data.tasks import Task
 from core.data.templates import TextEncoder
 from core.errors import StudioError
 from core.models import resolve_base
 from core.schema import ModelSpec
 
-ROWS = 2000  # rows of a task that are looked at, the first ones
-LONG = 6  # of these, the longest texts that are encoded
+LONG = 6  # rows of a task that are encoded: those with the longest texts
 EVERY = 18  # and as many more, evenly spaced
+ITEM = 50  # characters that an item of a list is taken to have
 
 
 @dataclass(frozen=True)
@@ -64,32 +68,32 @@ class _Key:
 
 @lru_cache(maxsize=256)
 def _of_task(key: _Key) -> _Found:
-    task = key.task
-    rows = _rows(task)
-    encoder = _encoder(key.folder)
-    longest = sorted(range(len(rows)), key=lambda i: _characters(rows[i]))[-LONG:]
-    spread = range(0, len(rows), max(1, len(rows) // EVERY))
-    encoded = {i: encoder.encode(rows[i], task.template, key.max_length) for i in {*longest, *spread}}
-    answers = [len(encoded[i].answer) for i in spread]
-    most = max(len(one.ids) for one in encoded.values())
-    return _Found(task.size("train"), most, sum(answers) / len(answers))
+    task, encoder = key.task, _encoder(key.folder)
+    table = task.store.table(task.dataset_id, task.info.name, "train")
+    spread = range(0, len(table), max(1, len(table) // EVERY))
+    chosen = [*np.argsort(_characters(table))[-LONG:].tolist(), *spread]
+    found = [encoder.encode(row, task.template, key.max_length) for row in _rows(task, table.take(chosen))]
+    answers = [len(one.answer) for one in found[-len(spread) :]]
+    return _Found(task.size("train"), max(len(one.ids) for one in found), sum(answers) / len(answers))
 
 
-def _rows(task: Task) -> list[Row]:
-    """All training rows of a small task; of a large one the first, however the run draws its own."""
-    if task.info.counts.get("train", 0) <= ROWS:
-        return task.rows("train")
-    rows = task.store.rows(task.dataset_id, task.info.name, "train", limit=ROWS)
-    choices = list(task.info.labels) if task.info.kind == "classification" else None
-    filled = {"task": task.name, **({"choices": choices} if choices else {})}
-    return [{**row, **filled, "instruction": row["instruction"] or task.instruction} for row in rows]
+def _rows(task: Task, table: pa.Table) -> list[Row]:
+    """Stored rows as the run asks them."""
+    choices = {"choices": list(task.info.labels)} if task.info.kind == "classification" else {}
+    return [
+        {**row, "task": task.name, "instruction": row["instruction"] or task.instruction}
+        | (choices if not row["choices"] else {})
+        for row in to_rows(table)
+    ]
+
+
+def _characters(table: pa.Table) -> np.ndarray:
+    """How long each row is, roughly: its texts, and a short text for each item of its lists."""
+    texts = [pc.fill_null(pc.utf8_length(table[name]), 0) for name in TEXT_COLUMNS]
+    lists = [pc.multiply(pc.fill_null(pc.list_value_length(table[name]), 0), ITEM) for name in ("choices", "history")]
+    return sum(column.to_numpy().astype(np.int64) for column in (*texts, *lists))
 
 
 @lru_cache(maxsize=4)
 def _encoder(folder: str) -> TextEncoder:
     return TextEncoder(Path(folder))
-
-
-def _characters(row: Row) -> int:
-    """Of all that may stand in the prompt or the answer."""
-    return sum(len(str(value)) for value in row.values() if value is not None)

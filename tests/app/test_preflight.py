@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,3 +136,16 @@ def test_a_file_that_a_run_names_is_stored_first(studio: Studio, capsys: pytest.
 def test_nothing_of_it_needs_torch():
     code = "import sys; import core.budget, core.preflight, core.drafts, core.memory; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=PROJECT, check=False).returncode == 0
+
+
+def test_the_longest_row_is_found_wherever_it_stands(studio: Studio, tmp_path: Path):
+    rows = [{"input": f"short {i}", "output": "yes" if i % 2 else "no"} for i in range(6000)]
+    for i in (5500, 5600, 5700):  # wherever splits are drawn, one of them is trained on
+        rows[i]["input"] = f"{i}: a much longer question " * 20
+    (tmp_path / "long.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    studio.upload(tmp_path / "long.jsonl", name="long", validation=0.01, test=0.01, seed=3)
+    task = spec(tasks=[{"dataset": "long"}])
+    began = time.perf_counter()
+    found = studio.drafts.lengths(task.tasks, task.model, 512)
+    assert found.longest > 80 and found.answers < 4 and time.perf_counter() - began < 2
+    assert studio.drafts.lengths(task.tasks, task.model, 40).longest == 40
