@@ -50,7 +50,7 @@ def test_links_open_fresh_and_choices_stand_in_the_address(serve: Callable, stud
     page.get_by_role("option", name="any").click()
     line(page, studio_home.lora).click()
     page.locator(".run-head h2", has_text=studio_home.lora).wait_for()
-    page.get_by_text("Memory", exact=True).click()
+    page.locator(".curve-choice").get_by_text("Memory", exact=True).click()
     page.wait_for_function("location.search.includes('curve=memory')")
     page.reload()
     page.locator(".run-head h2", has_text=studio_home.lora).wait_for()
