@@ -639,3 +639,12 @@ def test_one_button_queues_a_run_for_each_method_and_seed(desk: state.Desk):
 
 def test_an_address_with_broken_options_is_a_sentence(desk: state.Desk):
     assert "options that cannot be read" in desk.open(None, {"method": "lora", "options": "[1"})[len(state.PARTS) + 1]
+
+
+def test_a_split_can_be_begun_from_nothing(desk: state.Desk):
+    page = opened(desk, method="split")
+    assert page.method == "split" and not any(page.grid["cells"].values())
+    page = paint(page, UNIQUE, "q_proj|0")
+    page = after(page, desk.painted(*page))
+    (cell,) = desk.collect(page)[0]["method"]["cells"]
+    assert cell["modules"] == ["q_proj"] and cell["gate"] == "sequence" and "Start queues" in desk.show(*page)[1]
