@@ -38,6 +38,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RECORD, help="where the record is written")
     parser.add_argument("--commit", help="the commit, where the files are not a git checkout")
+    parser.add_argument("--again", action="store_true", help="only what failed last time, into the same record")
     parser.add_argument("--timeout", type=int, default=1500, help="seconds for all tests together")
     arguments = parser.parse_args()
 
@@ -47,7 +48,10 @@ def main() -> int:
         print("There is no CUDA device: the GPU tests would all skip.", file=sys.stderr)
         return 1
     began = time.monotonic()
-    outcomes, code = run_tests(arguments.timeout)
+    before = read_outcomes(RECORD) if arguments.again else {}
+    chosen = sorted(name for name, outcome in before.items() if outcome == "failed")
+    outcomes, code = run_tests(arguments.timeout, chosen)
+    outcomes = before | outcomes
     record = make_record(outcomes, arguments.commit or head(), torch) | {"seconds": round(time.monotonic() - began)}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
@@ -58,9 +62,15 @@ def main() -> int:
     return 1 if code or record["failed"] or missing else 0
 
 
-def run_tests(timeout: int) -> tuple[dict[str, str], int]:
-    """Test id -> passed, failed or skipped, and pytest's exit code."""
-    rooms = [room for room in ROOMS if (ROOT / room).is_dir()]
+def read_outcomes(path: Path) -> dict[str, str]:
+    """What a record says of each test."""
+    record = json.loads(path.read_text("utf-8"))
+    return dict.fromkeys(record["passed"], "passed") | dict.fromkeys(record["failed"], "failed")
+
+
+def run_tests(timeout: int, chosen: list[str]) -> tuple[dict[str, str], int]:
+    """Test id -> passed, failed or skipped, and pytest's exit code; ``chosen`` tests, or all of them."""
+    rooms = chosen or [room for room in ROOMS if (ROOT / room).is_dir()]
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
         command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rf", f"--junitxml={report}", *rooms]

@@ -5,19 +5,21 @@
 Random weights serve: what is timed does not depend on their values. Each method adapts every projection of a
 Llama-shaped base (2048 wide, 16 blocks) with its own defaults and trains on rows of random tokens under bfloat16
 autocast with AdamW and activation checkpointing, once as it is and once with attention and feed-forward of each block
-under torch.compile. Times are
-medians of the steps after the first three; the peak is what PyTorch allocated, weights included. Needs torch,
+under torch.compile. Times are medians of steps after three that are not counted, with nothing else at work on the GPU;
+the peak is what PyTorch allocated in these steps, weights included. Needs torch,
 transformers and peft. Writes ``methods.jsonl`` and ``methods.md``.
 """
 
 from __future__ import annotations
 
 import argparse
-import gc
 import json
+import multiprocessing
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from core.adapters.attach import attach, tape_of
+from core.adapters.attach import attach
 from core.adapters.methods import presets
 from core.schema import MethodSpec
 
@@ -71,53 +73,90 @@ def spec(name: str) -> MethodSpec:
     return MethodSpec(name=name, options=options)
 
 
-def measure(name: str, compiled: bool, steps: int) -> dict[str, Any]:
-    """One method: milliseconds a step, tokens per second, peak GiB; or why it did not run."""
-    torch._dynamo.reset()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    found: dict[str, Any] = {"method": name, "compiled": compiled}
-    try:
-        model = attach(base(), spec(name), tasks=TASKS)
-        inner = model.get_base_model()
-        model.enable_input_require_grads()
-        inner.gradient_checkpointing_enable({"use_reentrant": False})
-        if compiled:
-            for block in inner.model.layers:  # inside what is checkpointed, whatever the version of transformers
-                block.self_attn.compile()
-                block.mlp.compile()
-        return found | _steps(model.train(), steps)
-    except Exception as error:
-        return found | {"error": f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"}
-    finally:
-        gc.collect()
+def worker(name: str, steps: int, parent: Connection) -> None:
+    """One method in a process of its own: prepares each kind of run, then measures it when the parent says so."""
+    for compiled in (False, True):
+        found: dict[str, Any] = {"method": name, "compiled": compiled}
+        try:
+            if not compiled:
+                model = attach(base(), spec(name), tasks=TASKS).train()
+                model.enable_input_require_grads()
+                model.get_base_model().gradient_checkpointing_enable({"use_reentrant": False})
+            else:
+                for block in model.get_base_model().model.layers:  # inside what is checkpointed
+                    block.self_attn.compile()
+                    block.mlp.compile()
+            trainer = Steps(model)
+            trainer.run(WARM)
+            parent.send(None)
+            parent.recv()
+            torch.cuda.reset_peak_memory_stats()
+            found |= trainer.timed(steps)
+        except Exception as error:
+            found["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
+            parent.send(None)
+            parent.recv()
+        parent.send(found)
 
 
-def _steps(model: Any, steps: int) -> dict[str, Any]:
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimiser, times, loss = torch.optim.AdamW(trained, lr=1e-4), [], None
-    tape = tape_of(model) if hasattr(model.base_model, "tape") else None
-    for step in range(WARM + steps):
-        data = batch(step)
-        torch.cuda.synchronize()
-        began = time.perf_counter()
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = model(**data).loss
-            extra = None if tape is None else tape.auxiliary_loss()
-            loss = loss if extra is None else loss + extra
-        loss.backward()
-        optimiser.step()
-        optimiser.zero_grad(set_to_none=True)
-        torch.cuda.synchronize()
-        times.append(time.perf_counter() - began)
-    median = statistics.median(times[WARM:])
-    return {
-        "trainable": sum(parameter.numel() for parameter in trained),
-        "milliseconds": round(1000 * median, 1),
-        "tokens_per_second": round(ROWS * TOKENS / median),
-        "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
-        "loss": round(loss.item(), 3),
-    }
+class Steps:
+    """Training steps on random rows."""
+
+    def __init__(self, model: Any) -> None:
+        self.model = model
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.optimiser = torch.optim.AdamW(self.trained, lr=1e-4)
+        self.tape = getattr(model.base_model, "tape", None)
+
+    def run(self, steps: int) -> tuple[list[float], float]:
+        """Seconds of each step, and the last loss."""
+        times, loss = [], torch.zeros(())
+        for step in range(steps):
+            data = batch(step)
+            torch.cuda.synchronize()
+            began = time.perf_counter()
+            with torch.autocast("cuda", torch.bfloat16):
+                loss = self.model(**data).loss
+                extra = None if self.tape is None else self.tape.auxiliary_loss()
+                loss = loss if extra is None else loss + extra
+            loss.backward()
+            self.optimiser.step()
+            self.optimiser.zero_grad(set_to_none=True)
+            torch.cuda.synchronize()
+            times.append(time.perf_counter() - began)
+        return times, loss.item()
+
+    def timed(self, steps: int) -> dict[str, Any]:
+        times, loss = self.run(steps)
+        median = statistics.median(times)
+        return {
+            "trainable": sum(parameter.numel() for parameter in self.trained),
+            "milliseconds": round(1000 * median, 1),
+            "tokens_per_second": round(ROWS * TOKENS / median),
+            "peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2),
+            "loss": round(loss, 3),
+        }
+
+
+def together(names: list[str], steps: int) -> Iterator[dict[str, Any]]:
+    """Methods that load and compile side by side, and are measured one after the other while the rest wait."""
+    context = multiprocessing.get_context("spawn")
+    started = []
+    for name in names:
+        mine, theirs = context.Pipe()
+        process = context.Process(target=worker, args=(name, steps, theirs), daemon=True)
+        process.start()
+        theirs.close()
+        started.append((process, mine))
+    for _ in range(2):
+        for _, pipe in started:
+            pipe.recv()  # ready, all of them
+        for _, pipe in started:
+            pipe.send(None)
+            yield pipe.recv()
+    for process, _ in started:
+        process.join(10)
+        process.kill()
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -145,15 +184,17 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--only", default="", help="methods, separated by commas")
+    parser.add_argument("--together", type=int, default=6, help="methods that are prepared side by side")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
+    names = [name for name in arguments.only.split(",") if name] or list(presets())
     rows = []
     with (arguments.out / "methods.jsonl").open("w", encoding="utf-8") as file:
-        for name in [name for name in arguments.only.split(",") if name] or list(presets()):
-            for compiled in (False, True):
-                rows.append(measure(name, compiled, arguments.steps))
-                print(json.dumps(rows[-1]), flush=True)
-                file.write(json.dumps(rows[-1]) + "\n")
+        for start in range(0, len(names), arguments.together):
+            for row in together(names[start : start + arguments.together], arguments.steps):
+                rows.append(row)
+                print(json.dumps(row), flush=True)
+                file.write(json.dumps(row) + "\n")
                 file.flush()
                 (arguments.out / "methods.md").write_text(table(rows) + "\n", "utf-8")
     return 0

@@ -87,7 +87,8 @@ def test_an_adapter_trains_on_a_quantised_base_and_comes_back_from_disk(folder: 
     model, data = attach(base_of(folder, bits), row.spec, tasks=TASKS), batch()
     plain = {name: data[name] for name in ("input_ids", "attention_mask")}
     with torch.no_grad():
-        assert torch.allclose(model.eval()(**data).logits, base_of(folder, bits)(**plain).logits, atol=1e-2)
+        fresh, alone = model.eval()(**data).logits, base_of(folder, bits)(**plain).logits
+        assert torch.allclose(fresh, alone, atol=3e-2)  # some units in the last place of bfloat16: DoRA rescales
     base, before = of_base(model), {name: value.detach().clone() for name, value in trainable(model).items()}
     model.train()
     optimiser = torch.optim.AdamW(trainable(model).values(), lr=1e-2)
