@@ -53,6 +53,8 @@ def main() -> int:
     outcomes, code = run_tests(arguments.timeout, chosen)
     outcomes = before | outcomes
     record = make_record(outcomes, arguments.commit or head(), torch) | {"seconds": round(time.monotonic() - began)}
+    if chosen:
+        record["again"] = {"tests": chosen, "rest": json.loads(RECORD.read_text("utf-8"))["commit"]}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(f"{len(record['passed'])} passed, {len(record['failed'])} failed; wrote {arguments.out}")

@@ -88,14 +88,13 @@ def worker(name: str, steps: int, parent: Connection) -> None:
                     block.mlp.compile()
             trainer = Steps(model)
             trainer.run(WARM)
-            parent.send(None)
-            parent.recv()
-            torch.cuda.reset_peak_memory_stats()
-            found |= trainer.timed(steps)
         except Exception as error:
             found["error"] = f"{type(error).__name__}: {str(error).strip().splitlines()[0][:200]}"
-            parent.send(None)
-            parent.recv()
+        parent.send(None)
+        parent.recv()
+        if "error" not in found:
+            torch.cuda.reset_peak_memory_stats()
+            found |= trainer.timed(steps)
         parent.send(found)
 
 
