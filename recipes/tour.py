@@ -109,6 +109,7 @@ def scenes(shown: Subject) -> list[Scene]:
     return [
         Scene("home", "/", act=_home),
         Scene("data", "/data", act=_data, height=1400),
+        Scene("methods", "/methods", {"method": "malora", "base": "LLaMA2-7B"}, _methods, 1300),
         Scene("experiment", "/experiment", {"clone": shown.run}, _experiment, 1640),
         Scene("runs", "/runs", {"run": shown.run, "curve": "tasks"}, _runs, 1260),
         Scene("compare", "/compare", {"runs": ",".join(shown.family), "baseline": shown.baseline}, _compare, 1640),
@@ -136,6 +137,11 @@ def _data(page: Any, shown: Subject) -> None:
     page.locator("#files input[type=file]").set_input_files(ASSETS / "demo" / "opinion" / "train.jsonl")
     page.locator("#mend [data-name]").first.wait_for()
     page.locator("#seen table, #seen article, #seen pre").first.wait_for()
+
+
+def _methods(page: Any, shown: Subject) -> None:
+    page.locator("#method-head h2").wait_for()
+    page.locator("#method-figure svg").wait_for()
 
 
 def _experiment(page: Any, shown: Subject) -> None:
