@@ -13,7 +13,7 @@ from typing import Any
 from core import catalog, hub, overrides
 from core.adapters.cells import Cell
 from core.adapters.cells import plan as plan_cells
-from core.adapters.methods import resolve
+from core.adapters.methods import presets, resolve
 from core.data.store import DatasetStore
 from core.data.tasks import Task, load_tasks
 from core.errors import ConfigurationError, DataError, NotFoundError
@@ -212,6 +212,7 @@ def contradictions(spec: RunSpec, tasks: Sequence[Task]) -> None:
             f"Quantisation to {spec.model.quantization} needs CUDA, but the device is cpu.",
             "Choose another device, or no quantisation.",
         )
+    check_few_bits(spec)
     if train.steps and train.evaluate_every and train.evaluate_every > train.steps:
         raise ConfigurationError(
             f"The first validation would come at step {train.evaluate_every}, after the last step ({train.steps}).",
@@ -222,6 +223,16 @@ def contradictions(spec: RunSpec, tasks: Sequence[Task]) -> None:
         raise ConfigurationError(
             "Early stopping needs validation rows, and no task has any.",
             "Upload the data with a validation share, or switch early stopping off.",
+        )
+
+
+def check_few_bits(spec: RunSpec) -> None:
+    """Refuse quantised bases on which a method is not right."""
+    bits, preset = spec.model.quantization, presets().get(spec.method.name)
+    if preset is not None and bits not in ("none", *preset.few_bits):
+        raise ConfigurationError(
+            f"{preset.title} is not exact on a {bits} base: a fresh adapter already changes what the base says.",
+            f"Set model.quantization to {' or '.join((*preset.few_bits, 'none'))}, or choose another method.",
         )
 
 

@@ -24,6 +24,8 @@ class Preset:
 
     ``peft`` marks a baseline that PEFT computes itself: from options, paths of projections and number of tasks to its
     config. Its cells then only say where it stands and how many parameters it has.
+
+    ``few_bits``: the quantised bases on which it was found right.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Preset:
     cells: Callable[[Any], list[Cell]]
     badge: Literal["interpretation"] | None = None
     peft: Callable[[Any, list[str], int], PeftConfig] | None = None
+    few_bits: tuple[str, ...] = ("4bit", "8bit")
     alone: Callable[[Any], MethodSpec | None] | None = None
 
 
