@@ -89,6 +89,8 @@ def _together(method: str, seed: int, setting: Setting) -> Planned:
     spec = RunSpec.from_yaml((RECIPES / "together.yaml").read_text("utf-8"))
     spec = spec.model_copy(update={"tasks": spec.tasks[: setting.tasks]})
     changes = {"name": f"six tasks, {method}, seed {seed}", "method.name": method, "seed": seed}
+    if method == "molora":  # as many experts in each layer as mosld has, which is MoLA's allocation
+        changes["method.options.experts"] = [2, 4, 6, 8]
     return Planned(f"{method}-seed{seed}", _changed(spec, changes, setting))
 
 

@@ -234,8 +234,9 @@ def _together_section(together: dict[str, list[Result]]) -> str:
                 f"""
                 One adapter for all of them. The runs share every setting ({length}, batch {plan.batch_size}, learning
                 rate {plan.learning_rate:g}, rank {rank} on all linear layers) and differ in method and seed alone. What
-                `together.yaml` does not name is the method's published default, among it 2-4-6-8 experts from lower to
-                upper layers, two for each token. Seeds: {seeds}. A score is the mean over seeds, its error that over
+                `together.yaml` does not name is the method's published default, but molora has mosld's 2-4-6-8 experts
+                from lower to upper layers, which makes it MoLA; two experts for each token. Seeds: {seeds}. A score is
+                the mean over seeds, its error that over
                 rows; for the mean of the tasks ± is the standard deviation over seeds.
                 """
             ),
