@@ -49,8 +49,10 @@ def test_both_killed_during_training_and_nothing_is_lost(house, tmp_path) -> Non
     house.until(quiet, "done", "failed", seconds=150)
     assert house.job(quiet).state == "done", house.job(quiet)
 
-    house.wait(lambda: (found := house.attempts(killed)) and (found[-1].checkpoint_step or 0) >= 4, seconds=120)
-    pid = house.worker(killed)
+    pid = house.wait(lambda: (found := house.attempts(killed)) and found[-1].pid, seconds=120)
+    checkpoints = house.home.run(killed.run).checkpoints  # the folder is quicker than what the dispatcher reads of it
+    house.wait(lambda: any(checkpoints.glob("step-*")), seconds=120)
+    os.kill(pid, signal.SIGSTOP)  # it would end while the dispatcher dies
     dispatcher.kill()
     dispatcher.wait()
     os.kill(pid, signal.SIGKILL)
