@@ -43,7 +43,7 @@ def _role(role: Mapping[str, Any], columns: Sequence[str]) -> forms.Field:
         return forms.field(role, ROLE, type="text", reads="several", empty="negative, positive")
     if name == "first_choice":
         return forms.field(role, ROLE, label="first choice", optional=True, empty="found out")
-    if role["type"] == "json":
+    if role["type"] == "several":
         return forms.field(role, ROLE, type="several", reads="several", choices=list(columns), help=role["help"])
     return forms.field(role, ROLE, type="choice", reads="choice", choices=list(columns), optional=True)
 

@@ -28,7 +28,9 @@ def test_methods_are_compared_with_equal_settings():
     together = [one.spec for one in plan(SETTINGS["full"]) if "together" in one.spec.tags]
     plain = [spec.model_dump(mode="json") | {"name": "", "seed": 0} for spec in together]
     for spec in plain:
-        spec["method"].pop("name")
+        name = spec["method"].pop("name")
+        experts = spec["method"]["options"].pop("experts", None)
+        assert experts == ([2, 4, 6, 8] if name == "molora" else None)  # as many as mosld has by default
     assert all(spec == plain[0] for spec in plain)
 
 
