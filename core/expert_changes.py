@@ -44,11 +44,11 @@ def change(
     source, _ = expert_folder(row.id, home.runs)
     with tempfile.TemporaryDirectory(dir=home.cache, prefix="experts-") as temporary:
         target = Path(temporary) / "adapter"
-        arguments = {"folder": str(source), "task": task, "target": str(target)}
+        arguments = {"verb": verb, "folder": str(source), "task": task, "target": str(target)}
         if expert:
             folder, part = expert_folder(expert, home.runs)
-            arguments |= {"expert_folder": str(folder), "expert_task": part}
-        children.call("core.adapters.experts", f"{verb}_expert_of", **arguments)
+            arguments |= {"source": str(folder), "part": part}
+        children.call("core.adapters.experts", "change_expert", **arguments)
         said = f"{row.id}, {verb} {value}"
         options = {"base": row.base, "name": name or f"{row.name}, {verb} {task}"[:120], "origin": said}
         return transfer.import_adapter(str(target), home, records, **options)

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from ..errors import ConfigurationError
-from .cells import Cell
+from .cells import Cell, Linear
 from .folders import CONFIG, PREFIX, WEIGHTS, read_config
 from .peft_lora import cells_of_lora, renamed_from_lora
 
@@ -134,19 +134,13 @@ def add_expert(folder: str | Path, task: str, expert: Expert, target: str | Path
     return _write(target, config, _placed(config, grown, expert, len(config["tasks"]) - 1))
 
 
-def add_expert_of(folder: str, task: str, target: str, expert_folder: str, expert_task: str | None) -> None:
-    """``add_expert`` with names for everything, as a child process is asked."""
-    add_expert(folder, task, read_expert(expert_folder, expert_task), target)
-
-
-def replace_expert_of(folder: str, task: str, target: str, expert_folder: str, expert_task: str | None) -> None:
-    """``replace_expert`` with names for everything."""
-    replace_expert(folder, task, read_expert(expert_folder, expert_task), target)
-
-
-def remove_expert_of(folder: str, task: str, target: str) -> None:
-    """``remove_expert`` with names for everything."""
-    remove_expert(folder, task, target)
+def change_expert(verb: str, folder: str, task: str, target: str, source: str = "", part: str | None = None) -> None:
+    """``add``, ``replace`` or ``remove`` by name, as a child process is asked; the expert is read from ``source``."""
+    if verb == "remove":
+        remove_expert(folder, task, target)
+    else:
+        change = {"add": add_expert, "replace": replace_expert}[verb]
+        change(folder, task, read_expert(source, part), target)
 
 
 def _placed(config: dict[str, Any], tensors: dict[str, Tensor], expert: Expert, index: int) -> dict[str, Tensor]:
@@ -209,8 +203,6 @@ def _index(config: dict[str, Any], task: str, source: str) -> int:
 
 
 def _scaling(cells: Sequence[Cell], path: str) -> float:
-    from .cells import Linear
-
     linear = Linear(path, 0, 0)
     return next(cell.scaling for cell in cells if cell.matches(linear))
 

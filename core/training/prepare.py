@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from core.evaluation.batching import in_batches
 from core.jobs.sinks import Cancelled, Sink
 from core.training import checkpoints
 from core.training.clusters import k_means
+from core.training.experts import place_experts
 from core.training.trainer import restore_model
 
 if TYPE_CHECKING:
@@ -28,7 +30,10 @@ PHASE = "embedding prompts"
 
 @dataclass(frozen=True)
 class Setting:
-    """What a preparation works with. ``checkpoint``: where the run goes on from; None: it starts."""
+    """What a preparation works with. ``checkpoint``: where the run goes on from; None: it starts.
+
+    ``experts``: what a mixture of experts begins with: name, adapter folder, and a task where that holds several.
+    """
 
     model: PeftModel
     dataset: TaskDataset
@@ -38,6 +43,7 @@ class Setting:
     pad_id: int
     checkpoint: Path | None = None
     adapter: str = "default"
+    experts: Sequence[tuple[str, Path, str | None]] = ()
 
     @property
     def step(self) -> int:
@@ -130,4 +136,4 @@ def _tell_clusters(setting: Setting, found: int, wanted: int) -> None:
         setting.sink.emit("log", level="warning", message=message)
 
 
-PREPARATIONS = (cluster_prompts,)
+PREPARATIONS = (place_experts, cluster_prompts)

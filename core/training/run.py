@@ -26,7 +26,7 @@ from core.jobs.sinks import Cancelled, Sink
 from core.models import download_progress, load_base, pick_device, resolve_base
 from core.schema import RunSpec
 from core.training import checkpoints
-from core.training.experts import place_experts
+from core.training.experts import experts_of
 from core.training.loss import AnswerCollator
 from core.training.plan import Plan, RunOrder
 from core.training.prepare import Setting, prepare
@@ -90,12 +90,19 @@ def train_adapter(
     base = load_base(spec.model, device, folder=source)
     length = _length(spec, base, sink)
     model = attach(base, spec.method, tasks=[task.name for task in tasks], name=ADAPTER, seed=spec.seed)
-    if checkpoint is None:
-        place_experts(model, spec, folder, sink, experts)
     rows = Rows(spec, tasks, TextEncoder(source), length)
     dataset = TaskDataset(tasks, rows.encoder, "train", length)
-    size, pad_id = spec.evaluation.batch_size, rows.encoder.pad_id
-    prepare(Setting(model, dataset, sink, seed=spec.seed, batch_size=size, pad_id=pad_id, checkpoint=checkpoint))
+    setting = Setting(
+        model,
+        dataset,
+        sink,
+        seed=spec.seed,
+        batch_size=spec.evaluation.batch_size,
+        pad_id=rows.encoder.pad_id,
+        checkpoint=checkpoint,
+        experts=() if checkpoint else experts_of(spec, folder, experts),
+    )
+    prepare(setting)
     trainer = _trainer(rows, dataset, model, folder, sink, device)
     trainable, total = model.get_nb_trainable_parameters()
     sink.emit("started", step=step, device=device, versions=versions(), trainable=trainable, total=total)

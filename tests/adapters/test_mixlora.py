@@ -4,17 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import one_layer
 import pytest
 import torch
 from adapters_support import TASKS, batch, layers_of, made, tiny
 from adapters_support import Row as MatrixRow
-from torch import Tensor, nn
+from one_layer import parts
+from torch import Tensor
 
 from core.adapters.attach import attach, tape_of
 from core.adapters.cells import Cell, Linear, Site, plan
 from core.adapters.layer import MixtureLayer
-from core.adapters.modules.conditional import ConditionalGateModule
-from core.adapters.tape import Addressing, RoutingTape
+from core.adapters.tape import Addressing
 from core.errors import ConfigurationError
 from core.evaluation.view import select
 from core.schema import MethodSpec
@@ -32,19 +33,11 @@ def site_of(d: int = 16, o: int = 12, experts: int = 6, rank: int = 3, alpha: fl
 
 def layer_of(site: Site, warm: bool = True, seed: int = 0) -> MixtureLayer:
     """One adapted linear layer in float64; ``warm``: its up pool is away from zero."""
-    torch.manual_seed(seed)
-    built = MixtureLayer(nn.Linear(site.in_features, site.out_features), RoutingTape())
-    built._active_adapter = "default"
-    built.update_layer("default", site)
-    built.double()
+    built = one_layer.layer_of(site, seed)
     if warm:
         with torch.no_grad():
             built.tessera_up["default"].weight.normal_()
     return built
-
-
-def parts(built: MixtureLayer) -> tuple[nn.Module, ConditionalGateModule, nn.Module]:
-    return tuple(module["default"] for module in (built.tessera_down, built.tessera_gate, built.tessera_up))
 
 
 def delta(built: MixtureLayer, x: Tensor) -> Tensor:

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import one_layer
 import pytest
 import torch
 from adapters_support import TASKS, batch, gradients, layers_of, loss_of, made, tiny
 from adapters_support import Row as MatrixRow
-from torch import Tensor, nn
+from one_layer import parts
+from torch import Tensor
 from torch.nn import functional
 
 from core.adapters.attach import attach, tape_of
@@ -17,7 +19,7 @@ from core.adapters.cells import Cell, Linear, Site, plan
 from core.adapters.layer import MixtureLayer
 from core.adapters.losses import balance_loss
 from core.adapters.modules.contrastive import contrastive_loss, draw
-from core.adapters.tape import PAD, Addressing, RoutingTape
+from core.adapters.tape import PAD, Addressing
 from core.errors import ConfigurationError
 from core.schema import MethodSpec
 from tests.support.shapes import LLAMA2_7B, count
@@ -30,20 +32,12 @@ def site_of(d: int = 16, o: int = 12, experts: int = 8, rank: int = 4, top_k: in
 
 
 def layer_of(site: Site, warm: bool = True, seed: int = 0) -> MixtureLayer:
-    torch.manual_seed(seed)
-    built = MixtureLayer(nn.Linear(site.in_features, site.out_features), RoutingTape())
-    built._active_adapter = "default"
-    built.update_layer("default", site)
-    built.double()
+    built = one_layer.layer_of(site, seed)
     if warm:
         with torch.no_grad():
             built.tessera_up["default"].weight.normal_()
             built.tessera_gate["default"].weight.normal_()
     return built
-
-
-def parts(built: MixtureLayer) -> tuple[nn.Module, nn.Module, nn.Module]:
-    return tuple(module["default"] for module in (built.tessera_down, built.tessera_gate, built.tessera_up))
 
 
 def delta(built: MixtureLayer, x: Tensor) -> Tensor:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import one_layer
 import pytest
 import torch
 from adapters_support import TASKS, batch, layers_of, made, tiny, tiny_gpt2, warm_up
 from adapters_support import Row as MatrixRow
+from one_layer import parts
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -15,7 +17,7 @@ from core.adapters.attach import attach, load, save, tape_of
 from core.adapters.cells import Cell, Linear, Site, plan
 from core.adapters.layer import MixtureLayer
 from core.adapters.prelude import centroids_of, guided_slots
-from core.adapters.tape import Addressing, RoutingTape
+from core.adapters.tape import Addressing
 from core.errors import ConfigurationError
 from core.evaluation.view import select
 from core.schema import MethodSpec
@@ -36,21 +38,13 @@ def site_of(d: int = 6, o: int = 5, v1: int = 2, v2: int = 3, paired: bool = Tru
 
 def layer_of(site: Site, warm: bool = True, seed: int = 0) -> MixtureLayer:
     """One adapted linear layer in float64, every tensor away from its start."""
-    torch.manual_seed(seed)
-    built = MixtureLayer(nn.Linear(site.in_features, site.out_features), RoutingTape())
-    built._active_adapter = "default"
-    built.update_layer("default", site)
-    built.double()
+    built = one_layer.layer_of(site, seed)
     if warm:
         with torch.no_grad():
             for name, parameter in built.named_parameters():
                 if "tessera_" in name and not name.endswith(("mix", "gain")):
                     parameter.normal_()
     return built
-
-
-def parts(built: MixtureLayer) -> tuple[nn.Module, nn.Module, nn.Module]:
-    return tuple(module["default"] for module in (built.tessera_down, built.tessera_gate, built.tessera_up))
 
 
 def told(built: MixtureLayer, c: Tensor) -> MixtureLayer:
