@@ -1,0 +1,100 @@
+"""The frozen base with updates that can be exchanged between passes, and through which gradients flow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import PreTrainedModel
+
+from core.fusion.delta import Delta, Deltas
+
+
+class Updated(nn.Module):
+    """A projection of the base and the update that is added to it; None: none."""
+
+    def __init__(self, base: nn.Module) -> None:
+        super().__init__()
+        self.base = base
+        self.delta: Delta | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        result = self.base(x)
+        return result if self.delta is None else result + self.delta(x).to(result.dtype)
+
+
+class UpdatedEmbedding(Updated):
+    """As ``Updated``, for a table of tokens: the delta is (width, vocabulary)."""
+
+    def forward(self, ids: Tensor) -> Tensor:
+        result = self.base(ids)
+        if self.delta is None:
+            return result
+        if self.delta.down is None:
+            return result + functional.embedding(ids, self.delta.up.T).to(result.dtype)
+        return result + (functional.embedding(ids, self.delta.down.T) @ self.delta.up.T).to(result.dtype)
+
+
+class Candidate:
+    """A base in evaluation mode, frozen, whose chosen projections take updates.
+
+    Setting ``deltas`` changes what the next pass computes and nothing of the base; tensors in them may require
+    gradients. Where the output head is tied to the embedding, an update of the embedding is one of the head too.
+    """
+
+    def __init__(self, base: PreTrainedModel, paths: Sequence[str]) -> None:
+        self.model = base.eval().requires_grad_(False)
+        self.paths = list(paths)
+        self._layers: dict[str, Updated] = {}
+        modules = dict(base.named_modules())
+        table = base.get_input_embeddings()
+        for path in self.paths:
+            module = modules[path]
+            self._layers[path] = (UpdatedEmbedding if isinstance(module, nn.Embedding) else Updated)(module)
+            parent, _, name = path.rpartition(".")
+            setattr(modules[parent], name, self._layers[path])
+        head = base.get_output_embeddings()
+        self._tied: Updated | None = None
+        embedding = next((path for path in self.paths if modules[path] is table), None)
+        if embedding is not None and head is not None and head.weight is table.weight:
+            self._tied, self._table = Updated(head), embedding
+            base.set_output_embeddings(self._tied)
+
+    @property
+    def embeddings(self) -> list[str]:
+        """The paths that are tables of tokens."""
+        return [path for path, layer in self._layers.items() if isinstance(layer, UpdatedEmbedding)]
+
+    @property
+    def deltas(self) -> dict[str, Delta]:
+        return {path: layer.delta for path, layer in self._layers.items() if layer.delta is not None}
+
+    @deltas.setter
+    def deltas(self, deltas: Deltas) -> None:
+        if unknown := deltas.keys() - self._layers.keys():
+            raise KeyError(f"no place for {sorted(unknown)[0]}")
+        for path, layer in self._layers.items():
+            layer.delta = deltas.get(path)
+        if self._tied is not None:
+            delta = deltas.get(self._table)
+            self._tied.delta = None if delta is None else transposed(delta)
+
+    @contextmanager
+    def using(self, deltas: Deltas) -> Iterator[PreTrainedModel]:
+        """The model with these updates; those of before come back."""
+        before, self.deltas = self.deltas, deltas
+        try:
+            yield self.model
+        finally:
+            self.deltas = before
+
+    @property
+    def device(self) -> torch.device:
+        return self.model.device
+
+
+def transposed(delta: Delta) -> Delta:
+    return Delta(delta.up.T) if delta.down is None else Delta(delta.down.T, delta.up.T)

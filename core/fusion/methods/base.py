@@ -1,0 +1,44 @@
+"""What a fusion method is: options, a function that combines task vectors, and a description. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from core.schema import Spec
+
+if TYPE_CHECKING:
+    from core.fusion.setting import Fused, Setting
+
+
+@dataclass(frozen=True)
+class FusionMethod:
+    """A method of the literature. ``fuse`` imports torch when it is called.
+
+    ``learns``: it reads prompts of the tasks (never their answers), so every task needs rows in the split that its
+    option ``prompts`` names. ``badge``: a sentence that pages show wherever the paper had to be interpreted.
+    """
+
+    name: str
+    title: str
+    summary: str
+    source: str
+    options: type[FusionOptions]
+    fuse: Callable[[Setting, Any], Fused]
+    learns: bool = False
+    badge: str = ""
+
+
+class FusionOptions(Spec):
+    """What every fusion method lets its user choose."""
+
+    form: Literal["auto", "concatenated", "svd", "dense"] = Field(
+        "auto",
+        description="What is saved: factors side by side (exact for weighted sums of adapters), a truncated SVD with "
+        "its error, or whole matrices (exact). auto: factors where exact, whole matrices where a run is a full "
+        "fine-tune, else the SVD.",
+    )
+    rank: int | None = Field(None, ge=1, le=4096, description="Rank of the SVD; empty: the ranks of the runs together.")

@@ -1,0 +1,53 @@
+"""Weight averaging and task arithmetic: weighted sums of task vectors."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from pydantic import Field
+
+from .base import FusionMethod, FusionOptions
+
+if TYPE_CHECKING:
+    from core.fusion.setting import Fused, Setting
+
+
+class TaskArithmeticOptions(FusionOptions):
+    coefficient: float | None = Field(
+        None, description="Weight of every task vector; empty: 1, 0.5, 0.4 for one, two, three runs, 0.3 for more."
+    )
+    weights: list[float] = Field(
+        default_factory=list, description="A weight for each run in order, in place of the one coefficient."
+    )
+
+
+def average(setting: Setting, options: FusionOptions) -> Fused:
+    from ..combine import weighted
+
+    return weighted(setting, [1 / len(setting.vectors)] * len(setting.vectors))
+
+
+def task_arithmetic(setting: Setting, options: TaskArithmeticOptions) -> Fused:
+    from ..combine import weighted, weights_of
+
+    return weighted(setting, weights_of(options, setting.names))
+
+
+METHODS = (
+    FusionMethod(
+        name="average",
+        title="Weight averaging",
+        summary="The mean of the fine-tuned weights: every task vector counts 1/K.",
+        source="Wortsman et al. 2022 (model soups), arXiv:2203.05482",
+        options=FusionOptions,
+        fuse=average,
+    ),
+    FusionMethod(
+        name="task_arithmetic",
+        title="Task arithmetic",
+        summary="The base plus the sum of all task vectors, each times one coefficient.",
+        source="Ilharco et al. 2023, arXiv:2212.04089",
+        options=TaskArithmeticOptions,
+        fuse=task_arithmetic,
+    ),
+)
