@@ -120,14 +120,26 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         ``weights`` is (experts,), or (groups, experts) where several decisions stand beside each other.
         ``task``: the number of the task that down words with a part for each task are taken at.
         """
-        up = wide(self.tessera_up[adapter].experts())
+        up, down = self.factors(adapter, weights, task)
+        return up @ down
+
+    def factors(self, adapter: str, weights: Tensor | None = None, task: int | None = None) -> tuple[Tensor, Tensor]:
+        """``delta_weight`` as up (outputs, columns) times down (columns, inputs), the scaling in up.
+
+        Experts stand side by side; what all of them share stands there once, so that the columns stay few.
+        """
+        up = wide(self.tessera_up[adapter].experts()) * self.scaling[adapter]
         down = wide(self.tessera_down[adapter].experts(task)).to(up)
         experts = max(len(down), len(up))
-        down, up = down.expand(experts, -1, -1), up.expand(experts, -1, -1)
+        shares = up.new_ones(experts, up.shape[-1])  # of every expert in every rank
         if weights is not None:
             weights = weights.to(up).view(-1, experts)
-            up = up * weights.repeat_interleave(up.shape[-1] // len(weights), 0).t().unsqueeze(1)
-        return (up.transpose(0, 1).flatten(1) @ down.flatten(0, 1)) * self.scaling[adapter]
+            shares = weights.repeat_interleave(up.shape[-1] // len(weights), 0).t()
+        if len(down) == 1:
+            return (up * shares.unsqueeze(1)).sum(0), down[0]
+        if len(up) == 1:
+            return up[0], (down * shares.unsqueeze(2)).sum(0)
+        return (up * shares.unsqueeze(1)).transpose(0, 1).flatten(1), down.flatten(0, 1)
 
     @torch.no_grad()
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
