@@ -45,17 +45,51 @@ def merge_task(model: PeftModel, task: str, name: str = "default") -> nn.Module:
 
 def _gate_of(layer: MixtureLayer, name: str, path: str, task: int) -> Tensor | None:
     """The weights of a layer's experts on a task; None where they are only added up."""
-    if name not in layer.slots:
-        return None
-    weights, site = layer.tessera_gate[name].of_task(task), layer.sites[name]
-    if weights is None:
-        if site.experts == 1 and site.gate.sums_to_one:
-            return None
+    weights = task_gate(layer, name, task)
+    if weights is None and not always_all(layer, name):
         raise ConfigurationError(
-            f"The gate {site.gate.word} of {path} looks at more than the task, so no single weight equals it on one.",
+            f"The gate {layer.sites[name].gate.word} of {path} looks at more than the task, so no single weight equals "
+            "it on one.",
             "Keep it as an adapter.",
         )
     return weights
+
+
+def task_gate(layer: MixtureLayer, name: str, task: int) -> Tensor | None:
+    """The weights (experts,) of a layer's experts on a task; None where its gate looks at more than the task."""
+    return layer.tessera_gate[name].of_task(task) if name in layer.slots else None
+
+
+def always_all(layer: MixtureLayer, name: str) -> bool:
+    """Whether a layer's experts are only added up, whatever it sees."""
+    site = layer.sites[name]
+    return name not in layer.slots or (site.experts == 1 and site.gate.sums_to_one)
+
+
+def mean_gates(
+    layer: MixtureLayer, name: str, path: str, snapshot: RoutingSnapshot, task: str | None = None
+) -> Tensor | None:
+    """The mean gates of a layer, (parts, experts), over the snapshot's roles and its tasks, or ``task`` alone.
+
+    Weighed by their counts; None for a layer without a gate.
+
+    Raises:
+        ConfigurationError: the snapshot knows nothing of this gate, or its mean says nothing.
+    """
+    if name not in layer.slots:
+        return None
+    site = layer.sites[name]
+    if site.gate.pairs_factors:
+        raise ConfigurationError(
+            f"The gate {site.gate.word} of {path} pairs factors anew each time, so its mean weighs none.",
+            "Keep it as an adapter.",
+        )
+    path = site.leader if site.gate.scope == "block" else path
+    places = [index for index, recorded in enumerate(snapshot.sites) if recorded.name == path]
+    if not places:
+        raise ConfigurationError(f"The snapshot holds no gates for {path}.", "Record it with this very adapter.")
+    tasks = [snapshot.tasks.index(task)] if task in snapshot.tasks else slice(None)
+    return torch.from_numpy(np.stack([_mean_gate(snapshot, index, tasks) for index in places]))
 
 
 def merge_mean_gates(model: PeftModel, snapshot: RoutingSnapshot, name: str = "default") -> nn.Module:
@@ -63,36 +97,18 @@ def merge_mean_gates(model: PeftModel, snapshot: RoutingSnapshot, name: str = "d
 
     This is an approximation: compare its loss with the adapter's before using it. The model given is used up.
     """
-    recorded: dict[str, list[int]] = {}
-    for index, site in enumerate(snapshot.sites):
-        recorded.setdefault(site.name, []).append(index)
+    layers = [(path, layer) for path, layer in mixture_layers(model) if name in layer.scaling]
     with torch.no_grad():
-        for path, layer in mixture_layers(model):
-            if name not in layer.scaling:
-                continue
-            weights = None
-            if name in layer.slots:
-                site = layer.sites[name]
-                if site.gate.pairs_factors:
-                    raise ConfigurationError(
-                        f"The gate {site.gate.word} of {path} pairs factors anew each time, so its mean weighs none.",
-                        "Keep it as an adapter.",
-                    )
-                path = site.leader if site.gate.scope == "block" else path
-                if path not in recorded:
-                    raise ConfigurationError(
-                        f"The snapshot holds no gates for {path}.", "Record it with this very adapter."
-                    )
-                means = [_mean_gate(snapshot, index) for index in recorded[path]]
-                weights = torch.from_numpy(np.stack(means))
-            layer.add_to_base(layer.delta_weight(name, weights), check=True)
+        weights = [mean_gates(layer, name, path, snapshot) for path, layer in layers]
+        for (_, layer), gate in zip(layers, weights, strict=True):
+            layer.add_to_base(layer.delta_weight(name, gate), check=True)
     return model.unload()
 
 
-def _mean_gate(snapshot: RoutingSnapshot, site: int) -> np.ndarray:
+def _mean_gate(snapshot: RoutingSnapshot, site: int, tasks: list[int] | slice) -> np.ndarray:
     experts = snapshot.sites[site].experts
-    gates = snapshot.mean_gate[:, :, site, :experts].reshape(-1, experts)
-    count = snapshot.count[:, :, site].reshape(-1)
+    gates = snapshot.mean_gate[:, tasks, site, :experts].reshape(-1, experts)
+    count = snapshot.count[:, tasks, site].reshape(-1)
     if not count.sum():
         raise ConfigurationError(
             f"The snapshot counted nothing at {snapshot.sites[site].name}.", "Record some batches first."
