@@ -1,16 +1,34 @@
-"""Ways to combine task vectors that learn nothing. Where PEFT has the function, PEFT computes it."""
+"""Ways to combine task vectors that learn nothing. Where PEFT has the function, PEFT computes it.
+
+Sums of adapters stay factors. All else is computed on whole updates, never on the factors: entries of A and B mean
+nothing across adapters (``B A = (B M)(M^-1 A)``), and ``combination_type="linear"`` of PEFT, which sums A and B each by
+itself, is no task arithmetic.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+import torch
+from peft.utils.merge_utils import calculate_majority_sign_mask, disjoint_merge, task_arithmetic
+from torch import Tensor
 
 from core.errors import ConfigurationError
 from core.fusion.delta import Delta, TaskVector, paths_of, total
 from core.fusion.setting import Fused, Setting
+from core.fusion.trimming import above, dropped, largest, magnitude_at
 
 if TYPE_CHECKING:
+    from core.fusion.methods.base import FusionOptions
+    from core.fusion.methods.dare import DareOptions, DareTiesOptions
+    from core.fusion.methods.magnitude_prune import MagnitudePruneOptions
     from core.fusion.methods.task_arithmetic import TaskArithmeticOptions
+    from core.fusion.methods.ties import TiesOptions
+
+Thin = Callable[[int, str, Tensor], Tensor]  # number of the run, path, its update -> what is left of it
+Merge = Callable[[list[Tensor], Tensor], Tensor]  # an update of each run, their weights -> one update
 
 
 def default_coefficient(runs: int) -> float:
@@ -18,10 +36,11 @@ def default_coefficient(runs: int) -> float:
     return {1: 1.0, 2: 0.5, 3: 0.4}.get(runs, 0.3)
 
 
-def weights_of(options: TaskArithmeticOptions, names: Sequence[str]) -> list[float]:
+def weights_of(options: TaskArithmeticOptions, names: Sequence[str], default: float | None = None) -> list[float]:
+    """A weight for each run: the ones given, else the one coefficient, else ``default``."""
     if not options.weights:
-        given = options.coefficient
-        return [default_coefficient(len(names)) if given is None else given] * len(names)
+        usual = default_coefficient(len(names)) if default is None else default
+        return [usual if options.coefficient is None else options.coefficient] * len(names)
     if len(options.weights) != len(names):
         raise ConfigurationError(
             f"method.options.weights has {len(options.weights)} weights for {len(names)} runs ({', '.join(names)}).",
@@ -41,4 +60,130 @@ def weighted_sum(vectors: Sequence[TaskVector], weights: Sequence[float]) -> dic
 
 
 def weighted(setting: Setting, weights: Sequence[float]) -> Fused:
+    """The weighted sum of the runs' task vectors."""
+    setting.check()
+    _say(setting, weights)
     return Fused(weighted_sum(setting.vectors, weights), facts={"weights": list(weights)})
+
+
+def magnitude_prune(setting: Setting, options: MagnitudePruneOptions) -> Fused:
+    """The weighted sum of what is left when the smallest entries are taken away; nothing is rescaled."""
+    weights = weights_of(options, setting.names)
+    fused = _each(setting, options, weights, _trimming(setting, options), _sum)
+    _say(setting, weights)
+    return Fused(fused, facts={"weights": weights})
+
+
+def ties(setting: Setting, options: TiesOptions) -> Fused:
+    """Trim, elect a sign for every entry, merge what has it (Yadav et al. 2023, algorithm 1)."""
+    weights = weights_of(options, setting.names, _usual(options))
+    fused = _each(setting, options, weights, _trimming(setting, options), _agreeing(options))
+    return Fused(fused, facts={"weights": weights})
+
+
+def dare_linear(setting: Setting, options: DareOptions) -> Fused:
+    """The weighted sum of updates that are dropped at random and rescaled."""
+    weights = weights_of(options, setting.names)
+    with _drawing(setting):
+        fused = _each(setting, options, weights, lambda run, path, tensor: dropped(tensor, options.density), _sum)
+    _say(setting, weights)
+    return Fused(fused, facts={"weights": weights, "seed": setting.seed})
+
+
+def dare_ties(setting: Setting, options: DareTiesOptions) -> Fused:
+    """Random dropping in place of the trimming of TIES."""
+    weights = weights_of(options, setting.names, _usual(options))
+    with _drawing(setting):
+        kept = _each(
+            setting, options, weights, lambda run, path, tensor: dropped(tensor, options.density), _agreeing(options)
+        )
+    return Fused(kept, facts={"weights": weights, "seed": setting.seed})
+
+
+def elected(tensors: list[Tensor], weights: Tensor, merge: str = "mean", majority: str = "total") -> Tensor:
+    """Per entry, the updates that have the majority's sign: their weighted sum, or that divided by their number.
+
+    The vote is unweighted and a tie counts as positive, as in PEFT; entries that are zero neither vote nor count. So
+    a weight scales what a run adds and does not move the mean's divisor.
+    """
+    stacked = torch.stack(tensors)
+    chosen = calculate_majority_sign_mask(stacked, method=majority)
+    scaled = stacked * weights.view(-1, *[1] * (stacked.dim() - 1))
+    return disjoint_merge(scaled, chosen) if merge == "mean" else (scaled * chosen).sum(0)
+
+
+def _usual(options: TiesOptions | DareTiesOptions) -> float:
+    """A mean of runs may count fully, a sum of them may not."""
+    return 1.0 if options.merge == "mean" else 0.3
+
+
+def _sum(tensors: list[Tensor], weights: Tensor) -> Tensor:
+    return task_arithmetic(tensors, weights)
+
+
+def _agreeing(options: TiesOptions | DareTiesOptions) -> Merge:
+    return lambda tensors, weights: elected(tensors, weights, options.merge, options.majority_sign)
+
+
+def _each(setting: Setting, options: FusionOptions, weights: Sequence[float], thin: Thin, merge: Merge) -> dict:
+    """``merge`` of the thinned whole updates of every projection, one projection at a time on the device."""
+    if options.form == "concatenated":
+        raise ConfigurationError(
+            f"{setting.spec.method.name} changes single entries, so its result is no sum of the runs' factors.",
+            "Choose the form svd or dense, or leave it at auto.",
+        )
+    paths, fused = paths_of(setting.vectors), {}
+    factors = torch.tensor(weights, dtype=torch.float32, device=setting.device)
+    with torch.no_grad():
+        for number, path in enumerate(paths):
+            setting.check()
+            tensors = [thin(run, path, tensor) for run, tensor in enumerate(_dense(setting, path))]
+            fused[path] = Delta(merge(tensors, factors).cpu())
+            setting.sink.emit("progress", step=number + 1, total=len(paths), phase="fusing", seconds_left=None)
+    return fused
+
+
+def _dense(setting: Setting, path: str) -> list[Tensor]:
+    """Every run's whole update of a projection, on the device; zeros where it has none."""
+    shape = next(vector.deltas[path].shape for vector in setting.vectors if path in vector.deltas)
+    return [
+        vector.deltas[path].to(setting.device).dense()
+        if path in vector.deltas
+        else torch.zeros(shape, device=setting.device)
+        for vector in setting.vectors
+    ]
+
+
+def _trimming(setting: Setting, options: TiesOptions | MagnitudePruneOptions) -> Thin:
+    """Largest entries: of each projection, or of a whole run, in which a projection it does not touch is all zeros."""
+    if options.trim == "tensor" or options.density >= 1:
+        return lambda run, path, tensor: largest(tensor, options.density)
+    shapes = {path: vector.deltas[path].shape for vector in setting.vectors for path in vector.deltas}
+    keep = max(1, int(options.density * sum(rows * columns for rows, columns in shapes.values())))
+    limits = []
+    for vector in setting.vectors:
+        setting.check()
+        limits.append(_limit(vector, keep, setting.device))
+    return lambda run, path, tensor: above(tensor, limits[run])
+
+
+@torch.no_grad()
+def _limit(vector: TaskVector, keep: int, device: str) -> float:
+    """The smallest magnitude that is kept of a run; 0 where it has fewer entries than may be kept."""
+    if keep >= sum(rows * columns for rows, columns in (delta.shape for delta in vector.deltas.values())):
+        return 0.0
+    return magnitude_at(lambda: (delta.to(device).dense() for delta in vector.deltas.values()), keep)
+
+
+@contextmanager
+def _drawing(setting: Setting) -> Iterator[None]:
+    """Draws from the run's seed, the same each time on one kind of device, and leaves the caller's state alone."""
+    device = torch.device(setting.device)
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(setting.seed)
+        yield
+
+
+def _say(setting: Setting, weights: Sequence[float]) -> None:
+    rows = [[name, weight] for name, weight in zip(setting.names, weights, strict=True)]
+    setting.table("coefficients", ["run", "all"], rows)
