@@ -7,7 +7,7 @@ from typing import Any
 
 from core.errors import ConfigurationError
 
-LISTS = ("names", "integers", "ranges", "several")
+LISTS = ("names", "integers", "ranges", "several", "numbers")
 YES = ("true", "yes", "on", "1")
 
 Field = dict[str, Any]
@@ -16,7 +16,7 @@ Field = dict[str, Any]
 def field(option: Mapping[str, Any], prefix: str = "", **more: Any) -> Field:
     """A form's field from an option as the catalogue describes it; ``more`` overrides."""
     kind = option["type"]
-    shown = dict.fromkeys(("names", "integers", "ranges", "several", "json"), "text").get(kind, kind)
+    shown = dict.fromkeys(("names", "integers", "ranges", "several", "numbers", "json"), "text").get(kind, kind)
     return {
         "name": f"{prefix}{option['name']}",
         "label": option["name"].replace("_", " "),
@@ -106,7 +106,9 @@ def _list(one: Field, kind: str, raw: Any) -> Any:
     parts = [str(part).strip() for part in (raw if isinstance(raw, list) else str(raw or "").split(","))]
     parts = [part for part in parts if part]
     if not parts:
-        return [] if kind == "several" else None
+        return [] if kind in ("several", "numbers") else None
+    if kind == "numbers":
+        return [_number(one, part, whole=False) for part in parts]
     if kind == "several":
         return parts
     if kind == "names":

@@ -108,7 +108,8 @@ def options_of(model: type[BaseModel]) -> list[dict[str, Any]]:
     """The fields of a pydantic model: name, type, default and bounds (both in words too), help, choices and unit.
 
     ``type`` is one of integer, number, text, boolean, choice, names (one or several), integers (one or several),
-    ranges, several (a list of texts), cells, word or json; ``optional`` says whether the value may be left empty.
+    ranges, several (a list of texts), numbers (a list), cells, word or json; ``optional`` says whether the value may
+    be left empty.
     """
     return [_option(name, field) for name, field in model.model_fields.items()]
 
@@ -170,6 +171,8 @@ def _kind(annotation: Any) -> tuple[str, list[Any]]:
         return "ranges", []
     if annotation == list[str]:
         return "several", []
+    if annotation == list[float]:
+        return "numbers", []
     if annotation == list[Cell]:
         return "cells", []
     if isinstance(annotation, type) and getattr(annotation, "part", None) in WORDS:
