@@ -15,19 +15,18 @@ import torch
 from peft.utils.merge_utils import calculate_majority_sign_mask, disjoint_merge, task_arithmetic
 from torch import Tensor
 
-from core.errors import ConfigurationError
 from core.fusion.delta import Delta, TaskVector, paths_of, total
+from core.fusion.methods.task_arithmetic import check_weights
 from core.fusion.setting import Fused, Setting
 from core.fusion.trimming import above, dropped, largest, magnitude_at
 
 if TYPE_CHECKING:
-    from core.fusion.methods.base import FusionOptions
     from core.fusion.methods.dare import DareOptions, DareTiesOptions
     from core.fusion.methods.magnitude_prune import MagnitudePruneOptions
     from core.fusion.methods.task_arithmetic import TaskArithmeticOptions
     from core.fusion.methods.ties import TiesOptions
 
-Thin = Callable[[int, str, Tensor], Tensor]  # number of the run, path, its update -> what is left of it
+Thin = Callable[[int, Tensor], Tensor]  # number of the run, its update -> what is left of it
 Merge = Callable[[list[Tensor], Tensor], Tensor]  # an update of each run, their weights -> one update
 
 
@@ -38,15 +37,9 @@ def default_coefficient(runs: int) -> float:
 
 def weights_of(options: TaskArithmeticOptions, names: Sequence[str], default: float | None = None) -> list[float]:
     """A weight for each run: the ones given, else the one coefficient, else ``default``."""
-    if not options.weights:
-        usual = default_coefficient(len(names)) if default is None else default
-        return [usual if options.coefficient is None else options.coefficient] * len(names)
-    if len(options.weights) != len(names):
-        raise ConfigurationError(
-            f"method.options.weights has {len(options.weights)} weights for {len(names)} runs ({', '.join(names)}).",
-            "Give one for each run, in their order, or leave it empty and set coefficient.",
-        )
-    return options.weights
+    check_weights(options, names)
+    usual = default_coefficient(len(names)) if default is None else default
+    return options.weights or [usual if options.coefficient is None else options.coefficient] * len(names)
 
 
 def weighted_sum(vectors: Sequence[TaskVector], weights: Sequence[float]) -> dict[str, Delta]:
@@ -69,7 +62,7 @@ def weighted(setting: Setting, weights: Sequence[float]) -> Fused:
 def magnitude_prune(setting: Setting, options: MagnitudePruneOptions) -> Fused:
     """The weighted sum of what is left when the smallest entries are taken away; nothing is rescaled."""
     weights = weights_of(options, setting.names)
-    fused = _each(setting, options, weights, _trimming(setting, options), _sum)
+    fused = _each(setting, weights, _trimming(setting, options), task_arithmetic)
     _say(setting, weights)
     return Fused(fused, facts={"weights": weights})
 
@@ -77,7 +70,7 @@ def magnitude_prune(setting: Setting, options: MagnitudePruneOptions) -> Fused:
 def ties(setting: Setting, options: TiesOptions) -> Fused:
     """Trim, elect a sign for every entry, merge what has it (Yadav et al. 2023, algorithm 1)."""
     weights = weights_of(options, setting.names, _usual(options))
-    fused = _each(setting, options, weights, _trimming(setting, options), _agreeing(options))
+    fused = _each(setting, weights, _trimming(setting, options), _agreeing(options))
     return Fused(fused, facts={"weights": weights})
 
 
@@ -85,7 +78,7 @@ def dare_linear(setting: Setting, options: DareOptions) -> Fused:
     """The weighted sum of updates that are dropped at random and rescaled."""
     weights = weights_of(options, setting.names)
     with _drawing(setting):
-        fused = _each(setting, options, weights, lambda run, path, tensor: dropped(tensor, options.density), _sum)
+        fused = _each(setting, weights, _dropping(options), task_arithmetic)
     _say(setting, weights)
     return Fused(fused, facts={"weights": weights, "seed": setting.seed})
 
@@ -94,10 +87,8 @@ def dare_ties(setting: Setting, options: DareTiesOptions) -> Fused:
     """Random dropping in place of the trimming of TIES."""
     weights = weights_of(options, setting.names, _usual(options))
     with _drawing(setting):
-        kept = _each(
-            setting, options, weights, lambda run, path, tensor: dropped(tensor, options.density), _agreeing(options)
-        )
-    return Fused(kept, facts={"weights": weights, "seed": setting.seed})
+        fused = _each(setting, weights, _dropping(options), _agreeing(options))
+    return Fused(fused, facts={"weights": weights, "seed": setting.seed})
 
 
 def elected(tensors: list[Tensor], weights: Tensor, merge: str = "mean", majority: str = "total") -> Tensor:
@@ -117,27 +108,18 @@ def _usual(options: TiesOptions | DareTiesOptions) -> float:
     return 1.0 if options.merge == "mean" else 0.3
 
 
-def _sum(tensors: list[Tensor], weights: Tensor) -> Tensor:
-    return task_arithmetic(tensors, weights)
-
-
 def _agreeing(options: TiesOptions | DareTiesOptions) -> Merge:
     return lambda tensors, weights: elected(tensors, weights, options.merge, options.majority_sign)
 
 
-def _each(setting: Setting, options: FusionOptions, weights: Sequence[float], thin: Thin, merge: Merge) -> dict:
+def _each(setting: Setting, weights: Sequence[float], thin: Thin, merge: Merge) -> dict[str, Delta]:
     """``merge`` of the thinned whole updates of every projection, one projection at a time on the device."""
-    if options.form == "concatenated":
-        raise ConfigurationError(
-            f"{setting.spec.method.name} changes single entries, so its result is no sum of the runs' factors.",
-            "Choose the form svd or dense, or leave it at auto.",
-        )
     paths, fused = paths_of(setting.vectors), {}
     factors = torch.tensor(weights, dtype=torch.float32, device=setting.device)
     with torch.no_grad():
         for number, path in enumerate(paths):
             setting.check()
-            tensors = [thin(run, path, tensor) for run, tensor in enumerate(_dense(setting, path))]
+            tensors = [thin(run, tensor) for run, tensor in enumerate(_dense(setting, path))]
             fused[path] = Delta(merge(tensors, factors).cpu())
             setting.sink.emit("progress", step=number + 1, total=len(paths), phase="fusing", seconds_left=None)
     return fused
@@ -154,17 +136,21 @@ def _dense(setting: Setting, path: str) -> list[Tensor]:
     ]
 
 
+def _dropping(options: DareOptions | DareTiesOptions) -> Thin:
+    return lambda run, tensor: dropped(tensor, options.density)
+
+
 def _trimming(setting: Setting, options: TiesOptions | MagnitudePruneOptions) -> Thin:
     """Largest entries: of each projection, or of a whole run, in which a projection it does not touch is all zeros."""
     if options.trim == "tensor" or options.density >= 1:
-        return lambda run, path, tensor: largest(tensor, options.density)
+        return lambda run, tensor: largest(tensor, options.density)
     shapes = {path: vector.deltas[path].shape for vector in setting.vectors for path in vector.deltas}
     keep = max(1, int(options.density * sum(rows * columns for rows, columns in shapes.values())))
     limits = []
     for vector in setting.vectors:
         setting.check()
         limits.append(_limit(vector, keep, setting.device))
-    return lambda run, path, tensor: above(tensor, limits[run])
+    return lambda run, tensor: above(tensor, limits[run])
 
 
 @torch.no_grad()

@@ -82,7 +82,7 @@ def _shell(source: Source, model: ModelSpec) -> tuple[PeftModel, list[str]]:
             f"{source.name} is a {data.get('method') or data['peft_type']} adapter, which is no sum of matrices.",
             "Fuse runs of other methods: lora, full, or a mixture.",
         )
-    adapted = add(_bare(model), config, NAME)
+    adapted = add(bare_base(model), config, NAME)
     places = adapter_tensors(adapted, NAME)
     wrong = [key for key in places.keys() | tensors.keys() if _shape(places, key) != _shape(tensors, key)]
     if wrong:
@@ -104,8 +104,8 @@ def _shape(tensors: dict[str, Tensor], key: str) -> torch.Size | None:
     return tensors[key].shape if key in tensors else None
 
 
-def _bare(model: ModelSpec) -> PreTrainedModel:
-    """The base on the meta device."""
+def bare_base(model: ModelSpec) -> PreTrainedModel:
+    """The base on the meta device: shapes without weights."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
     trust = model.trust_remote_code

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.adapters.cells import Cell
 from core.adapters.config import MixtureConfig
@@ -20,7 +20,8 @@ from core.adapters.folders import PREFIX, WEIGHTS
 from core.errors import ConfigurationError
 from core.fusion.delta import Delta, TaskVector, paths_of
 from core.fusion.methods.base import FusionOptions
-from core.fusion.setting import Fused
+from core.fusion.read import bare_base
+from core.fusion.setting import Fused, Setting
 from core.models import resolve_base
 from core.schema import RunSpec
 
@@ -36,35 +37,26 @@ class FormRow:
     relative_error: float
 
 
-def save(
-    fused: Fused,
-    folder: Path,
-    spec: RunSpec,
-    options: FusionOptions,
-    *,
-    tasks: Sequence[str],
-    ranks: Mapping[str, int],
-    dense_sources: bool = False,
-    embeddings: Collection[str] = (),
-    device: str = "cpu",
-) -> list[FormRow]:
-    """Replace ``folder`` as a whole by an adapter that adds the fused deltas; returns what saving lost.
+def save(fused: Fused, setting: Setting, options: FusionOptions) -> list[FormRow]:
+    """Replace the run's adapter as a whole by one that adds the fused deltas; says and returns what saving lost.
 
-    ``ranks`` (see ``ranks_of``) are those of an SVD whose rank is not chosen, and ``dense_sources`` says that a fused
-    run was a full fine-tune: then ``auto`` keeps whole matrices. ``embeddings`` are paths of tables of tokens, saved
-    whole always. The SVDs are computed on ``device``.
+    Where runs are full fine-tunes, ``auto`` keeps whole matrices. Tables of tokens are saved whole always.
 
     Raises:
         ConfigurationError: factors were asked for where the fused model has none.
     """
+    ranks, whole = ranks_of(setting.vectors), has_dense(setting.vectors)
+    tables = _tables(setting.spec) if options.form != "dense" else ()
     kept, rows = {}, []
     with torch.no_grad():
         for path, delta in fused.deltas.items():
-            form = "dense" if path in embeddings else _form(path, delta, options, dense_sources)
-            rank = options.rank or ranks.get(path, min(delta.shape))
-            kept[path] = _formed(delta.to(device, torch.float32), form, rank).to("cpu")
-            rows.append(FormRow(path, _rank(kept[path]), _error(delta, kept[path], form, device)))
-    _write(folder, kept, _config(fused, spec, options, tasks, kept))
+            form = "dense" if path in tables else _form(path, delta, options, whole)
+            delta = delta.to(setting.device, torch.float32)
+            kept[path] = _formed(delta, form, options.rank or ranks[path])
+            rows.append(FormRow(path, _rank(kept[path]), _error(delta, kept[path], form)))
+            kept[path] = kept[path].to("cpu")
+    _write(setting.folder.adapter, kept, _config(fused, setting, options, kept))
+    setting.table("form", [field.name for field in fields(FormRow)], [astuple(row) for row in rows], fused.step)
     return rows
 
 
@@ -131,18 +123,20 @@ def _rank(delta: Delta) -> int | None:
     return delta.up.shape[1] if delta.low_rank else None
 
 
-def _error(delta: Delta, kept: Delta, form: str, device: str) -> float:
+def _tables(spec: RunSpec) -> set[str]:
+    return {name for name, module in bare_base(spec.model).named_modules() if isinstance(module, nn.Embedding)}
+
+
+def _error(delta: Delta, kept: Delta, form: str) -> float:
     """Of what was kept against the whole update, measured; the exact forms lose nothing."""
     if form != "svd":
         return 0.0
-    whole = delta.to(device).dense()
+    whole = delta.dense()
     norm = whole.norm().item()
-    return (kept.to(device).dense() - whole).norm().item() / norm if norm else 0.0
+    return (kept.dense() - whole).norm().item() / norm if norm else 0.0
 
 
-def _config(
-    fused: Fused, spec: RunSpec, options: FusionOptions, tasks: Sequence[str], kept: Mapping[str, Delta]
-) -> MixtureConfig:
+def _config(fused: Fused, setting: Setting, options: FusionOptions, kept: Mapping[str, Delta]) -> MixtureConfig:
     """One cell for every rank and one for the whole matrices, each scaled by 1."""
     groups: dict[int | None, list[str]] = {}
     for path, delta in kept.items():
@@ -154,13 +148,13 @@ def _config(
     said: dict[str, Any] = options.model_dump(mode="json") | fused.facts
     config = MixtureConfig(
         task_type="CAUSAL_LM",
-        method=spec.method.name,
+        method=setting.spec.method.name,
         options=said,
         cells=[cell.model_dump(mode="json") for cell in cells],
-        tasks=list(tasks),
+        tasks=[task.name for task in setting.tasks],
         inference_mode=True,
     )
-    config.base_model_name_or_path = str(resolve_base(spec.model))
+    config.base_model_name_or_path = str(resolve_base(setting.spec.model))
     return config
 
 

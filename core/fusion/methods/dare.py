@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from .base import FusionMethod
-from .task_arithmetic import TaskArithmeticOptions
+from .task_arithmetic import TaskArithmeticOptions, check_entries
 from .ties import ElectionOptions
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ METHODS = (
         source="Yu et al. 2024, arXiv:2311.03099",
         options=DareOptions,
         fuse=dare_linear,
+        check=check_entries,
     ),
     FusionMethod(
         name="dare_ties",
@@ -56,5 +57,6 @@ METHODS = (
         source="Yu et al. 2024, arXiv:2311.03099",
         options=DareTiesOptions,
         fuse=dare_ties,
+        check=check_entries,
     ),
 )

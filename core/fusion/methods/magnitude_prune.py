@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import Field
 
 from .base import FusionMethod
-from .task_arithmetic import TaskArithmeticOptions
+from .task_arithmetic import TaskArithmeticOptions, check_entries
 from .ties import Trim
 
 if TYPE_CHECKING:
@@ -35,5 +35,6 @@ METHODS = (
         source="the weighted-adapter combination magnitude_prune of PEFT",
         options=MagnitudePruneOptions,
         fuse=magnitude_prune,
+        check=check_entries,
     ),
 )

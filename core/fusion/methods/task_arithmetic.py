@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from pydantic import Field
 
+from core.errors import ConfigurationError
+
 from .base import FusionMethod, FusionOptions
 
 if TYPE_CHECKING:
+    from core.data.tasks import Task
     from core.fusion.setting import Fused, Setting
 
 
@@ -19,6 +23,26 @@ class TaskArithmeticOptions(FusionOptions):
     weights: list[float] = Field(
         default_factory=list, description="A weight for each run in order, in place of the one coefficient."
     )
+
+
+def check_weights(options: TaskArithmeticOptions, names: Sequence[str], tasks: Sequence[Task] = ()) -> None:
+    """Raises ConfigurationError where the weights are not one for each run."""
+    if options.weights and len(options.weights) != len(names):
+        raise ConfigurationError(
+            f"method.options.weights has {len(options.weights)} weights for {len(names)} runs ({', '.join(names)}).",
+            "Give one for each run, in their order, or leave it empty and set coefficient.",
+        )
+
+
+def check_entries(options: TaskArithmeticOptions, names: Sequence[str], tasks: Sequence[Task] = ()) -> None:
+    """For methods that change single entries; raises ConfigurationError too where factors are asked for."""
+    check_weights(options, names)
+    if options.form == "concatenated":
+        raise ConfigurationError(
+            "method.options.form is concatenated, but a method that changes single entries gives no sum of the runs' "
+            "factors.",
+            "Choose svd or dense, or leave it at auto.",
+        )
 
 
 def average(setting: Setting, options: FusionOptions) -> Fused:
@@ -49,5 +73,6 @@ METHODS = (
         source="Ilharco et al. 2023, arXiv:2212.04089",
         options=TaskArithmeticOptions,
         fuse=task_arithmetic,
+        check=check_weights,
     ),
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from .base import FusionMethod
-from .task_arithmetic import TaskArithmeticOptions
+from .task_arithmetic import TaskArithmeticOptions, check_entries
 
 if TYPE_CHECKING:
     from core.fusion.setting import Fused, Setting
@@ -53,5 +53,6 @@ METHODS = (
         source="Yadav et al. 2023, arXiv:2306.01708",
         options=TiesOptions,
         fuse=ties,
+        check=check_entries,
     ),
 )
