@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from app.commands import data, design, models, results, runs, system
+from app.commands import data, design, fusion, models, results, runs, system
 from app.commands.common import Session, stop_quietly
 from core.errors import StudioError
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for module in (system, data, design, runs, results, models):
+for module in (system, data, design, runs, fusion, results, models):
     module.register(app)
 
 

@@ -47,7 +47,7 @@ def compare(
     return build(
         columns,
         {row.id: [score for score in found if score.run == row.id] for row in rows},
-        lambda score: _predictions(home.run(score.run).predictions / Path(score.predictions or "").name),
+        lambda score: predictions(home.run(score.run).predictions / Path(score.predictions or "").name),
         baseline=baseline,
         settings=_settings(rows, columns, group_seeds, every_setting),
         metric=metric,
@@ -84,7 +84,7 @@ def _settings(
     }
 
 
-def _predictions(path: Path) -> Predictions:
+def predictions(path: Path) -> Predictions:
     """As ``read_predictions``; the files of the last comparisons stay in memory, since pages ask for them again."""
     return _read_once(path, path.stat().st_mtime_ns if path.is_file() else 0)
 

@@ -1,4 +1,4 @@
-"""Training in this process: no dispatcher, no database, only torch and a folder."""
+"""Training or fusing in this process: no dispatcher, no database, only torch and a folder."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from core.adapters.folders import CONFIG
 from core.errors import ConfigurationError, StudioError
 from core.home import Home, RunFolder, read_json, write_json
 from core.jobs.sinks import FileSink, Tee, TerminalSink
+from core.pipelines import kind_of
 from core.planning import Plan
 from core.schema import RunSpec
 
@@ -35,19 +36,19 @@ def train(plan: Plan, home: Home, out: Path | None = None, first: Sequence[Plan]
     write_json(folder.spec, plan.spec.model_dump(mode="json"))
     experts = [_expert(one, home, folder.root / "experts" / str(number)) for number, one in enumerate(first)]
     job = _job(folder, home, plan.spec, resume) | {"arguments": {"experts": experts} if experts else {}}
-    write_json(folder.jobs / "train.json", job)
+    write_json(folder.jobs / f"{job['job']}.json", job)
 
     from core.jobs.worker import StopSignal, run_job  # torch from here on
 
     cancel = Path(job["cancel"])
     cancel.unlink(missing_ok=True)
-    file = FileSink(folder.events, run=job["run"], job="train", attempt=job["attempt"], cancel=cancel)
+    file = FileSink(folder.events, run=job["run"], job=job["job"], attempt=job["attempt"], cancel=cancel)
     watch, stop = _Watch(), StopSignal()
     shown = Tee(file, TerminalSink(sys.stderr), watch, stop)  # keeps the terminal while libraries write into the log
     if plan.memory is not None:
         file.emit("estimate", memory=plan.memory.total)
     try:
-        with (folder.logs / "train.log").open("a", encoding="utf-8") as log, redirect_stderr(log), _stops(stop):
+        with (folder.logs / f"{job['job']}.log").open("a", encoding="utf-8") as log, redirect_stderr(log), _stops(stop):
             code = run_job(job, shown)
     finally:
         file.close()
@@ -101,18 +102,20 @@ def _started(folder: RunFolder, spec: RunSpec) -> bool:
 
 
 def _job(folder: RunFolder, home: Home, spec: RunSpec, resume: bool) -> dict[str, Any]:
-    before = read_json(folder.jobs / "train.json") if (folder.jobs / "train.json").is_file() else {}
+    kind = kind_of(spec)
+    path = folder.jobs / f"{kind}.json"
+    before = read_json(path) if path.is_file() else {}
     return {
-        "job": "train",
+        "job": kind,
         "run": before.get("run") or f"here-{uuid.uuid4().hex[:12]}",
         "attempt": before.get("attempt", 0) + 1,
-        "kind": "train",
+        "kind": kind,
         "device": spec.device,
         "home": str(home.root),
         "folder": str(folder.root),
         "resume": resume,
         "arguments": {},
-        "cancel": str(folder.jobs / "train.cancel"),
+        "cancel": str(folder.jobs / f"{kind}.cancel"),
     }
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from core.adapters.cells import Cell
 from core.adapters.methods import Preset, presets
 from core.adapters.words import Word
+from core.fusion.methods import fusion_methods
 
 SYMBOLS = {
     "in": "inputs of the projection",
@@ -47,8 +48,8 @@ def facts(preset: Preset) -> dict[str, Any]:
 
 def badge(method: str) -> str | None:
     """What stands beside a method wherever it is reported; None for one that is unknown here."""
-    known = presets().get(method)
-    return None if known is None else known.badge
+    known = presets().get(method) or fusion_methods().get(method)
+    return (known.badge or None) if known else None
 
 
 def labelled(method: str) -> str:
@@ -61,6 +62,8 @@ def labelled(method: str) -> str:
 def unrouted(method: str) -> str | None:
     """Why no run of a method has routing; None where one may have it."""
     preset = presets().get(method)
+    if method in fusion_methods():
+        return "It was fused into one constant update: there are no gates, and nothing is routed."
     if method == "base" or (preset is not None and facts(preset)["unit"] == "none"):
         return "Its method has one expert for everything: there are no gates, and nothing is routed."
     if preset is not None and preset.peft is not None:

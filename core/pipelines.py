@@ -17,9 +17,14 @@ if TYPE_CHECKING:
     from core.records import Records
 
 
+def kind_of(spec: RunSpec) -> str:
+    """The job that makes a run's adapter."""
+    return "fuse" if spec.sources else "train"
+
+
 def alone(spec: RunSpec, tasks: Sequence[str]) -> list[RunSpec]:
     """The runs that a run needs first: one for each of its tasks, or none."""
-    if spec.method.name == "base":
+    if spec.method.name == "base" or spec.sources:
         return []
     preset = preset_named(spec.method.name)
     method = preset.alone(preset.options.parse(spec.method.options)) if preset.alone else None
@@ -105,7 +110,7 @@ def submit(
             job = jobs.add(
                 session,
                 run=run.id,
-                kind="train",
+                kind=kind_of(one.spec),
                 device=one.spec.device,
                 priority=priority,
                 needs=needs,

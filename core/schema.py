@@ -78,7 +78,11 @@ class TaskSpec(Spec):
 class MethodSpec(Spec):
     """A preset of words with its options, or a split given cell by cell (``name: split``)."""
 
-    name: str = Field("mosld", description="lora, mosld, molora, hydralora, split, ..., or base: no adapter at all.")
+    name: str = Field(
+        "mosld",
+        description="lora, mosld, molora, hydralora, split, ...; base: no adapter at all; where sources are fused: "
+        "task_arithmetic, ties, adamerging, ...",
+    )
     options: dict[str, Any] = Field(default_factory=dict, description="The preset's options; see `methods`.")
     cells: list[dict[str, Any]] = Field(default_factory=list, description="For split: the cells, first match wins.")
 
@@ -122,6 +126,9 @@ class RunSpec(Spec):
     name: str = Field("", max_length=120, description="For people; empty: made from method and tasks.")
     model: ModelSpec = Field(ModelSpec(), description="The base model.")
     origin: str = Field("", description="Where an imported adapter came from; empty for what the studio trained.")
+    sources: list[str] = Field(
+        default_factory=list, description="Runs that are fused (run-3 or run-3:TASK); empty for what is trained."
+    )
     tasks: list[TaskSpec] = Field(
         default_factory=list, validate_default=True, description="What is trained on and scored."
     )
@@ -138,7 +145,7 @@ class RunSpec(Spec):
     @field_validator("tasks")
     @classmethod
     def _something_to_train_on(cls, tasks: list[TaskSpec], info: ValidationInfo) -> list[TaskSpec]:
-        if not tasks and not info.data.get("origin"):
+        if not tasks and not info.data.get("origin") and not info.data.get("sources"):
             raise ValueError("name at least one data set")
         return tasks
 

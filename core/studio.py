@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from core import overrides, views
 from core.designing import Designing
 from core.errors import ConfigurationError, NotFoundError
+from core.fusing import Fusing
 from core.home import Home
 from core.overrides import Changes
 from core.records import Records
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
 Sources = str | Path | Sequence[str | Path]
 
 
-class Studio(Designing):
+class Studio(Designing, Fusing):
     """The studio over one home folder; cheap to make, safe to use from several threads."""
 
     def __init__(self, home: str | Path | None = None) -> None:
@@ -118,8 +119,10 @@ class Studio(Designing):
 
     def check(self, spec: RunSpec) -> Plan:
         """Validate a run as ``submit`` does and count its parameters; queues nothing."""
-        from core import pipelines, planning
+        from core import fusion_plan, pipelines, planning
 
+        if spec.sources:
+            return fusion_plan.plan(spec, self.home, self.store)
         plan = planning.plan(spec, self.home, self.store, upload=lambda path: self.upload(path)["id"])
         pipelines.check(plan.spec, plan.tasks, self.home.runs)
         return plan

@@ -30,6 +30,7 @@ class Base(DeclarativeBase):
         dict[str, Any]: JSON,
         list[str]: JSON,
         list[int]: JSON,
+        list[Any]: JSON,
         bytes: LargeBinary,
     }
 
@@ -263,6 +264,20 @@ class Score(Base):
     extras: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created: Mapped[datetime] = mapped_column(default=now)
     __table_args__ = (UniqueConstraint("job_id", "task", "dataset", "split", "model", "metric"),)
+
+
+class RunTable(Base):
+    """A small table that a job said at a step: coefficients of a fusion, a sweep over noise."""
+
+    __tablename__ = "run_tables"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    run_id: Mapped[int] = _parent("runs.id", index=True)
+    job_id: Mapped[int] = _parent("jobs.id")
+    name: Mapped[str] = mapped_column(String(64))
+    step: Mapped[int]
+    columns: Mapped[list[str]]
+    rows: Mapped[list[Any]]
+    __table_args__ = (UniqueConstraint("job_id", "name", "step"),)
 
 
 class LogLine(Base):

@@ -164,11 +164,20 @@ def _describe(info: dict[str, Any]) -> str:
 def methods(
     context: typer.Context,
     name: Annotated[str | None, typer.Argument(help="One method with its options.")] = None,
+    fusion: Annotated[bool, typer.Option("--fusion", help="Methods that fuse finished runs.")] = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """List the methods, or show the options of one."""
     here = session(context, home, as_json)
+    fusing = {one["name"]: one for one in here.studio.fusion_methods()}
+    if name in fusing:
+        here.answer(fusing[name], lambda: _fusion_method(fusing[name]))
+        return
+    if fusion and name is None:
+        columns = {"name": "name", "learns": "learns", "badge": "badge", "summary": "summary", "source": "source"}
+        here.answer(list(fusing.values()), lambda: table(list(fusing.values()), columns))
+        return
     if name is None:
         found = here.studio.methods()
         columns = {"name": "name", "unit": "gate", "tasks": "tasks", "badge": "badge", "summary": "summary"}
@@ -177,6 +186,12 @@ def methods(
         return
     method = here.studio.method(name)
     here.answer(method, lambda: _method(method))
+
+
+def _fusion_method(method: dict[str, Any]) -> str:
+    badge = [method["badge"]] if method["badge"] else []
+    head = [f"{method['title']} ({method['name']})", *badge, method["summary"], f"Source: {method['source']}"]
+    return "\n".join([*head, "", _options(method["options"])])
 
 
 def _method(method: dict[str, Any]) -> str:

@@ -7,11 +7,8 @@ said past its step; what a superseded attempt still says is ignored.
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +17,11 @@ from sqlalchemy.exc import InvalidRequestError, OperationalError, StatementError
 from sqlalchemy.orm import Session
 
 from core.home import RunFolder
+from core.jobs import event_values as safe
 from core.jobs.routing_files import read_arrays
 from storage import Database
 from storage.models import Attempt, Job
-from storage.queries import jobs, logs, routing, runs, scores, series
+from storage.queries import jobs, logs, routing, runs, scores, series, tables
 
 GIB = 1 << 30
 PASS_BYTES = 1 << 20
@@ -140,7 +138,7 @@ class _Batch:
         self._jobs: dict[str, _Known] = {}
 
     def take(self, line: bytes) -> None:
-        for event in _parse(line):
+        for event in safe.parse(line):
             try:
                 self.applied += self._apply(event)
             except (KeyError, TypeError, ValueError, OverflowError):
@@ -157,7 +155,7 @@ class _Batch:
             known.lines = []
 
     def _apply(self, event: dict[str, Any]) -> bool:
-        number, seq, kind = _count(event["attempt"], 31), _count(event["seq"], 62), event["kind"]
+        number, seq, kind = safe.count(event["attempt"], 31), safe.count(event["seq"], 62), event["kind"]
         known = self._known(str(event["job"]))
         attempt = known.attempts.get(number) or self._add_attempt(known, number)
         if seq <= attempt.last_seq or number < known.newest:
@@ -199,43 +197,44 @@ class _Batch:
         known.points = {}
 
     def started(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
-        step, at = _step({"step": 0, **event}), _time(event)
+        step, at = safe.step({"step": 0, **event}), safe.time(event)
         self._store_points(known)
         series.truncate(self.session, job_id=known.job.id, step=step)
         routing.void_after(self.session, job_id=known.job.id, step=step)
+        tables.void_after(self.session, job_id=known.job.id, step=step)
         attempt.started, attempt.resumed_from = at, step
         attempt.versions = event["versions"] if isinstance(event.get("versions"), dict) else None
-        attempt.device = attempt.device or _text(event.get("device"), 64)
+        attempt.device = attempt.device or safe.text(event.get("device"), 64)
         known.newest = attempt.number
         known.job.started = known.job.started or at
         known.job.step = step
         if known.job.state == "starting" or not attempt.token and known.job.state != "cancelling":
             known.job.state = "running"
             runs.refresh_state(self.session, run_id=self.run_id)
-        trainable, total = _whole(event.get("trainable")), _whole(event.get("total"))
+        trainable, total = safe.whole(event.get("trainable")), safe.whole(event.get("total"))
         runs.set_parameters(self.session, run_id=self.run_id, trainable=trainable, total=total)
 
     def estimate(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
-        runs.set_memory(self.session, run_id=self.run_id, estimate=_whole(event.get("memory")))
+        runs.set_memory(self.session, run_id=self.run_id, estimate=safe.whole(event.get("memory")))
 
     def progress(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
         job = known.job
-        job.step, job.total = _step(event), _whole(event.get("total"))
-        job.phase = _text(event.get("phase"), 64)
-        job.seconds_left = _finite(event.get("seconds_left"))
+        job.step, job.total = safe.step(event), safe.whole(event.get("total"))
+        job.phase = safe.text(event.get("phase"), 64)
+        job.seconds_left = safe.finite(event.get("seconds_left"))
 
     def metrics(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
-        step = _step(event)
+        step = safe.step(event)
         for name, value in event["values"].items():
-            steps, values = known.points.setdefault(_text(name, 200), ([], []))
+            steps, values = known.points.setdefault(safe.text(name, 200), ([], []))
             number = float("nan") if value is None else float(value)
             steps.append(step)
             values.append(number)
-        if known.job.kind == "train" and (peak := _finite(event["values"].get("memory_gib"))):
+        if known.job.kind == "train" and (peak := safe.finite(event["values"].get("memory_gib"))):
             runs.set_memory(self.session, run_id=self.run_id, peak=round(peak * GIB))
 
     def routing(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
-        name, step = str(event["file"]), _step(event)
+        name, step = str(event["file"]), safe.step(event)
         try:
             axes, arrays = read_arrays(self.folder.routing, name)
         except ValueError as error:
@@ -245,10 +244,10 @@ class _Batch:
             self.session,
             run_id=self.run_id,
             job_id=known.job.id,
-            moment=_text(event.get("moment") or f"step-{step}", 64),
+            moment=safe.text(event.get("moment") or f"step-{step}", 64),
             step=step,
-            split=_text(event.get("split"), 32),
-            file=_text(name, 300),
+            split=safe.text(event.get("split"), 32),
+            file=safe.text(name, 300),
             axes=axes,
             arrays=arrays,
         )
@@ -261,46 +260,67 @@ class _Batch:
             self.session,
             run_id=self.run_id,
             job_id=known.job.id,
-            task=_text(event["task"], 200),
-            dataset=_text(event.get("dataset"), 64),
-            split=_text(event["split"], 32),
-            model=_text(event["model"], 32),
-            metric=_text(event["metric"], 64),
-            value=_finite(event.get("value")),
-            stderr=_finite(event.get("stderr")),
-            rows=_whole(event.get("rows")) or 0,
+            task=safe.text(event["task"], 200),
+            dataset=safe.text(event.get("dataset"), 64),
+            split=safe.text(event["split"], 32),
+            model=safe.text(event["model"], 32),
+            metric=safe.text(event["metric"], 64),
+            value=safe.finite(event.get("value")),
+            stderr=safe.finite(event.get("stderr")),
+            rows=safe.whole(event.get("rows")) or 0,
             primary=bool(event.get("primary")),
-            chance=_finite(event.get("chance")),
-            key=_text(event.get("key"), 64),
-            predictions=_text(predictions, 300) if predictions else None,
+            chance=safe.finite(event.get("chance")),
+            key=safe.text(event.get("key"), 64),
+            predictions=safe.text(predictions, 300) if predictions else None,
             extras={name: value for name, value in event.items() if name not in named | head},
         )
 
+    def table(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
+        columns = [safe.text(name, 300) for name in event["columns"]]
+        rows = [[safe.entry(value) for value in row] for row in event["rows"]]
+        if any(len(row) != len(columns) for row in rows):
+            raise ValueError("a row of another length than the columns")
+        tables.put(
+            self.session,
+            run_id=self.run_id,
+            job_id=known.job.id,
+            name=safe.text(event["name"], 64),
+            step=safe.step(event),
+            columns=columns,
+            rows=rows,
+        )
+
     def checkpoint(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
-        attempt.checkpoint_step = _step(event)
+        attempt.checkpoint_step = safe.step(event)
 
     def log(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
-        self._say(known, attempt, event, level=_text(event.get("level") or "info", 16), message=_text(event["message"]))
+        self._say(
+            known,
+            attempt,
+            event,
+            level=safe.text(event.get("level") or "info", 16),
+            message=safe.text(event["message"]),
+        )
 
     def alarm(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
-        name = _text(event.get("name") or "alarm", 100)
-        self._say(known, attempt, event, level="warning", message=_text(event.get("message") or name), name=name)
+        name = safe.text(event.get("name") or "alarm", 100)
+        self._say(known, attempt, event, level="warning", message=safe.text(event.get("message") or name), name=name)
 
     def finished(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
         if known.job.phase != "scoring":  # then the counter stands at rows, not steps
-            known.job.step = _whole(event.get("step")) or known.job.step
+            known.job.step = safe.whole(event.get("step")) or known.job.step
         self._last_word(known, attempt, event, "done")
 
     def cancelled(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
-        known.job.step = _whole(event.get("step")) or known.job.step
+        known.job.step = safe.whole(event.get("step")) or known.job.step
         self._last_word(known, attempt, event, "cancelled")
 
     def failed(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
         job = known.job
-        job.failure = _text(event.get("failure") or "internal", 32)
-        job.message, job.hint = _text(event.get("message")), _text(event.get("hint"))
+        job.failure = safe.text(event.get("failure") or "internal", 32)
+        job.message, job.hint = safe.text(event.get("message")), safe.text(event.get("hint"))
         tail = event.get("tail") or ""
-        job.tail = _text("\n".join(map(str, tail)) if isinstance(tail, list) else tail)
+        job.tail = safe.text("\n".join(map(str, tail)) if isinstance(tail, list) else tail)
         self._last_word(known, attempt, event, "failed")
 
     def _last_word(self, known: _Known, attempt: Attempt, event: dict[str, Any], outcome: str) -> None:
@@ -308,7 +328,7 @@ class _Batch:
         attempt.said = outcome
         if attempt.token:
             return
-        job, at = known.job, _time(event)
+        job, at = known.job, safe.time(event)
         attempt.outcome, attempt.ended = outcome, at
         failed = outcome == "failed"
         said = {"failure": job.failure, "message": job.message, "hint": job.hint, "tail": job.tail} if failed else {}
@@ -326,8 +346,8 @@ class _Batch:
         message: str,
         name: str | None = None,
     ) -> None:
-        step = _whole(event.get("step"))
-        known.lines.append(logs.NewLine(attempt.number, _time(event), level, message, name, step))
+        step = safe.whole(event.get("step"))
+        known.lines.append(logs.NewLine(attempt.number, safe.time(event), level, message, name, step))
 
 
 _Handler = Callable[[_Batch, _Known, Attempt, dict[str, Any]], None]
@@ -338,6 +358,7 @@ _HANDLERS: dict[str, _Handler] = {
     "metrics": _Batch.metrics,
     "routing": _Batch.routing,
     "score": _Batch.score,
+    "table": _Batch.table,
     "checkpoint": _Batch.checkpoint,
     "log": _Batch.log,
     "alarm": _Batch.alarm,
@@ -345,51 +366,3 @@ _HANDLERS: dict[str, _Handler] = {
     "cancelled": _Batch.cancelled,
     "failed": _Batch.failed,
 }
-
-
-def _parse(line: bytes) -> Iterator[dict[str, Any]]:
-    """The event of a line, if there is one; behind half a line (a full disk, a kill) a whole one may follow."""
-    for text in (line, line[line.rfind(b'{"run"') :] if line.rfind(b'{"run"') > 0 else b""):
-        try:
-            event = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(event, dict):
-            yield event
-        return
-
-
-def _time(event: dict[str, Any]) -> datetime:
-    try:
-        at = datetime.fromisoformat(event["at"])
-    except (KeyError, TypeError, ValueError):
-        return datetime.now(UTC)
-    return at if at.tzinfo else at.replace(tzinfo=UTC)
-
-
-def _finite(value: Any) -> float | None:
-    number = None if value is None else float(value)
-    return number if number is not None and math.isfinite(number) else None
-
-
-def _whole(value: Any) -> int | None:
-    if not isinstance(value, int | float) or not math.isfinite(value) or abs(value) > 2**53:
-        return None
-    return int(value)
-
-
-def _step(event: dict[str, Any]) -> int:
-    return _count(event["step"], 31)
-
-
-def _count(value: Any, bits: int) -> int:
-    number = int(value)
-    if not 0 <= number < 2**bits:
-        raise ValueError(f"not a count of {bits} bits")
-    return number
-
-
-def _text(value: Any, longest: int = 20_000) -> str:
-    """Text that every database takes: no lone surrogates, no null characters."""
-    text = "" if value is None else str(value)
-    return text[:longest].encode("utf-8", "replace").decode().replace("\0", " ")

@@ -7,7 +7,7 @@ An event is one flat JSON object. Every event has ``run``, ``job``, ``attempt``,
 started        ``step`` the attempt resumes from (0: from the start), ``device``, ``versions``, ``trainable`` and
                ``total`` parameters. Points of earlier attempts past ``step`` are void: no step counts twice.
 estimate       ``memory``: bytes that training was estimated to take at its peak, said before it starts
-progress       ``step``, ``total``, ``phase`` (loading, embedding prompts, training, scoring), ``seconds_left``
+progress       ``step``, ``total``, ``phase`` (loading, embedding prompts, training, fusing, scoring), ``seconds_left``
 metrics        ``step``, ``values``: name -> number. Names: ``loss``, ``loss/<task>``, ``validation/<task>``,
                ``validation``, ``auxiliary_loss``, ``auxiliary_loss/<name>``, ``learning_rate``, ``grad_norm``,
                ``tokens_per_second``, ``memory_gib``
@@ -16,6 +16,8 @@ score          ``task``, ``dataset`` (content hash), ``split``, ``model`` (``ada
                ``value``, ``stderr``, ``rows``, ``primary`` (bool), ``chance``, ``predictions``: name under
                ``predictions/``, ``key``: hash of rows, template and scoring options: equal keys can be paired
                (with the same metric); ``trivial`` and ``copy``: baselines to beat, or null
+table          ``name``, ``step``, ``columns`` (texts) and ``rows`` (lists of numbers, texts and nulls): what fusing
+               found, such as ``coefficients`` (run by projection), ``mask_density``, ``form``, ``sweep``
 checkpoint     ``step``, ``path`` relative to the run folder
 log            ``level`` (info, warning, error), ``message``
 alarm          ``name``, ``step``, ``message``

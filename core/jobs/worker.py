@@ -147,7 +147,15 @@ def _score(job: dict[str, Any], sink: Sink) -> int:
     return 0
 
 
-JOBS: dict[str, Callable[[dict[str, Any], Sink], int]] = {"train": _train, "score": _score}
+def _fuse(job: dict[str, Any], sink: Sink) -> int:
+    folder, store, spec = _open(job)
+    sink.emit("progress", step=0, total=0, phase="loading", seconds_left=None)
+    from core.fusion.run import fuse
+
+    return fuse(spec, folder, store, sink, device=_device(job, spec), resume=bool(job.get("resume")))
+
+
+JOBS: dict[str, Callable[[dict[str, Any], Sink], int]] = {"train": _train, "score": _score, "fuse": _fuse}
 
 
 def _open(job: dict[str, Any]) -> tuple[RunFolder, Any, RunSpec]:

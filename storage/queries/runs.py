@@ -143,7 +143,7 @@ def page_of_settings(session: Session, *, limit: int = 50, offset: int = 0, **fi
 def matching(
     *,
     state: str | Sequence[str] | None = None,
-    method: str | None = None,
+    method: str | Sequence[str] | None = None,
     base: str | None = None,
     tag: str | None = None,
     dataset: str | None = None,
@@ -154,7 +154,9 @@ def matching(
     query = select(Run)
     if state:
         query = query.where(Run.state.in_([state] if isinstance(state, str) else list(state)))
-    for column, value in ((Run.method, method), (Run.base, base), (Run.setting_hash, setting)):
+    if method:
+        query = query.where(Run.method.in_([method] if isinstance(method, str) else list(method)))
+    for column, value in ((Run.base, base), (Run.setting_hash, setting)):
         if value:
             query = query.where(column == value)
     if tag:
