@@ -91,6 +91,18 @@ def test_full_fine_tunes_and_mixed_runs_keep_whole_matrices_where_they_have_them
     assert all(row.rank is None for row in saved(vectors, "ties", tmp_path / "ties", base))
 
 
+@pytest.mark.parametrize("form", ["auto", "svd"])
+def test_a_table_of_tokens_is_saved_whole_and_the_tied_head_follows(form: str, base: str, tmp_path: Path):
+    full = MethodSpec(name="full", options={"modules": ["q_proj"], "embeddings": True})
+    vectors = vectors_of(base, tmp_path, LORA, full)
+    rows = {row.path: row for row in saved(vectors, "average", tmp_path / "run", base, form=form, rank=32)}
+    table = rows["model.embed_tokens"]
+    assert (table.rank, table.relative_error) == (None, 0.0)
+    assert (rows["model.layers.0.self_attn.q_proj"].rank is None) is (form == "auto")
+    wrong, moved = logits_differ(vectors, fused(vectors, "average"), tmp_path / "run" / "adapter", base)
+    assert wrong < MOST < moved
+
+
 def test_auto_is_an_svd_of_the_runs_ranks_where_single_entries_changed(base: str, tmp_path: Path):
     vectors = vectors_of(base, tmp_path, LORA, MethodSpec(name="lora", options={"rank": 3}))
     result = fused(vectors, "ties")
