@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from core import hub, method_facts
-from core.adapters.cells import Cell, Linear, Site, plan
+from core.adapters.cells import Cell, Kind, Linear, Site, plan
 from core.adapters.methods import presets, resolve
 from core.adapters.words import WORDS
 from core.catalog_shapes import UNSUITABLE
@@ -193,6 +193,7 @@ class BaseShapes:
     vocabulary: int
     positions: int | None
     linears: tuple[Linear, ...]
+    tied: bool = False  # whether the output head has the weight of the token embedding
 
     @property
     def projections(self) -> list[str]:
@@ -205,7 +206,7 @@ def shapes(model: ModelSpec, cache: Path) -> BaseShapes:
     folder = _config_folder(model)
     content = (folder / "config.json").read_bytes()
     # What is kept of another version of the studio is not read.
-    fields = ",".join([*BaseShapes.__dataclass_fields__, *Linear.__dataclass_fields__])
+    fields = ",".join([*BaseShapes.__dataclass_fields__, *Linear.__dataclass_fields__, *get_args(Kind)])
     key = hashlib.sha256(content + f"|{model.trust_remote_code}|{fields}".encode()).hexdigest()[:16]
     name = f"shapes-{key}.json"
     path = SHIPPED_SHAPES / name if (SHIPPED_SHAPES / name).is_file() else Path(cache) / name

@@ -28,6 +28,7 @@ def read(folder: str, trust_remote_code: bool = False) -> dict[str, Any]:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
+    from core.adapters.embedding import tied_head, token_embedding
     from core.adapters.model import linears_of
 
     config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
@@ -38,7 +39,7 @@ def read(folder: str, trust_remote_code: bool = False) -> dict[str, Any]:
     linears = linears_of(model)
     if not any(line.usual for line in linears):
         raise Unsuitable("has no linear layers that an adapter could stand on.")
-    hidden = text.hidden_size
+    hidden, table = text.hidden_size, token_embedding(model)
     return {
         "model_type": config.model_type,
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
@@ -48,6 +49,7 @@ def read(folder: str, trust_remote_code: bool = False) -> dict[str, Any]:
         "vocabulary": text.vocab_size,
         "positions": getattr(text, "max_position_embeddings", None),
         "linears": [list(astuple(line)) for line in linears],
+        "tied": table is not None and tied_head(model, table) is not None,
     }
 
 

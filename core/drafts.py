@@ -126,7 +126,7 @@ class Drafts:
             parts=preflight.by_part(found),
             cells=preflight.by_cell(cells, base.linears, found),
             memory=_fit(found, model, base, train, rows, where),
-            whole=all(linear.layer is not None for linear in base.linears if not linear.head),
+            whole=all(linear.layer is not None for linear in base.linears if linear.usual),
         )
 
     def problems(self, method: MethodSpec, model: ModelSpec, tasks: int = 1) -> list[Problem]:

@@ -13,7 +13,7 @@ from core.catalog import BaseShapes
 def llama_like(
     layers: int, hidden: int, feed_forward: int, vocabulary: int, *, key_value: int, query: int | None = None
 ) -> tuple[Linear, ...]:
-    """Decoder blocks with q, k, v, o and a gated feed-forward, then the head; widths in features."""
+    """The token embedding, decoder blocks with q, k, v, o and a gated feed-forward, the head; widths in features."""
     query = query or hidden
     widths = {
         "self_attn.q_proj": (hidden, query),
@@ -27,14 +27,16 @@ def llama_like(
     blocks = [
         Linear(f"model.layers.{layer}.{name}", *shape) for layer in range(layers) for name, shape in widths.items()
     ]
-    return (*blocks, Linear("lm_head", hidden, vocabulary, head=True))
+    embedding = Linear("model.embed_tokens", vocabulary, hidden, kind="embedding")
+    return (embedding, *blocks, Linear("lm_head", hidden, vocabulary, head=True))
 
 
 def _decoder(
-    model_type: str, parameters: int, layers: int, hidden: int, feed_forward: int, vocabulary: int, key_value: int
-) -> BaseShapes:
+    model_type: str, parameters: int, layers: int, hidden: int, feed_forward: int, vocabulary: int, key_value: int,
+    tied: bool = False,
+) -> BaseShapes:  # fmt: skip
     linears = llama_like(layers, hidden, feed_forward, vocabulary, key_value=key_value)
-    return BaseShapes(model_type, parameters, layers, hidden, feed_forward, vocabulary, 4096, linears)
+    return BaseShapes(model_type, parameters, layers, hidden, feed_forward, vocabulary, 4096, linears, tied)
 
 
 def _bart() -> BaseShapes:
@@ -53,7 +55,7 @@ LLAMA2_7B = _decoder("llama", 6_738_415_616, 32, 4096, 11_008, 32_000, 4096)
 LLAMA2_13B = _decoder("llama", 13_015_864_320, 40, 5120, 13_824, 32_000, 5120)
 MISTRAL_7B = _decoder("mistral", 7_241_732_096, 32, 4096, 14_336, 32_000, 1024)
 LLAMA31_8B = _decoder("llama", 8_030_261_248, 32, 4096, 14_336, 128_256, 1024)
-GEMMA_2B = _decoder("gemma", 1_981_884_416, 18, 2048, 16_384, 256_000, 256)
+GEMMA_2B = _decoder("gemma", 1_981_884_416, 18, 2048, 16_384, 256_000, 256, tied=True)
 VL_BART = _bart()  # the image part holds no adapters
 
 KNOWN = {

@@ -27,6 +27,7 @@ MASK = 1  # a dropout mask is one byte per entry
 GATE = (10, 16, 4)  # bytes per decision of a token gate: for each expert, for each one selected, once
 TAPE = 8  # per expert and decision: probabilities and weights that the routing tape holds until the step ends
 BACKWARD = 12  # bytes per token and hidden unit that a block's backward adds for a while: float32 of its norms
+TIED = 2  # gradients of a tied embedding beside the one that stays, when those of its head and its inputs add up
 WORKSPACE = {True: 40 * 2**20, False: 0}  # cuBLAS keeps 32 MiB on a large GPU, and small tensors round up
 PROCESS = {True: 0, False: 600 * 2**20}  # on the CPU the whole process is measured: Python, torch and its libraries
 CONTEXT = 600 * 2**20  # what CUDA itself takes of a device: on top of the peak that PyTorch reports
@@ -108,7 +109,7 @@ def estimate(
 def _weights(model: ModelSpec, base: BaseShapes, width: int) -> int:
     if model.quantization == "none":
         return base.parameters * width
-    held = [line for line in base.linears if not line.head and line.kind != "fused"]
+    held = [line for line in base.linears if not line.head and line.kind not in ("fused", "embedding")]
     linear = sum(line.in_features * line.out_features for line in held)
     return int(linear * QUANTISED[model.quantization] + (base.parameters - linear) * width)
 
@@ -117,19 +118,24 @@ def activations(sites: Sequence[Site], base: BaseShapes, batch: Batch, width: in
     """What lies in memory at the peak besides weights and optimiser, in bytes."""
     by_layer: dict[int, list[Site]] = {}
     for site in sites:
-        by_layer.setdefault(site.layer or 0, []).append(site)
+        if site.kind != "embedding":
+            by_layer.setdefault(site.layer or 0, []).append(site)
+    table = sum(site.parameters() for site in sites if site.kind == "embedding")
     block = _block(base, batch, width)
     adapted = [_adapted(own, batch, width) for own in by_layer.values()]
     losses = sum(site.up.kept(site, batch.size) for site in sites)  # those of all blocks are differentiated together
-    blocks = base.layers - min(by_layer)  # gradients pass through no block below the first that is adapted
+    lowest = 0 if table else min(by_layer)  # gradients pass through no block below the first that is adapted
+    blocks = base.layers - lowest
     head = batch.size * base.hidden * (NORM + width) + batch.rows * batch.tokens**2
+    head += table * width if base.tied else 0  # in the compute type, as its product with the hidden states used it
     loss = round(batch.rows * batch.answers) * base.vocabulary * LOGIT
     backward = batch.size * base.hidden * BACKWARD
+    last = table * MASTER * (TIED if base.tied else 1)
     if not checkpointing:
-        return head + sum(adapted) + losses + block * blocks + max(loss, backward)
+        return max(head + sum(adapted) + losses + block * blocks + max(loss, backward), last)
     boundaries = base.layers * batch.size * base.hidden * width
     tape = sum(TAPE * batch.size * site.experts for site in sites if site.gate.unit == "token")
-    return head + boundaries + tape + losses + max(loss, block + max(adapted, default=0) + backward)
+    return max(head + boundaries + tape + losses + max(loss, block + max(adapted, default=0) + backward), last)
 
 
 def _block(base: BaseShapes, batch: Batch, width: int) -> int:

@@ -18,6 +18,8 @@ from ..errors import ConfigurationError
 from .words import Down, Gate, Up, parse_word
 
 ALL_LINEAR = "all-linear"
+TOKEN_EMBEDDING = "token-embedding"
+Kind = Literal["linear", "transposed", "expert", "fused", "embedding"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,14 +27,15 @@ class Linear:
     """A linear layer of a base: its path below the model, and its widths. ``head``: the output embedding.
 
     ``kind``: ``transposed`` for a Conv1D, ``expert`` in a mixture-of-experts block of the base (its experts and what
-    routes to them), ``fused`` for experts that are one parameter of three axes and no linear layer.
+    routes to them), ``fused`` for experts that are one parameter of three axes and no linear layer, ``embedding`` for
+    the token embedding, a linear map of one-hot inputs: as wide as the vocabulary on the side of the inputs.
     """
 
     name: str
     in_features: int
     out_features: int
     head: bool = False
-    kind: Literal["linear", "transposed", "expert", "fused"] = "linear"
+    kind: Kind = "linear"
 
     @property
     def usual(self) -> bool:
@@ -63,7 +66,7 @@ def layer_numbers(layers: Iterable[int | str] | None) -> frozenset[int]:
 def _check_modules(value: list[str] | str) -> list[str] | str:
     if not value or (isinstance(value, list) and not all(value)):
         raise ValueError("name at least one projection, or write all-linear")
-    if isinstance(value, str) and value != ALL_LINEAR:
+    if isinstance(value, str) and value not in (ALL_LINEAR, TOKEN_EMBEDDING):
         try:
             re.compile(value)
         except re.error as error:
@@ -105,7 +108,8 @@ class Cell(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     modules: Modules = Field(
-        ALL_LINEAR, description="Names of projections, a regular expression for whole paths, or all-linear."
+        ALL_LINEAR,
+        description="Names of projections, a regular expression for whole paths, all-linear, or token-embedding.",
     )
     layers: Layers = Field(None, description='Layers of the base as numbers or ranges such as "0-3"; empty: all.')
     frozen: bool = Field(False, description="Leave these projections as the base has them; nothing else counts then.")
@@ -141,13 +145,19 @@ class Cell(BaseModel):
         return linear.kind != "fused" and self.names(linear)
 
     def names(self, linear: Linear) -> bool:
-        """Whether modules and layers speak of it, also where no adapter can stand on it."""
+        """Whether modules and layers speak of it, also where no adapter can stand on it.
+
+        Patterns speak of projections: the token embedding is named, or written as token-embedding.
+        """
         if self.layers is not None and linear.layer not in layer_numbers(self.layers):
             return False
+        embedding = linear.kind == "embedding"
         if self.modules == ALL_LINEAR:
             return linear.usual
+        if self.modules == TOKEN_EMBEDDING:
+            return embedding
         if isinstance(self.modules, str):
-            return re.fullmatch(self.modules, linear.name) is not None
+            return not embedding and re.fullmatch(self.modules, linear.name) is not None
         return any(linear.name == name or linear.name.endswith(f".{name}") for name in self.modules)
 
     def experts_at(self, layer: int | None, layers: Sequence[int]) -> int:
@@ -181,7 +191,7 @@ class Site:
     gate: Gate
     up: Up
     leader: str  # the site whose gate holds what this one's gate shares; itself where it shares nothing
-    kind: str = "linear"
+    kind: Kind = "linear"
 
     @property
     def needs_task(self) -> bool:
@@ -261,6 +271,12 @@ def _check_words(index: int, site: Site) -> None:
             "cell decides by sample or task.",
             "Give it a cell of its own with a token gate or none.",
         )
+    if site.kind == "embedding" and (site.down.word, site.gate.word, site.experts) != ("identity", "none", 1):
+        raise ConfigurationError(
+            f"Cell {index + 1}: {site.name} is the token embedding, which trains as a whole or not at all, but the "
+            f"cell says down {site.down.word}, gate {site.gate.word}, experts {site.experts}.",
+            "Give it a cell of its own with down identity, gate none and experts 1, or leave it out.",
+        )
     for word in (site.down, site.gate, site.up):
         try:
             word.check(site)
@@ -274,8 +290,14 @@ def _check_words(index: int, site: Site) -> None:
 def _check(index: int, cell: Cell, linears: Sequence[Linear], mine: list[Linear], tasks: int) -> None:
     place = f"Cell {index + 1}"
     names = sorted({linear.projection for linear in linears if not linear.head})
-    if not any(linear.usual for linear in linears):
+    if not mine and not any(linear.usual for linear in linears):
         raise ConfigurationError("The base has no linear layers that an adapter could stand on.", "Choose another.")
+    if cell.modules == TOKEN_EMBEDDING and not any(cell.matches(linear) for linear in linears):
+        raise ConfigurationError(
+            f"{place} asks for the token embedding, but "
+            + ("it lies in no layer." if cell.layers else "the base has none that all its texts enter by."),
+            "Leave layers empty." if cell.layers else "Leave it out: only projections can be trained here.",
+        )
     if not mine:
         taken = any(cell.matches(linear) for linear in linears)
         raise ConfigurationError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -15,6 +16,9 @@ from ..errors import ConfigurationError
 from .cells import Site
 from .modules.base import wide
 from .tape import Addressing, RoutingTape, Slot
+
+# Adapter, inputs, results and their addressing to the results with that adapter's update.
+Add = Callable[[str, Tensor, Tensor, Addressing], Tensor]
 
 
 class MixtureLayer(nn.Module, BaseTunerLayer):
@@ -64,31 +68,38 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         if self.disable_adapters and self.merged:
             self.unmerge()
         result = self.base_layer(x, *args, **kwargs)
-        if self.disable_adapters or self.merged or self.tape.silent:
+        if self.idle:
             return result
         if self.quantization_backend is not None:
             result = self.quantization_backend.maybe_clone_base_result(result)
-        addressing = self.tape.addressing
-        if x.dim() == 2 and addressing.lies_flat(x):
-            shape = addressing.shape
-            return self._adapt(x.unflatten(0, shape), result.unflatten(0, shape), addressing).flatten(0, 1)
-        return self._adapt(x, result, addressing)
+        return self._adapt(x, result, self._add)
 
-    def _adapt(self, x: Tensor, result: Tensor, addressing: Addressing) -> Tensor:
-        """The base's ``result`` with the updates of the adapters added."""
-        dtype = result.dtype
+    @property
+    def idle(self) -> bool:
+        """Whether what the base computes stays as it is: nothing is asked for, or its weight holds it."""
+        return self.disable_adapters or self.merged or self.tape.silent
+
+    def _adapt(self, x: Tensor, result: Tensor, add: Add) -> Tensor:
+        """The base's ``result`` for ``x`` with the updates of the adapters added, each by ``add``."""
+        addressing, dtype = self.tape.addressing, result.dtype
+        shape = addressing.shape if x.dim() == 2 and addressing.lies_flat(x) else None
+        if shape is not None:
+            x, result = x.unflatten(0, shape), result.unflatten(0, shape)
         if addressing.parts is not None:
             for adapter, part in addressing.parts.items():
                 if adapter in self.scaling:
-                    folded, up = self._fold(adapter, x.index_select(0, part.rows.to(x.device)), part)
-                    delta = functional.linear(folded, up).to(dtype)
-                    result = result.index_add(0, part.rows.to(result.device), delta)
-            return result
-        for adapter in self.active_adapters:
-            if adapter in self.scaling:
-                folded, up = self._fold(adapter, x, addressing)
-                result = _add_product(result, folded, up)
-        return result.to(dtype)
+                    rows = part.rows.to(result.device)
+                    own = add(adapter, x.index_select(0, part.rows.to(x.device)), result.index_select(0, rows), part)
+                    result = result.index_copy(0, rows, own.to(dtype))
+        else:
+            for adapter in self.active_adapters:
+                if adapter in self.scaling:
+                    result = add(adapter, x, result, addressing)
+        return (result if shape is None else result.flatten(0, 1)).to(dtype)
+
+    def _add(self, adapter: str, x: Tensor, result: Tensor, addressing: Addressing) -> Tensor:
+        """``result`` with what one adapter adds to it; wider where the adapter computes in a wider type."""
+        return add_product(result, *self._fold(adapter, x, addressing))
 
     def _fold(self, adapter: str, x: Tensor, addressing: Addressing) -> tuple[Tensor, Tensor]:
         """The scaled hidden state (..., columns) and the up matrix (outputs, columns) whose product is the update."""
@@ -121,22 +132,26 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         ``task``: the number of the task that down words with a part for each task are taken at.
         """
         up, down = self.factors(adapter, weights, task)
-        return up @ down
+        return up if down is None else up @ down
 
-    def factors(self, adapter: str, weights: Tensor | None = None, task: int | None = None) -> tuple[Tensor, Tensor]:
+    def factors(
+        self, adapter: str, weights: Tensor | None = None, task: int | None = None
+    ) -> tuple[Tensor, Tensor | None]:
         """``delta_weight`` as up (outputs, columns) times down (columns, inputs), the scaling in up.
 
-        Experts stand side by side; what all of them share stands there once, so that the columns stay few.
+        Experts stand side by side; what all of them share stands there once, so that the columns stay few. ``down`` is
+        None where it is the identity.
         """
         up = wide(self.tessera_up[adapter].experts()) * self.scaling[adapter]
-        down = wide(self.tessera_down[adapter].experts(task)).to(up)
-        experts = max(len(down), len(up))
+        identity = self.sites[adapter].down.width == "in"
+        down = None if identity else wide(self.tessera_down[adapter].experts(task)).to(up)
+        experts = len(up) if down is None else max(len(down), len(up))
         shares = up.new_ones(experts, up.shape[-1])  # of every expert in every rank
         if weights is not None:
             weights = weights.to(up).view(-1, experts)
             shares = weights.repeat_interleave(up.shape[-1] // len(weights), 0).t()
-        if len(down) == 1:
-            return (up * shares.unsqueeze(1)).sum(0), down[0]
+        if down is None or len(down) == 1:
+            return (up * shares.unsqueeze(1)).sum(0), None if down is None else down[0]
         if len(up) == 1:
             return up[0], (down * shares.unsqueeze(2)).sum(0)
         return (up * shares.unsqueeze(1)).transpose(0, 1).flatten(1), down.flatten(0, 1)
@@ -175,7 +190,7 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         return "tessera." + super().__repr__()
 
 
-def _add_product(result: Tensor, folded: Tensor, up: Tensor) -> Tensor:
+def add_product(result: Tensor, folded: Tensor, up: Tensor) -> Tensor:
     """``result + folded @ up.T`` in one kernel where the types allow it."""
     if result.dtype != folded.dtype:
         return result + functional.linear(folded, up)

@@ -17,6 +17,7 @@ from transformers.pytorch_utils import Conv1D
 from ..errors import ConfigurationError
 from .cells import Linear, Site, plan
 from .config import MixtureConfig, needs_task
+from .embedding import EmbeddingLayer, output_head, tied_head, token_embedding
 from .layer import MixtureLayer
 from .prelude import Prelude
 from .tape import ANSWER, BASE, PROMPT, Addressing, RoutingTape, roles
@@ -69,7 +70,10 @@ class MixtureModel(BaseTuner):
         if isinstance(target, MixtureLayer):
             target.update_layer(adapter_name, site, inference_mode=peft_config.inference_mode)
             return
-        layer = MixtureLayer(target, self.tape, **get_quantization_kwargs(self))
+        if site.kind == "embedding":
+            layer = EmbeddingLayer(target, self.tape, tied_head(self.model, target))
+        else:
+            layer = MixtureLayer(target, self.tape, **get_quantization_kwargs(self))
         layer.train(target.training)
         layer._active_adapter = self.active_adapter
         layer.update_layer(adapter_name, site, inference_mode=peft_config.inference_mode)
@@ -86,6 +90,18 @@ class MixtureModel(BaseTuner):
                     for name, buffer in buffer_owner.named_buffers(recurse=False):
                         if buffer.dtype in (torch.bfloat16, torch.float16):
                             setattr(buffer_owner, name, buffer.float())
+
+    def _get_tied_target_modules(self, model: nn.Module) -> list[str]:
+        """What PEFT warns of before it merges into a weight that two layers have: a head follows its embedding here."""
+        followed = {path for path, layer in model.named_modules() if isinstance(layer, EmbeddingLayer)}
+        return [path for path in super()._get_tied_target_modules(model) if path not in followed]
+
+    def _unload_and_optionally_merge(self, *args: Any, **kwargs: Any) -> nn.Module:
+        embeddings = [layer for layer in self.model.modules() if isinstance(layer, EmbeddingLayer)]
+        model = super()._unload_and_optionally_merge(*args, **kwargs)
+        for layer in embeddings:
+            layer.release()
+        return model
 
     def delete_adapter(self, adapter_name: str) -> None:
         super().delete_adapter(adapter_name)
@@ -282,8 +298,8 @@ class _Given:
 
 
 def linears_of(model: nn.Module) -> list[Linear]:
-    """The linear layers of a base in order, whether or not adapters stand on them; quantised ones too."""
-    head = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
+    """The linear layers and the token embedding of a base in order, whether or not adapters stand on them."""
+    head, table = output_head(model), token_embedding(model)
     found, inside, sparse = [], (), ()
     for name, module in model.named_modules():
         if inside and name.startswith(inside):
@@ -296,7 +312,9 @@ def linears_of(model: nn.Module) -> list[Linear]:
         base = module.get_base_layer() if isinstance(module, MixtureLayer) else module
         if isinstance(module, MixtureLayer):
             inside = (*inside, f"{name}.")
-        if isinstance(base, Conv1D):
+        if base is table:
+            found.append(Linear(name, base.num_embeddings, base.embedding_dim, kind="embedding"))
+        elif isinstance(base, Conv1D):
             found.append(Linear(name, base.weight.shape[0], base.weight.shape[1], module is head, "transposed"))
         elif isinstance(base, nn.Linear) or (name and resolve_quantization_backend(base) is not None):
             kind = "expert" if expert else "linear"

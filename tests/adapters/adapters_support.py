@@ -43,6 +43,7 @@ PRESETS = [
     Row("molora", "molora", {"rank": 4, "modules": ALL, "experts": 3, "dropout": 0.1, "balance": 0.1}),
     Row("mola", "mola", {"rank": 4, "modules": ALL, "experts": [2, 3, 4], "balance": 0.1, "renormalise": False}),
     Row("full", "full"),
+    Row("full-embeddings", "full", {"embeddings": True}),
     Row("rslora", "rslora", {"rank": 4, "modules": ALL, "dropout": 0.1}),
     Row("moa", "moa", {"rank": 4, "modules": ALL, "dropout": 0.1}),
     Row("moa-vote", "moa", {"rank": 4, "modules": ["q_proj", "v_proj"], "decide": "vote", "pool": "last"}),

@@ -84,7 +84,7 @@ def of_base(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 def test_projections_are_held_in_few_bits(folder: Path, bits: str):
     base = base_of(folder, bits)
     modules = dict(base.named_modules())
-    stored = {modules[line.name].weight.dtype for line in linears_of(base) if not line.head}
+    stored = {modules[line.name].weight.dtype for line in linears_of(base) if line.usual}
     assert stored == {torch.uint8 if bits == "4bit" else torch.int8}
     plain = load_base(ModelSpec(base=str(folder)), DEVICE, folder=folder)
     assert [line.name for line in linears_of(base)] == [line.name for line in linears_of(plain)]

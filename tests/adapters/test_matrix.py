@@ -170,10 +170,11 @@ def test_cached_decoding_equals_the_full_forward(row: Row):
 def test_beams_and_several_answers_address_their_rows(row: Row):
     model, data = made(row, warm=True).eval(), batch(prompt=12)
     inputs = {key: data[key][2:] for key in ("input_ids", "attention_mask", "task_index")}
-    both = model.generate(**inputs, num_beams=2, max_new_tokens=4, do_sample=False)
+    settings = {"num_beams": 2, "max_new_tokens": 4, "min_new_tokens": 4, "do_sample": False}
+    both = model.generate(**inputs, **settings)
     for index in range(2):
         alone = {key: value[index : index + 1] for key, value in inputs.items()}
-        assert torch.equal(model.generate(**alone, num_beams=2, max_new_tokens=4, do_sample=False)[0], both[index])
+        assert torch.equal(model.generate(**alone, **settings)[0], both[index])
 
 
 @rows

@@ -1,11 +1,11 @@
-"""Full fine-tuning of the projections: an update of full rank in place of a low-rank one."""
+"""Full fine-tuning of projections and token embedding: an update of full rank in place of a low-rank one."""
 
 from __future__ import annotations
 
 from pydantic import Field
 
 from ...schema import Spec
-from ..cells import ALL_LINEAR, Cell, Layers, Modules
+from ..cells import ALL_LINEAR, TOKEN_EMBEDDING, Cell, Layers, Modules
 from .base import Preset
 
 
@@ -14,10 +14,15 @@ class FullOptions(Spec):
         ALL_LINEAR, description="Projections that are trained: names, a regular expression, or all-linear."
     )
     layers: Layers = Field(None, description='Layers, as numbers or ranges such as "0-3"; empty: all.')
+    embeddings: bool = Field(
+        False, description="Whether the token embedding trains too; an output head that is tied to it follows."
+    )
 
 
 def cells(options: FullOptions) -> list[Cell]:
-    return [Cell(modules=options.modules, layers=options.layers, rank=1, alpha=1, experts=1, down="identity")]
+    whole = {"rank": 1, "alpha": 1, "experts": 1, "down": "identity"}
+    found = [Cell(modules=options.modules, layers=options.layers, **whole)]
+    return [*found, Cell(modules=TOKEN_EMBEDDING, **whole)] if options.embeddings else found
 
 
 PRESET = Preset(

@@ -47,7 +47,7 @@ class UniqueUpModule(LowRankUpModule):
 
     def matrix(self) -> Tensor:
         weight = self.kept()
-        return weight[0] if self.site_experts == 1 else weight.transpose(0, 1).flatten(1)
+        return weight.squeeze(0) if self.site_experts == 1 else weight.transpose(0, 1).flatten(1)
 
     def fold(self, hidden: Tensor, weights: Tensor | None, scaling: float) -> Tensor:
         if weights is None:
