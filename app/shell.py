@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import gradio as gr
 
-from app.pages import chat, compare, data, experiment, home, methods, routing, runs
+from app.pages import chat, compare, data, experiment, fusion, home, methods, routing, runs
 from app.ui import first_paint
 from core.studio import Studio
 
@@ -28,6 +28,7 @@ PAGES: tuple[Page, ...] = (
     Page("Experiment", "/experiment", experiment),
     Page("Runs", "/runs", runs),
     Page("Compare", "/compare", compare),
+    Page("Fusion", "/fusion", fusion),
     Page("Routing", "/routing", routing),
     Page("Chat", "/chat", chat),
 )

@@ -25,7 +25,7 @@ def look(
     studio: Studio, chosen: str, family: str, filters: Filters, seen: Mapping[str, str]
 ) -> tuple[dict[str, Any], Seen]:
     """Part -> its value, for the parts that look otherwise than in ``seen``; and what is seen from now on."""
-    drawing = _Drawing(seen)
+    drawing = Drawing(seen)
     try:
         found = listing(studio, filters, chosen)
         if not chosen and (chosen := first(found)):
@@ -49,7 +49,9 @@ def first(found: Mapping[str, Any]) -> str:
     return (working or runs or [{"id": ""}])[0]["id"]
 
 
-class _Drawing:
+class Drawing:
+    """Parts of a page that are drawn again only where their key is another than this tab saw."""
+
     def __init__(self, seen: Mapping[str, str]) -> None:
         self.seen: Seen = dict(seen)
         self.fresh: dict[str, Any] = {}
@@ -60,7 +62,7 @@ class _Drawing:
             self.fresh[name], self.seen[name] = make(), digest
 
 
-def _one(studio: Studio, drawing: _Drawing, chosen: str, family: str) -> None:
+def _one(studio: Studio, drawing: Drawing, chosen: str, family: str) -> None:
     run = studio.run(chosen)
     known = studio.watch.curve_names(run["id"])
     said = studio.watch.messages(run["id"])
@@ -89,7 +91,7 @@ def _seeds(studio: Studio, run: Mapping[str, Any]) -> list[dict[str, Any]]:
     return studio.watch.listing(setting=run["setting"], limit=13)["rows"]
 
 
-def _gone(drawing: _Drawing, error: StudioError) -> None:
+def _gone(drawing: Drawing, error: StudioError) -> None:
     """The run was deleted elsewhere, or the address names none: nothing of an earlier one stays on the page."""
     drawing.part("head", str(error), lambda: ui.problem(error))
     for name in CLEARED:

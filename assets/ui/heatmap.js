@@ -180,11 +180,11 @@ function choose(key) {
 
 // The same numbers for readers of tables: a line for each task, projection and layer; the whole can be copied.
 const many = v => v.cols.length > 1 || Boolean(v.cols[0]);
-const names3 = v => ['task', ...(many(v) ? ['projection'] : []), 'layer'];
-const head = v => [...names3(v), ...across(v).map(n => across(v).length < 2 ? v.short || v.figure : v.acrossName ? n : `expert ${n}`), `${v.unit || 'decision'}s`];
+const names3 = v => [v.rowName || 'task', ...(many(v) ? ['projection'] : []), 'layer'];
+const head = v => [...names3(v), ...across(v).map(n => across(v).length < 2 ? v.short || v.figure : v.acrossName ? n : `expert ${n}`), ...(v.counts ? [`${v.unit || 'decision'}s`] : [])];
 const lines = v => v.rows.flatMap((row, r) => v.cols.flatMap((col, c) => v.values[r][c].map((line, l) => ({
   names: [row, ...(many(v) ? [col] : []), v.layers[l]], shown: across(v).map((_, e) => show(v, line[e] ?? null)), count: v.counts?.[r]?.[c] ?? '' }))))
-  .filter(line => line.shown.some(x => x !== '–')).map(line => [...line.names, ...line.shown, line.count]);
+  .filter(line => line.shown.some(x => x !== '–')).map(line => [...line.names, ...line.shown, ...(v.counts ? [line.count] : [])]);
 
 function table() {
   const v = props.value, all = lines(v), pages = Math.max(1, Math.ceil(all.length / PAGE));

@@ -15,7 +15,8 @@ const clip = text => text.length > 16 ? text.slice(0, 15) + '…' : text;
 function draw() {
   const v = props.value;
   if (!v || !v.names?.length) { mount.replaceChildren(); return; }
-  const n = v.names.length, cell = Math.max(26, Math.min(52, 380 / n)), left = 116, top = 14, low = v.low ?? 0;
+  const n = v.names.length, cell = Math.max(26, Math.min(52, 380 / n)), left = 116, top = 14, signed = v.mid !== undefined;
+  const low = signed ? v.mid - v.top : v.low ?? 0, high = signed ? v.mid + v.top : v.top;  // mid: a scale with two ends
   const hang = 24 + SLANT * WIDE * Math.max(...v.names.map(name => clip(name).length)), foot = top + n * cell + hang;
   const words = [v.figure, v.caption].filter(Boolean), W = Math.max(left + n * cell + 12, 330), H = foot + 15 * words.length + 4;
   const svg = node('svg', { viewBox: `0 0 ${W} ${H}`, role: 'img', 'aria-label': `${v.figure} between ${v.names.join(', ')}` });
@@ -27,10 +28,10 @@ function draw() {
     v.names.forEach((_, j) => {
       const value = v.values[i][j], x0 = left + j * cell, y0 = top + i * cell;
       if (value === null) return svg.append(node('rect', { x: x0, y: y0, width: cell - 1, height: cell - 1, class: 'absent' }));
-      const at = Math.max(0, Math.min(1, (value - low) / ((v.top - low) || 1))), step = Math.round(at * STEPS);
+      const at = Math.max(0, Math.min(1, (value - low) / ((high - low) || 1))), step = Math.round(at * STEPS);
       const box = node('rect', { x: x0, y: y0, width: cell - 1, height: cell - 1 });
-      box.style.fill = `var(--heat-${step})`;
-      const label = node('text', { x: x0 + cell / 2, y: y0 + cell / 2 + 4, 'text-anchor': 'middle', class: at > .46 ? 'on-dark' : 'on-light' }, value.toFixed(2));
+      box.style.fill = `var(--${signed ? 'diverge' : 'heat'}-${step})`;
+      const label = node('text', { x: x0 + cell / 2, y: y0 + cell / 2 + 4, 'text-anchor': 'middle', class: (signed ? Math.abs(at - .5) > .3 : at > .46) ? 'on-dark' : 'on-light' }, value.toFixed(2));
       svg.append(box, label);
     });
   });

@@ -7,7 +7,7 @@ list.setAttribute('aria-label', 'Methods');
 mount.replaceChildren(filter, list);
 
 function line(one, chosen) {
-  const link = Object.assign(node('a', one.name === chosen ? 'method on' : 'method'), { href: `/methods?method=${encodeURIComponent(one.name)}` });
+  const link = Object.assign(node('a', one.name === chosen ? 'method on' : 'method'), { href: one.href || `/methods?method=${encodeURIComponent(one.name)}` });
   link.dataset.method = one.name;
   if (one.name === chosen) link.setAttribute('aria-current', 'page');
   const top = node('span', 'top');
