@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 
@@ -28,9 +29,18 @@ LOSSY = 0.01  # of an update's norm, from which on what saving lost is said
 
 
 def fuse(
-    spec: RunSpec, folder: RunFolder, store: DatasetStore, sink: Sink, *, device: str = "auto", resume: bool = False
+    spec: RunSpec,
+    folder: RunFolder,
+    store: DatasetStore,
+    sink: Sink,
+    *,
+    runs: Path,
+    device: str = "auto",
+    resume: bool = False,
 ) -> int:
     """Fuse the runs that ``spec.sources`` names into the run's adapter and score it; returns the last step.
+
+    ``runs`` is the folder that holds the run folders of a home.
 
     With ``resume`` a method that learns goes on from its newest checkpoint, and one that had finished is only scored.
     Emits every event but finished, cancelled and failed. Raises StudioError for what the user can mend and Cancelled
@@ -40,7 +50,7 @@ def fuse(
     device, step = pick_device(device), 0
     resolve_base(spec.model, progress=download_progress(sink))
     if not (resume and (folder.adapter / CONFIG).is_file()):
-        step = _fuse(spec, folder, store, sink, device, resume)
+        step = _fuse(spec, folder, store, sink, _sources(spec, runs), device, resume)
         gc.collect()
         if device.startswith("cuda"):
             torch.cuda.empty_cache()
@@ -54,7 +64,15 @@ def fuse(
     return step
 
 
-def _fuse(spec: RunSpec, folder: RunFolder, store: DatasetStore, sink: Sink, device: str, resume: bool) -> int:
+def _fuse(
+    spec: RunSpec,
+    folder: RunFolder,
+    store: DatasetStore,
+    sink: Sink,
+    sources: Sequence[Source],
+    device: str,
+    resume: bool,
+) -> int:
     method, options = fusion_method(spec.method.name), options_of(spec.method)
     step = _resumed_step(folder) if resume else 0
     checkpoints.prune(folder.checkpoints, 2, after=step)
@@ -64,7 +82,7 @@ def _fuse(spec: RunSpec, folder: RunFolder, store: DatasetStore, sink: Sink, dev
         spec=spec,
         folder=folder,
         sink=sink,
-        vectors=read_vectors(_sources(spec, folder), spec.model),
+        vectors=read_vectors(sources, spec.model),
         tasks=load_tasks(store, spec.tasks, spec.seed),
         encoder=TextEncoder(resolve_base(spec.model)),
         device=device,
@@ -79,11 +97,11 @@ def _fuse(spec: RunSpec, folder: RunFolder, store: DatasetStore, sink: Sink, dev
     return fused.step
 
 
-def _sources(spec: RunSpec, folder: RunFolder) -> Sequence[Source]:
-    runs = [find_source(name, folder.root.resolve().parent) for name in spec.sources]
-    for run in runs:
-        check_source(run, spec.model)
-    return [Source(run.name, run.adapter, run.task, run.routing) for run in runs]
+def _sources(spec: RunSpec, runs: Path) -> Sequence[Source]:
+    found = [find_source(name, runs) for name in spec.sources]
+    for source in found:
+        check_source(source, spec.model)
+    return [Source(source.name, source.adapter, source.task, source.routing) for source in found]
 
 
 def _resumed_step(folder: RunFolder) -> int:

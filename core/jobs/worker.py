@@ -152,7 +152,8 @@ def _fuse(job: dict[str, Any], sink: Sink) -> int:
     sink.emit("progress", step=0, total=0, phase="loading", seconds_left=None)
     from core.fusion.run import fuse
 
-    return fuse(spec, folder, store, sink, device=_device(job, spec), resume=bool(job.get("resume")))
+    runs, device = Home.open(job["home"]).runs, _device(job, spec)
+    return fuse(spec, folder, store, sink, runs=runs, device=device, resume=bool(job.get("resume")))
 
 
 JOBS: dict[str, Callable[[dict[str, Any], Sink], int]] = {"train": _train, "score": _score, "fuse": _fuse}
