@@ -56,7 +56,10 @@ class Size(BaseModel):
     layers: int
     places: list[Place]
     trainable: int
-    lora: int = Field(description="Parameters of a LoRA of rank 8 on the same projections.")
+    outside: int = Field(
+        0, description="Those of them outside the layers, as of the token embedding: no place shows them."
+    )
+    lora: int = Field(description="Parameters of a LoRA of rank 8 on the same projections, the embedding left out.")
     parts: dict[str, int] = Field(description="Trainable parameters of all down, gate and up words.")
     cells: list[CellCount]
     memory: Fit
@@ -122,7 +125,8 @@ class Drafts:
             layers=base.layers,
             places=placed(base, cells, found),
             trainable=sum(site.parameters() for site in found),
-            lora=sum(8 * (site.in_features + site.out_features) for site in found),
+            outside=sum(site.parameters() for site in found if site.layer is None),
+            lora=sum(8 * (site.in_features + site.out_features) for site in found if site.kind != "embedding"),
             parts=preflight.by_part(found),
             cells=preflight.by_cell(cells, base.linears, found),
             memory=_fit(found, model, base, train, rows, where),

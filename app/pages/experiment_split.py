@@ -74,7 +74,7 @@ class SplitDesk(Parts):
             return self.tried(values, lambda: self.turned(values, *self.scoped(values, self.bare(values))))
 
         def act(values: Values, data: Data, size: Any, before: str) -> dict[str, Any]:
-            card = views.split_card(self.methods["split"], self.methods.get(before))
+            card = views.split_card(self.methods["split"], self.methods.get(before), size)
             found = self.turned(values, grids.controls_of(size, self.words), values.grid)
             return {"method": "split", "card": card, **found}
 
@@ -90,7 +90,7 @@ class SplitDesk(Parts):
         return {"grid": {**grid, "controls": controls}, "options": options}
 
     def as_split(self, size: Any, grid: Any, before: str) -> dict[str, Any]:
-        card = views.split_card(self.methods["split"], self.methods.get(before))
+        card = views.split_card(self.methods["split"], self.methods.get(before), size)
         return {"card": card, "options": self.split_form(grids.controls_of(size, self.words), grid)}
 
 

@@ -32,14 +32,15 @@ def method_label(method: Mapping[str, Any]) -> str:
     return method["title"] + (f" · {method['badge']}" if method["badge"] else "")
 
 
-def split_card(split: Mapping[str, Any], before: Mapping[str, Any] | None) -> str:
-    """The card of a split, and which method it began as; what is no word stays behind."""
+def split_card(split: Mapping[str, Any], before: Mapping[str, Any] | None, size: Any) -> str:
+    """The card of a split, and which method it began as; what is no word or has no place in the grid stays behind."""
     if before is None or before["name"] == "split":
         return method_card(split)
     title = ui.escape(before["title"])
     lost = (
         f" What PEFT itself computes for {title} is no word and stays behind." if "by PEFT" in before["source"] else ""
     )
+    lost += " What it trains outside the layers has no row in the grid and stays behind." if size.outside else ""
     return method_card(split) + f"<p><small>It begins with the cells of {title}.{lost}</small></p>"
 
 

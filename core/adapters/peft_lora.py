@@ -95,7 +95,7 @@ def export_peft_lora(model: PeftModel, folder: str | Path, name: str = "default"
     """Write an adapter of single experts without gates as a LoRA folder that PEFT loads with equal logits.
 
     Raises:
-        ConfigurationError: the adapter weighs several experts, which no LoRA can do.
+        ConfigurationError: the adapter weighs several experts or trains the token embedding, which no LoRA can do.
     """
     from peft import LoraConfig
     from safetensors.torch import save_file
@@ -110,6 +110,11 @@ def export_peft_lora(model: PeftModel, folder: str | Path, name: str = "default"
         if site.experts > 1 or name in layer.slots:
             raise ConfigurationError(
                 f"Adapter {name!r} is a mixture ({site.experts} experts at {path}), which PEFT's LoRA cannot express.",
+                "Use core.adapters.export.export, which puts its own loader beside the weights.",
+            )
+        if site.kind == "embedding":
+            raise ConfigurationError(
+                f"Adapter {name!r} trains the token embedding as a whole, which PEFT's LoRA cannot express.",
                 "Use core.adapters.export.export, which puts its own loader beside the weights.",
             )
         sites[path] = site
@@ -127,7 +132,7 @@ def export_peft_lora(model: PeftModel, folder: str | Path, name: str = "default"
         target_modules=_shortest_names(model, list(sites)),
         rank_pattern={re.escape(path): site.rank for path, site in others.items()},
         alpha_pattern={re.escape(path): site.scaling * site.rank for path, site in others.items()},
-        fan_in_fan_out=any(layer.transposed for _, layer in mixture_layers(model)),
+        fan_in_fan_out=any(site.kind == "transposed" for site in sites.values()),
         inference_mode=True,
     )
     config.base_model_name_or_path = model.peft_config[name].base_model_name_or_path

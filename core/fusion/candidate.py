@@ -33,9 +33,10 @@ class UpdatedEmbedding(Updated):
         result = self.base(ids)
         if self.delta is None:
             return result
-        if self.delta.down is None:
-            return result + functional.embedding(ids, self.delta.up.T).to(result.dtype)
-        return result + (functional.embedding(ids, self.delta.down.T) @ self.delta.up.T).to(result.dtype)
+        up, down = self.delta.up, self.delta.down
+        found = functional.embedding(ids, (up if down is None else down).T)
+        found = found if down is None else found @ up.T
+        return result + (found * getattr(self.base, "embed_scale", 1.0)).to(result.dtype)
 
 
 class Candidate:

@@ -34,7 +34,7 @@ assert not any(name == "core" or name.startswith("core.") for name in sys.module
 """
 
 
-@pytest.mark.parametrize("id", ["mosld", "split-per-projection"])
+@pytest.mark.parametrize("id", ["mosld", "split-per-projection", "full-embeddings"])
 def test_an_exported_folder_loads_without_this_checkout(tmp_path, id):
     tiny().save_pretrained(tmp_path / "base")
     data = {key: value for key, value in batch().items() if key != "labels"}

@@ -53,6 +53,18 @@ def test_parameters_are_those_of_the_plan_by_component_and_cell(studio: Studio):
     assert rest.parts["gate"] == 0 and found.share == pytest.approx(found.trainable / 8_926_000, rel=0.01)
 
 
+def test_an_embedding_is_a_cell_of_its_own_with_memory_for_its_table(studio: Studio):
+    bare, found = (
+        studio.preflight(spec(method={"name": "full", "options": options})) for options in ({}, {"embeddings": True})
+    )
+    assert [(one.title, one.projections) for one in found.cells] == [("all-linear", 56), ("token-embedding", 1)]
+    table = found.cells[1].parts["up"]
+    assert table == found.cells[1].trainable == found.trainable - bare.trainable == 8192 * 256
+    grown = {name: found.memory.parts[name] - bare.memory.parts[name] for name in ("adapter", "gradients", "optimiser")}
+    assert grown == {"adapter": 4 * table, "gradients": 4 * table, "optimiser": 8 * table}
+    assert found.memory.parts["weights"] == bare.memory.parts["weights"]
+
+
 def test_rows_are_as_long_as_they_are(studio: Studio):
     short, all_of_them = studio.preflight(spec()).memory, studio.preflight(spec(train={"max_length": 24})).memory
     assert 24 < short.tokens < 60, "the longest row of the demo, not the limit of 512"

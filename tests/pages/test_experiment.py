@@ -96,6 +96,20 @@ def test_every_preset_survives_the_grid(studio: Studio, name: str, options: dict
     assert len(cells) == 1 and grids.same(first, second) and first.trainable == second.trainable
 
 
+def test_an_embedding_is_counted_and_drawn_nowhere_and_a_split_says_so(desk: state.Desk):
+    page = opened(desk, method="full", options=json.dumps({"embeddings": True}))
+    data, _ = desk.collect(page)
+    found, without = desk.sized(data), desk.sized({**data, "method": {"name": "full"}})
+    assert found.outside == found.trainable - without.trainable == 8192 * 256 and without.outside == 0
+    assert found.places == without.places and found.lora == without.lora
+    figure, said, text, *_ = desk.view(data, [0], {}, 1)
+    assert f"{found.trainable:,}" in figure["html"] and "token-embedding" in figure["html"]
+    assert "embeddings: true" in text and "problem" not in said
+    page = after(page._replace(method="split"), desk.method_changed(*page._replace(method="split")))
+    assert "outside the layers" in page.card
+    assert desk.sized(desk.collect(page)[0]).trainable == without.trainable
+
+
 @pytest.mark.parametrize("name", [name for name in presets() if name != "split"])
 def test_every_method_becomes_a_split_of_the_same_size(desk: state.Desk, name: str):
     page = opened(desk)._replace(method=name)

@@ -55,7 +55,8 @@ class Alive(TorchDispatchMode):
         return found
 
 
-OTHERS = {"malora": {"experts": 4}, "moelora": {"experts": 4}, "mode": {}}  # of each kind of word one
+# Of each kind of word one.
+OTHERS = {"malora": {"experts": 4}, "moelora": {"experts": 4}, "mode": {}, "full": {"embeddings": True}}
 
 
 @pytest.mark.parametrize(
