@@ -61,6 +61,7 @@ class TaskVector:
 
     name: str  # of the run it came from
     deltas: dict[str, Delta]
+    tasks: tuple[str, ...] = ()  # that it was trained on, as far as it says so
 
 
 def total(deltas: Sequence[Delta]) -> Delta:

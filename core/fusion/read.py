@@ -54,7 +54,11 @@ def read_vectors(sources: Sequence[Source], model: ModelSpec) -> list[TaskVector
         ConfigurationError: an adapter that is no constant update, or is computed by PEFT's own layers.
         DataError: an adapter of another base.
     """
-    return [TaskVector(source.name, _deltas(source, model)) for source in sources]
+    return [TaskVector(source.name, _deltas(source, model), _tasks(source)) for source in sources]
+
+
+def _tasks(source: Source) -> tuple[str, ...]:
+    return (source.task,) if source.task else tuple(read_config(source.adapter).get("tasks") or ())
 
 
 def _deltas(source: Source, model: ModelSpec) -> dict[str, Delta]:

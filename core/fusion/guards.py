@@ -1,0 +1,74 @@
+"""When a falling entropy is no good news: answers that leave the options, or one answer to everything."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from core.fusion.objective import TaskReading
+
+SHARE = 0.5  # of its start, below which a value counts as fallen
+PATIENCE = 3  # evaluations in a row
+
+
+@dataclass
+class Guard:
+    """Compares evaluations with the first one; part of every checkpoint.
+
+    ``best`` is the lowest total loss of an evaluation without alert, at ``best_step``; ``raised``: alerts that are on.
+    """
+
+    mass: dict[str, float] = field(default_factory=dict)
+    marginal: dict[str, float] = field(default_factory=dict)
+    best: float = math.inf
+    best_step: int = 0
+    bad: int = 0  # evaluations with an alert, in a row
+    raised: list[str] = field(default_factory=list)
+    finite: bool = True
+
+    def look(self, step: int, readings: Mapping[str, TaskReading]) -> list[tuple[str, str]]:
+        """Judge an evaluation; returns the alerts that it is the first to raise, as (name, message)."""
+        if not self.marginal:
+            self.mass = {name: r.option_mass for name, r in readings.items() if r.option_mass is not None}
+            self.marginal = {name: r.marginal_entropy for name, r in readings.items()}
+        alerts = {f"{name} {task}": (name, message) for task, name, message in self._alerts(step, readings)}
+        new = [alert for key, alert in alerts.items() if key not in self.raised]
+        self.raised = list(alerts)
+        self.bad = self.bad + 1 if alerts else 0
+        self.finite = all(math.isfinite(reading.loss) for reading in readings.values())
+        total = sum(reading.loss for reading in readings.values())
+        if not alerts and total < self.best:
+            self.best, self.best_step = total, step
+        return new
+
+    @property
+    def stops(self) -> bool:
+        """An alert has lasted, or numbers are no numbers."""
+        return self.bad >= PATIENCE or not self.finite
+
+    def begin_anew(self, step: int) -> None:
+        """Another phase: what is compared with stays, the best does not."""
+        self.best, self.best_step, self.bad, self.raised, self.finite = math.inf, step, 0, [], True
+
+    def facts(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def _alerts(self, step: int, readings: Mapping[str, TaskReading]) -> Iterator[tuple[str, str, str]]:
+        for task, reading in readings.items():
+            if not math.isfinite(reading.loss):
+                yield task, "not_finite", f"{task}: the loss is {reading.loss} at step {step}."
+                continue
+            mass, start = reading.option_mass, self.mass.get(task)
+            if mass is not None and start is not None and mass < SHARE * start:
+                message = f"{task}: the probability of the options fell from {start:.3f} to {mass:.3f} by step {step}."
+                yield task, "option_mass", message
+            marginal, start = reading.marginal_entropy, self.marginal[task]
+            if marginal < SHARE * start:
+                message = (
+                    f"{task}: answers collapse onto one: the entropy of their mean fell from {start:.3f} to "
+                    f"{marginal:.3f} by step {step}."
+                )
+                yield task, "collapse", message

@@ -1,0 +1,56 @@
+"""What all fusion methods that learn from unlabelled prompts let their user choose."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import Field
+
+from core.errors import ConfigurationError, DataError
+from core.fusion.prompts import check_prompts
+
+from .base import FusionOptions
+
+if TYPE_CHECKING:
+    from core.data.tasks import Task
+
+
+class LearnedOptions(FusionOptions):
+    prompts: Literal["validation", "train", "test"] = Field(
+        "validation",
+        description="Split whose rows are read without their answers. test: the very rows that are scored "
+        "(transductive, as published).",
+    )
+    prompt_rows: int = Field(500, ge=1, description="At most this many prompts per task, drawn by seed.")
+    batch_size: int = Field(8, ge=1, description="Prompts per task and step.")
+    loss: Literal["options", "first_token", "sequence"] = Field(
+        "options",
+        description="Entropy over the answer options; over the whole vocabulary at the first answer position (the "
+        "published use of a language model); or along an expert's greedy answer of at most 32 tokens. Tasks without "
+        "options always take the last in place of the first.",
+    )
+    normalise: bool = Field(
+        False, description="Divide each entropy by its maximum, so that tasks with many options do not dominate."
+    )
+    mass_weight: float = Field(
+        0.0, ge=0, description="Weight of minus the log of the probability that the options have together."
+    )
+    evaluate_every: int = Field(20, ge=1, description="Steps between points of the curves and checks for collapse.")
+
+
+def check(options: LearnedOptions, names: Sequence[str], tasks: Sequence[Task]) -> None:
+    """Every task needs prompts. Raises DataError."""
+    if not tasks:
+        raise DataError("There is no task to take unlabelled prompts from.", "Name the tasks of the fused run.")
+    check_prompts(tasks, options.prompts)
+
+
+def check_whole(options: LearnedOptions, names: Sequence[str], tasks: Sequence[Task]) -> None:
+    """``check`` for methods that change single entries. Raises ConfigurationError where factors are asked for."""
+    if options.form == "concatenated":
+        raise ConfigurationError(
+            "This method changes single entries, so its result is no sum of the runs' factors.",
+            "Choose the form svd or dense, or leave it at auto.",
+        )
+    check(options, names, tasks)
