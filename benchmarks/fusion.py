@@ -92,7 +92,7 @@ SETTINGS = {
         test_rows=8,
         seeds=(0,),
         tasks=TASKS[:3],
-        learn={"steps": 3},
+        learn={"steps": 3, "coefficient_steps": 3},
         sweep={"sweep_snr": [10, 0], "sweep_seeds": 1, "sweep_rows": 8},
     ),
 }
