@@ -17,11 +17,12 @@ if TYPE_CHECKING:
 
 MOST_PAIRS = 36
 ORTHOGONAL = 0.05  # cosines of less than this are called close to orthogonal
+OWN = 1 - 1e-9  # a vector's cosine with itself is no conflict
 UNEVEN = 1.5  # a task vector so many times longer than another is worth a sentence
 MEANS = {
-    "cosine": "cosine between task vectors: below 0 they pull apart, near 0 they hardly touch",
-    "signs": "share of entries whose signs differ; unrelated vectors: one half",
-    "norms": "length of a task vector (Frobenius norm)",
+    "cosine": "Cosine between task vectors; below 0 they pull apart",
+    "signs": "Share of entries whose signs differ",
+    "norms": "Length of each task vector (Frobenius norm)",
 }
 SHORT = {"cosine": "cosine", "signs": "signs that differ", "norms": "norm"}
 e = ui.escape
@@ -37,6 +38,8 @@ def _most(found: Conflicts) -> str:
     pairs = pairs_of(found)
     a, b = pairs[0]
     cosine, signs = found.overall_cosine[a, b], found.overall_disagreement[a, b]
+    if not np.isfinite(cosine):
+        return ""  # one of them is zero, which is said below
     named = f"<b>{e(found.sources[a])}</b> and <b>{e(found.sources[b])}</b>"
     numbers = f"cosine <b>{cosine:+.3f}</b> over all projections, <b>{signs:.0%}</b> of the entries with other signs"
     if cosine < -ORTHOGONAL:
@@ -98,7 +101,7 @@ def heat(found: Conflicts, choice: Choice) -> dict[str, Any]:
     return grid.panels(rows, values) | {
         **scale(values, choice.figure),
         "rowName": "run" if choice.figure == "norms" else "pair",
-        "figure": f"{FIGURES[choice.figure]}: {MEANS[choice.figure].partition(': ')[0]}",
+        "figure": MEANS[choice.figure],
         "short": SHORT[choice.figure],
         "caption": caption,
         "picked": grid.picked(choice.at),
@@ -118,7 +121,7 @@ def square(found: Conflicts, choice: Choice) -> dict[str, Any]:
     return {
         "names": list(found.sources),
         "values": [[None if not np.isfinite(x) else round(float(x), 4) for x in line] for line in values],
-        **scale(values, figure),
+        **scale(np.concatenate([each.ravel()[each.ravel() < OWN], values.ravel()]), figure),
         "figure": FIGURES[figure],
         "caption": "all projections together" if overall else choice.at,
         "name": f"conflicts-{figure}-{'all' if overall else choice.at}",

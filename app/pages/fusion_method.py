@@ -8,6 +8,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from app import forms
+from app.pages import fusion_runs
 from app.pages.fusion_choice import Choice
 from app.ui import components as ui
 from core.errors import ConfigurationError
@@ -35,16 +36,10 @@ def listed(methods: Methods, choice: Choice) -> dict[str, Any]:
     found = []
     for one in methods:
         query = urlencode({"runs": ",".join(choice.runs), "method": one["name"]}, safe=",")
-        badge = "" if not one["badge"] else _short(one["badge"])
         entry = {name: one[name] for name in ("name", "title", "summary")}
         words = f"{one['source']} {'learns' if one['learns'] else 'learns nothing'}"
-        found.append(entry | {"badge": badge, "words": words, "href": f"/fusion?{query}"})
+        found.append(entry | {"badge": fusion_runs.label(one["badge"]), "words": words, "href": f"/fusion?{query}"})
     return {"methods": found, "chosen": choice.method}
-
-
-def _short(badge: str) -> str:
-    """The head of a badge that is a whole sentence."""
-    return badge.partition(",")[0]
 
 
 def card(method: Mapping[str, Any]) -> str:

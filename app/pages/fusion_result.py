@@ -17,6 +17,11 @@ if TYPE_CHECKING:
 
 MODELS_IN_CHAT = 4
 TAB = "\t"
+SOON = "Each task is scored when the fused model stands."
+UNSCORED = {
+    "done": "Nothing was scored: its tasks have no rows in the split that is scored.",
+    **dict.fromkeys(("failed", "cancelled", "lost"), "It ended before it was scored."),
+}
 e = ui.escape
 NOTE = (
     "<p>Lost: the fused model less the task's own expert, so below zero is a loss; ± is one standard error, that of "
@@ -28,7 +33,7 @@ def table(found: Fusion) -> str:
     """Task by model, and what was lost; with the same as text to copy."""
     frame = found.table
     if not len(frame):
-        return ui.empty("No scores yet", "Every task is scored when the fused model stands.")
+        return f"<h2>What was lost</h2><p>{UNSCORED.get(found.run['state'], SOON)}</p>"
     joint = bool(frame["joint"].notna().any())
     heads = ["untouched base", "own expert", "fused", *(["joint training"] if joint else []), "lost"]
     head = "<th>task</th>" + "".join(f'<th class="num">{name}</th>' for name in heads)
@@ -95,8 +100,10 @@ def _beside(last: Any, tasks: int) -> str:
     if _missing(last["lost"]):
         return ""
     error = "" if _missing(last["lost_stderr"]) else f" ± {last['lost_stderr']:.3f}"
-    less = "less" if last["lost"] < 0 else "more"
-    return f", <b>{abs(last['lost']):.3f}</b>{error} {less} than {'one expert a task' if tasks > 1 else 'its expert'}"
+    whom = "one expert a task" if tasks > 1 else "its expert"
+    if round(abs(last["lost"]), 3) == 0:
+        return f", as much as {whom}"
+    return f", <b>{abs(last['lost']):.3f}</b>{error} {'less' if last['lost'] < 0 else 'more'} than {whom}"
 
 
 def plain(frame: pd.DataFrame, separator: str = ",") -> str:
@@ -123,7 +130,12 @@ def _source(source: Mapping[str, Any]) -> str:
     if source["run"] is None:
         return f"{e(source['name'])} (deleted)"
     run = source["run"]
-    return f'<a href="/runs?run={e(run["id"])}">{e(source["name"])}</a> <small>{e(run["name"])}</small>'
+    link = f'<a href="/runs?run={e(run["id"])}" title="{e(run["name"])}">{e(source["name"])}</a>'
+    return f"{link} <small>{e(shortened(run['name']))}</small>"
+
+
+def shortened(name: str, letters: int = 40) -> str:
+    return name if len(name) <= letters else name[: letters - 1].rstrip() + "…"
 
 
 def links(run: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]) -> str:

@@ -74,16 +74,24 @@ def coefficients(run: str, step: int, frame: pd.DataFrame) -> dict[str, Any]:
     """The value of a heatmap, a panel for each fused run: how much of its task vector each projection takes."""
     paths = [str(name) for name in frame.columns if name != "run"]
     values = frame.drop(columns="run").to_numpy(dtype=float)
-    negative = bool((values[np.isfinite(values)] < 0).any())
-    top = round_up(float(np.nanmax(np.abs(values), initial=0.0))) or 1.0
     return Grid.of(paths).panels([str(name) for name in frame["run"]], values) | {
-        **({"mid": 0.0, "top": top} if negative else {"low": 0.0, "top": top}),
+        **_span_of(values),
         "rowName": "run",
         "figure": "Coefficient of each task vector",
         "short": "coefficient",
         "caption": f"{run}, step {step:,}",
         "name": f"{run}-coefficients",
     }
+
+
+def _span_of(values: np.ndarray) -> dict[str, float]:
+    """A scale about 0 where there are negative coefficients, else over what there is: they often lie close together."""
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    if low < 0:
+        return {"mid": 0.0, "top": round_up(max(-low, high))}
+    step = 10.0 ** np.floor(np.log10(max(high - low, 0.005)))
+    low, high = float(np.floor(low / step) * step), float(np.ceil(high / step) * step)
+    return {"low": round(low, 4), "top": round(max(high, low + step), 4)}
 
 
 def layered(frame: pd.DataFrame) -> bool:

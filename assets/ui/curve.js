@@ -1,7 +1,7 @@
 // Curves that grow: the frame is drawn when the axes change, a tick only moves paths and labels.
 const NS = 'http://www.w3.org/2000/svg';
 const mount = element.querySelector('.mount');
-const W = 680, H = 300, L = 52, R = 16, T = 14, B = 40, COLOURS = 8;
+const W = 680, H = 300, L = 60, R = 16, T = 14, B = 40, COLOURS = 8;
 const hidden = new Set();
 window.tesseraSaveButtons(element, () => mount.querySelector('svg'), () => props.value?.name || 'curves');
 let axes = '', scale = null;
@@ -40,7 +40,7 @@ function frame(v) {
     svg.append(node('text', { x: X(x), y: H - B + 16, 'text-anchor': X(x) > W - R - 16 ? 'end' : 'middle' }, x.toLocaleString('en')));
   }
   svg.append(node('text', { class: 'axis', x: (L + W - R) / 2, y: H - 6, 'text-anchor': 'middle' }, v.x),
-    node('text', { class: 'axis', x: 12, y: (T + H - B) / 2, transform: `rotate(-90 12 ${(T + H - B) / 2})`, 'text-anchor': 'middle' }, v.y));
+    node('text', { class: 'axis', x: 11, y: (T + H - B) / 2, transform: `rotate(-90 11 ${(T + H - B) / 2})`, 'text-anchor': 'middle' }, v.y));
   v.series.forEach((q, i) => {
     for (const kind of ['raw', 'smooth']) {
       const path = node('path', { class: kind, 'data-series': i });
