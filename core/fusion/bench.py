@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from core.data.tasks import Task
 from core.data.templates import PromptTemplate, TextEncoder
-from core.errors import DataError, StudioError
+from core.errors import DataError
 from core.evaluation.answers import Rows, answer
 from core.evaluation.batching import Progress
 from core.evaluation.metrics import Metric, judge, select
@@ -131,29 +131,10 @@ class Bench:
 
 def owners(setting: Setting) -> list[int | None]:
     """For each task the place of the first fused run that was trained on it, None where that cannot be told."""
-    from core.fusion_plan import SourceRun, find_source
-
-    sources: list[SourceRun | None] = []
-    for name in setting.names:
-        try:
-            sources.append(find_source(name, setting.folder.root.resolve().parent))
-        except StudioError:
-            sources.append(None)
-    return [_owner(task, setting.names, sources) for task in setting.tasks]
-
-
-def _owner(task: Task, names: Sequence[str], sources: Sequence[Any]) -> int | None:
-    for place, (name, source) in enumerate(zip(names, sources, strict=True)):
-        if task.name in (name, name.partition(":")[2]):  # run-3:TASK, or a vector that is called by its task
-            return place
-        if source is None or source.spec is None or source.task is not None:
-            continue
-        if any(
-            spec.dataset in (task.dataset_id, task.spec.dataset) and spec.task in (None, task.info.name)
-            for spec in source.spec.tasks
-        ):
-            return place
-    return None
+    return [
+        next((place for place, v in enumerate(setting.vectors) if {task.name, task.info.name} & set(v.tasks)), None)
+        for task in setting.tasks
+    ]
 
 
 class _Remembering:

@@ -14,7 +14,7 @@ from core.data.templates import TextEncoder
 from core.fusion.candidate import Candidate
 from core.fusion.delta import Delta, TaskVector
 from core.fusion.methods import fusion_method, options_of
-from core.fusion.realign import Recipe, draw_shots, realign
+from core.fusion.realign import Recipe, Shots, draw_shots, realign
 from core.fusion.setting import Fused, Setting
 from core.home import RunFolder
 from core.jobs.sinks import ListSink
@@ -22,16 +22,19 @@ from core.models import load_base
 from core.schema import RunSpec
 
 TASKS = ("mood", "colour", "next")
-MOODS = {"joy": "positive", "wonderful": "positive", "dull": "negative", "badly": "negative"}
-COLOURS = {"one": "red", "two": "green", "three": "blue"}
+WORDS = {  # each ends in a letter of its own, which is what so small a model learns soon
+    "mood": {"joy": "yes", "fun": "yes", "ill": "no", "bad": "no"},
+    "colour": {"one": "red", "two": "green", "six": "blue"},
+    "next": {"ant": "pig", "pig": "cub", "cub": "ant"},
+}
 ROWS = {"train": 48, "test": 24}
 EMBEDDING = "model.embed_tokens"
 
 
 def _row(task: str, index: int, split: str) -> dict[str, Any]:
-    words = MOODS if task == "mood" else COLOURS
+    words = WORDS[task]
     word = list(words)[index % len(words)]
-    row = {"instruction": f"Say the {task}.", "input": f"{word} {split} {index}", "output": words[word]}
+    row = {"instruction": f"{task}:", "input": f"{split} {index} {word}", "output": words[word]}
     return row if task == "next" else row | {"choices": sorted(set(words.values()))}
 
 
@@ -48,7 +51,10 @@ def small_spec(base: Path, *, seed: int = 0, **options: Any) -> RunSpec:
         {
             "model": {"base": str(base)},
             "sources": list(TASKS),
-            "tasks": [{"dataset": "small", "task": task, "max_new_tokens": 3} for task in TASKS],
+            "tasks": [
+                {"dataset": "small", "task": task, "max_new_tokens": 3, "template": {"style": "plain"}}
+                for task in TASKS
+            ],
             "method": {"name": "r_mtllmf", "options": options},
             "train": {"max_length": 96},
             "seed": seed,
@@ -88,11 +94,14 @@ def sweep_table(given: Setting) -> list[dict[str, Any]]:
     return [dict(zip(event["columns"], row, strict=True)) for row in event["rows"]]
 
 
-def trained_vectors(base: Path, store: DatasetStore, *, steps: int = 40) -> list[TaskVector]:
-    """An adapter of rank 4 for each task, trained on its rows until it knows the words."""
+def trained_vectors(
+    base: Path, store: DatasetStore, *, steps: int = 80, rate: float = 1e-2, among: tuple[str, ...] = ()
+) -> list[TaskVector]:
+    """An adapter of rank 4 for each task, trained on its rows; ``among``: the projections, empty for all."""
     spec = small_spec(base)
     model = load_base(spec.model, "cpu")
-    paths = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear) and "layers" in name]
+    linears = [name for name, part in model.named_modules() if isinstance(part, torch.nn.Linear) and "layers" in name]
+    paths = [path for path in linears if not among or path.endswith(among)]
     shapes = {path: tuple(model.get_submodule(path).weight.shape) for path in paths}
     candidate, encoder, found = Candidate(model, paths), TextEncoder(base), []
     for task in load_tasks(store, spec.tasks, 0):
@@ -100,10 +109,11 @@ def trained_vectors(base: Path, store: DatasetStore, *, steps: int = 40) -> list
         nothing = {
             path: Delta(torch.zeros(rows, 1), torch.zeros(1, columns)) for path, (rows, columns) in shapes.items()
         }
-        recipe = Recipe("adapter", rank=4, steps=steps, batch_size=16, learning_rate=1e-2)
+        shots = Shots(shots.all, [[]])  # nothing is held out: it goes through all steps
+        recipe = Recipe("adapter", rank=4, steps=steps, batch_size=16, learning_rate=rate)
         done = realign(candidate, nothing, shots, recipe, frozen=frozenset(), pad_id=encoder.pad_id, seed=task.index)
         deltas = {path: Delta(delta.up[:, 1:], delta.down[1:]) for path, delta in done.deltas.items()}
-        found.append(TaskVector(task.name, deltas))
+        found.append(TaskVector(task.name, deltas, (task.name,)))
     return found
 
 
