@@ -102,14 +102,9 @@ class Unlabelled:
 
 
 def stopping(setting: Setting, after: int) -> Setting:
-    """The job is asked to stop once this many steps have begun."""
-    seen = []
-
-    def cancelled() -> bool:
-        seen.append(1)
-        return len(seen) > after
-
-    setting.sink.cancelled = cancelled
+    """The job is asked to stop once it has said how step ``after`` or a later one stands."""
+    sink = setting.sink
+    sink.cancelled = lambda: any(event["step"] >= after for event in sink.of("metrics"))
     return setting
 
 

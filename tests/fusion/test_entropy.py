@@ -1,4 +1,4 @@
-"""Entropies of answers, how they are laid out in passes, and the guards; numbers of the specification by their check."""
+"""Entropies of answers, their passes and their guards; numbers of the specification by their check."""
 
 from __future__ import annotations
 
