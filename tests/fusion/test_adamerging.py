@@ -363,3 +363,33 @@ def test_vectors_of_the_support_leave_one_projection_to_one_run(tmp_path):
     setting = setting_for(tmp_path, "adamerging")
     counts = [len(vector.deltas) for vector in vectors_for(Path(ModelSpec(base=setting.spec.model.base).base))]
     assert counts == [6, 5]
+
+
+@pytest.mark.parametrize("loss", ["options", "first_token", "sequence"])
+def test_every_loss_reads_every_task_and_its_share_of_the_maximum_is_at_most_one(tmp_path, loss):
+    setting = setting_for(tmp_path, "adamerging", tasks=("colour", "count"), steps=1, loss=loss, normalise=True)
+    fuse(setting)
+    values = setting.sink.of("metrics")[0]["values"]
+    assert all(0 < values[f"entropy/{task}"] <= 1 for task in ("colour", "count"))
+    assert values["loss"] == pytest.approx(values["entropy/colour"] + values["entropy/count"])
+    assert ("option_mass/colour" in values) == (loss != "sequence")
+
+
+def test_the_mass_term_is_added_for_tasks_with_options_alone(tmp_path):
+    found = {}
+    for weight in (0.0, 0.5):
+        setting = setting_for(tmp_path, "adamerging", tasks=("colour", "count"), steps=1, mass_weight=weight)
+        objective = loop_of(setting, options_of(setting.spec.method), 1).objective
+        found[weight] = objective.measure({})
+    assert found[0.5]["colour"].loss > found[0.0]["colour"].loss == found[0.5]["colour"].entropy
+    assert found[0.5]["count"].loss == found[0.0]["count"].loss
+
+
+def test_whole_matrices_give_the_logits_of_their_factors(tmp_path):
+    setting = setting_for(tmp_path, "adamerging")
+    inputs, (vector, _) = ids_of(setting), setting.vectors
+    whole = {path: Delta(delta.dense()) for path, delta in vector.deltas.items()}
+    with torch.no_grad(), setting.candidate.using(vector.deltas) as model:
+        factors = model(**inputs).logits
+        with setting.candidate.using(whole):
+            assert torch.allclose(model(**inputs).logits, factors, atol=1e-4)
