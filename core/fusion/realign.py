@@ -104,13 +104,13 @@ def mean_loss(model: PreTrainedModel, items: Sequence[Sequence[Item]], pad_id: i
 
 
 @dataclass(frozen=True)
-class Topped(Delta):
-    """An update with a low-rank one on top, without adding the matrices."""
+class OnTop(Delta):
+    """A low-rank update on top of another one, ``below``, without adding the matrices."""
 
-    top: Delta | None = None
+    below: Delta | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        return super().__call__(x) + self.top(x)
+        return self.below(x) + super().__call__(x)
 
 
 @dataclass(frozen=True)
@@ -204,21 +204,20 @@ def _start(candidate: Candidate, fused: Deltas, recipe: Recipe, frozen: frozense
         bound = inputs**-0.5
         down = (torch.rand(rank, inputs, generator=generator) * 2 - 1) * bound
         up = torch.zeros(outputs, rank, device=candidate.device).requires_grad_()
-        found[path] = Topped(delta.up, delta.down, Delta(up, down.to(candidate.device).requires_grad_()))
+        found[path] = OnTop(up, down.to(candidate.device).requires_grad_(), below=delta)
     return found
 
 
 def _trained(delta: Delta) -> list[Tensor]:
-    return [delta.top.up, delta.top.down] if isinstance(delta, Topped) else [delta.up]
+    return [delta.up] if delta.down is None else [delta.up, delta.down]
 
 
 def _result(learned: Mapping[str, Delta]) -> dict[str, Delta]:
     """Plain updates: an adapter on factors stands beside them, one on a whole matrix is added to it."""
     found = {}
     for path, delta in learned.items():
-        if isinstance(delta, Topped):
-            delta = total([Delta(delta.up, delta.down), Delta(delta.top.up.detach(), delta.top.down.detach())])
-        found[path] = Delta(delta.up.detach(), delta.down)
+        plain = Delta(delta.up.detach(), None if delta.down is None else delta.down.detach())
+        found[path] = total([delta.below, plain]) if isinstance(delta, OnTop) else plain
     return found
 
 

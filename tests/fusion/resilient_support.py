@@ -95,7 +95,13 @@ def sweep_table(given: Setting) -> list[dict[str, Any]]:
 
 
 def trained_vectors(
-    base: Path, store: DatasetStore, *, steps: int = 80, rate: float = 1e-2, among: tuple[str, ...] = ()
+    base: Path,
+    store: DatasetStore,
+    *,
+    steps: int = 80,
+    rate: float = 1e-2,
+    among: tuple[str, ...] = (),
+    batch: int = 16,
 ) -> list[TaskVector]:
     """An adapter of rank 4 for each task, trained on its rows; ``among``: the projections, empty for all."""
     spec = small_spec(base)
@@ -110,7 +116,7 @@ def trained_vectors(
             path: Delta(torch.zeros(rows, 1), torch.zeros(1, columns)) for path, (rows, columns) in shapes.items()
         }
         shots = Shots(shots.all, [[]])  # nothing is held out: it goes through all steps
-        recipe = Recipe("adapter", rank=4, steps=steps, batch_size=16, learning_rate=rate)
+        recipe = Recipe("adapter", rank=4, steps=steps, batch_size=batch, learning_rate=rate)
         done = realign(candidate, nothing, shots, recipe, frozen=frozenset(), pad_id=encoder.pad_id, seed=task.index)
         deltas = {path: Delta(delta.up[:, 1:], delta.down[1:]) for path, delta in done.deltas.items()}
         found.append(TaskVector(task.name, deltas, (task.name,)))
