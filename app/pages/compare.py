@@ -141,6 +141,7 @@ def view(studio: Studio, choice: Choice) -> list[Any]:
         found = compared(studio, choice)
         names = {run["id"]: run["name"] for run in runs}
         table = compare_views.table(found, names) if found.rows else unscored(choice)
+        table += compare_views.onward(choice.runs)
         cost = {"html": compare_views.cost(found), "name": "score-against-parameters"}
         settings = compare_views.settings(found, choice.every)
         return [table, curves(studio, choice, runs), cost, settings, gr.update(visible=True), state(choice, runs)]

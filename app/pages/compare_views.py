@@ -40,6 +40,12 @@ def table(found: Comparison, names: Mapping[str, str]) -> str:
     )
 
 
+def onward(runs: Sequence[str]) -> str:
+    """Where one can go with the compared runs."""
+    link = f'<a href="/fusion?runs={e(",".join(runs))}">Fuse these runs</a>'
+    return f'<nav class="links">{link}</nav>' if len(runs) > 1 else ""
+
+
 def _head(column: Column, names: Mapping[str, str], baseline: str | None) -> str:
     mark = " · baseline" if column.label == baseline else ""
     if not column.runs:

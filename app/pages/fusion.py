@@ -52,7 +52,7 @@ def _making(c: SimpleNamespace) -> None:
         with gr.Column(scale=4, min_width=320):
             ui.text("<h2>1. Runs</h2>")
             c.offered = ui.drawn("pick", elem_id="fusion-runs")
-        with gr.Column(scale=8, min_width=320):
+        with gr.Column(scale=8, min_width=520):
             ui.text("<h2>2. Where they conflict</h2>")
             c.told = ui.text(making.NO_PAIR, "panel", "findings", elem_id="fusion-told")
             with gr.Column(visible=False, elem_id="fusion-conflicts") as c.figures:
@@ -61,16 +61,16 @@ def _making(c: SimpleNamespace) -> None:
                     c.figure = gr.Radio(kinds, value="cosine", label="Figure", min_width=280)
                     c.projection = gr.Dropdown([("all projections", ALL)], value=ALL, label="Square of", min_width=180)
                 with gr.Row(equal_height=False):
-                    with gr.Column(scale=6, min_width=320):
+                    with gr.Column(scale=5, min_width=320):
                         c.heat = ui.heatmap(None, elem_id="fusion-heat", elem_classes=["small"])
-                    with gr.Column(scale=4, min_width=260):
+                    with gr.Column(scale=5, min_width=320):
                         c.square = ui.matrix(None, elem_id="fusion-square")
                         c.lengths = ui.text("", "panel", "cellview", visible=False, elem_id="fusion-lengths")
     with gr.Row(equal_height=False, elem_id="fusion-how"):
         with gr.Column(scale=4, min_width=300):
             ui.text("<h2>3. Method</h2>")
             c.methods = ui.drawn("methods", elem_id="fusion-methods")
-        with gr.Column(scale=8, min_width=320):
+        with gr.Column(scale=8, min_width=520):
             c.card = ui.text("", "panel", "fusion-card", elem_id="fusion-card")
             c.form = ui.settings(None, elem_id="fusion-form")
     with gr.Row(elem_id="start-bar"):

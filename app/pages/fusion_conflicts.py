@@ -15,7 +15,7 @@ from app.ui import components as ui
 if TYPE_CHECKING:
     from core.fusion_results import Conflicts
 
-MOST_PAIRS = 36
+MOST_PAIRS = 12  # panels; the square beside them has every pair
 ORTHOGONAL = 0.05  # cosines of less than this are called close to orthogonal
 OWN = 1 - 1e-9  # a vector's cosine with itself is no conflict
 UNEVEN = 1.5  # a task vector so many times longer than another is worth a sentence
@@ -92,7 +92,7 @@ def heat(found: Conflicts, choice: Choice) -> dict[str, Any]:
     if choice.figure == "norms":
         rows, values = list(found.sources), np.asarray(found.norms, dtype=float).T
     else:
-        rows = [f"{found.sources[a]} × {found.sources[b]}" for a, b in pairs]
+        rows = [f"{found.sources[a]}×{found.sources[b]}" for a, b in pairs]
         every = found.cosine if choice.figure == "cosine" else found.disagreement
         values = np.array([every[:, a, b] for a, b in pairs], dtype=float).reshape(len(pairs), len(found.paths))
     few = len(found.sources) * (len(found.sources) - 1) // 2 > MOST_PAIRS and choice.figure != "norms"

@@ -73,12 +73,15 @@ def _fields(options: Sequence[Mapping[str, Any]], prefix: str) -> list[forms.Fie
     found = []
     for one in options:
         default = one["default"]
-        shown = "" if default in (None, [], {}) or isinstance(default, bool) else forms_text(default)
+        shown = "" if default in (None, [], {}) or isinstance(default, bool) else as_text(default)
         found.append(forms.field(one, prefix, empty=shown))
     return found
 
 
-def forms_text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """A setting as people write it."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
@@ -123,7 +126,7 @@ def wish(choice: Choice, method: Mapping[str, Any]) -> str:
     if len(choice.runs) < 2:
         return ui.empty("Choose another run", f"{choice.runs[0]} alone is what it already is.")
     names = ", ".join(choice.runs[:-1]) + f" and {choice.runs[-1]}"
-    changed = ", ".join(f"{name.removeprefix(OPTION)} {forms_text(v)}" for name, v in choice.changes.items())
+    changed = ", ".join(f"{name.removeprefix(OPTION)} {as_text(v)}" for name, v in choice.changes.items())
     more = f" <small>with {e(changed)}</small>" if changed else ""
     return (
         f'<div class="note"><b>{e(method["title"])}</b> of {e(names)}{more}.'

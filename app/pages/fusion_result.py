@@ -10,6 +10,8 @@ from urllib.parse import quote
 
 import pandas as pd
 
+from app.pages.fusion_method import as_text
+from app.pages.fusion_runs import label
 from app.ui import components as ui
 
 if TYPE_CHECKING:
@@ -119,9 +121,10 @@ def about(found: Fusion) -> str:
     """Method, what of it differs from its defaults, badge and sources."""
     method = found.method
     sources = ", ".join(map(_source, found.sources))
-    told = ", ".join(f"{name} {value}" for name, value in method["options"].items())
-    options = f" <small>{e(told)}</small>" if told else ""
-    badge = f'<p class="note">{e(method["badge"])}</p>' if method["badge"] else ""
+    told = "; ".join(f"{name} {as_text(value)}" for name, value in method["options"].items())
+    options = f" <small>· {e(told)}</small>" if told else ""
+    said_above = label(method["badge"]) == method["badge"]
+    badge = "" if said_above else f'<p class="note">{e(method["badge"])}</p>'
     return f"<p><b>{e(method['title'])}</b> of {sources}{options}</p>{badge}"
 
 

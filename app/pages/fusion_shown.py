@@ -40,7 +40,7 @@ def build(c: SimpleNamespace) -> None:
     c.failure = ui.text("", elem_id="fusion-failure")
     with gr.Row(visible=False, equal_height=False, elem_id="fusion-curves") as c.curves:
         for name, more in (("learnt", "Learns"), ("combined", "Combines")):
-            with gr.Column(min_width=320):
+            with gr.Column(min_width=400):
                 kind = gr.Radio([], label=more, show_label=False, container=False, elem_classes="curve-choice")
                 setattr(c, f"{name}_kind", kind)
                 setattr(c, name, ui.live_curve(elem_id=f"fusion-{name}"))
@@ -62,9 +62,9 @@ def _results(c: SimpleNamespace) -> None:
         ui.text(f'<h2>Over a noisy channel <span class="badge">{figures.INSPIRED}</span></h2>')
         c.attack = gr.Radio([], label="Attack", elem_classes="attack-choice")
         with gr.Row(equal_height=False):
-            with gr.Column(min_width=320):
+            with gr.Column(min_width=400):
                 c.score = ui.figure(None, "sweep", elem_id="fusion-score")
-            with gr.Column(min_width=320):
+            with gr.Column(min_width=400):
                 c.error = ui.figure(None, "sweep", elem_id="fusion-error")
     with gr.Column(visible=False, elem_id="fusion-tables") as c.tables:
         ui.text("<h2>How they are combined</h2>")

@@ -13,6 +13,7 @@ from app.ui import components as ui
 from core.figures.fusion import MEASURES, SweepLine, attacks, sweep_lines
 
 W, H, LEFT, RIGHT, TOP, BOTTOM = 560, 320, 54, 20, 14, 44
+FLAT = 0.02  # less of a difference is drawn in the middle of a wider axis
 END = 44  # for the ideal channel, right of the numbers
 WORDS = {"awgn": "white noise", "worst_sum": "worst case, all users", "worst_strongest": "worst case, strongest user",
          "gradient": "gradient"}  # fmt: skip
@@ -115,7 +116,9 @@ def _ticks(lines: Sequence[SweepLine]) -> list[float]:
         + [[line.ideal for line in lines if line.ideal is not None]]
     )
     low, high = float(found.min()), float(found.max())
-    span = max(high - low, 0.02)
+    if high - low < FLAT:
+        low, high = low - FLAT, high + FLAT
+    span = high - low
     step = next(s for d in range(-4, 6) for s in (10.0**d, 2 * 10.0**d, 5 * 10.0**d) if span / s <= 5)
     first, last = math.floor(low / step + 1e-9), math.ceil(high / step - 1e-9)
     return [round(step * n, 10) for n in range(first, max(last, first + 1) + 1)]

@@ -228,10 +228,11 @@ def _level(line: Mapping[str, Any]) -> str:
 
 def links(run: Mapping[str, Any]) -> str:
     """Where one can go with this run."""
-    found = [("Open in the form", f"/experiment?clone={run['id']}")]
+    own = ("Fusion", f"/fusion?run={run['id']}"), ("Open in the form", f"/experiment?clone={run['id']}")
+    found = [own[0] if run["spec"].get("sources") else own[1]]
     if run["state"] == "done":
         found += [("Compare", f"/compare?runs={run['id']}"), ("Routing", f"/routing?run={run['id']}")]
-        found += [("Chat", f"/chat?models={run['id']},base")]
+        found += [("Chat", f"/chat?models={run['id']},base"), ("Fuse with others", f"/fusion?runs={run['id']}")]
     elif run["state"] in STATES["working"]:
         found += [("Routing so far", f"/routing?run={run['id']}")]
     return '<nav class="links">' + "".join(f'<a href="{e(to)}">{e(name)}</a>' for name, to in found) + "</nav>"

@@ -4,7 +4,7 @@ const node = (tag, className = '', text = '') => Object.assign(document.createEl
 const chips = node('div', 'chosen'), list = node('div', 'picklines'), bar = node('div', 'pager num');
 const search = Object.assign(node('input'), { type: 'search', placeholder: 'Search: id, name, method, notes', ariaLabel: 'Search the runs' });
 mount.replaceChildren(chips, search, list, bar);
-let timer = null;
+let timer = null, shown = '';
 
 function chip(run, place) {
   const made = node('button', 'chip on');
@@ -19,6 +19,7 @@ function line(run) {
   const open = Boolean(run.href), made = node(open ? 'a' : 'button', `pickline${run.on ? ' on' : ''}`);
   if (open) made.href = run.href; else { made.dataset.run = run.id; made.setAttribute('aria-pressed', run.on); }
   if (open && run.on) made.setAttribute('aria-current', 'page');
+  made.dataset.id = run.id;
   made.title = run.name;
   if (run.reason) made.disabled = true;
   const top = node('span', 'top'), low = node('span', 'low num');
@@ -49,7 +50,9 @@ function pager(v) {
 
 function draw() {
   const v = props.value;
-  if (!v?.runs) return;
+  const now = JSON.stringify(v);
+  if (!v?.runs || now === shown) return;
+  shown = now;
   const focus = mount.contains(document.activeElement) ? { ...document.activeElement.dataset } : null;
   search.hidden = v.search === undefined;
   if (document.activeElement !== search && v.search !== undefined) search.value = v.search;
@@ -60,7 +63,7 @@ function draw() {
   bar.replaceChildren();
   bar.hidden = v.page <= 1 && !v.more;
   if (!bar.hidden) pager(v);
-  const key = focus?.run ? `.picklines [data-run="${CSS.escape(focus.run)}"]` : focus?.page ? `[data-page="${CSS.escape(focus.page)}"]` : null;
+  const key = focus?.id || focus?.run ? `.picklines [data-id="${CSS.escape(focus.id || focus.run)}"]` : focus?.page ? `[data-page="${CSS.escape(focus.page)}"]` : null;
   if (key) mount.querySelector(key)?.focus({ preventScroll: true });
 }
 

@@ -159,10 +159,9 @@ def sweep_static(
             axes.set_axisbelow(True)
             axes.spines[:].set_visible(False)
         handles, labels = np.atleast_1d(every)[0].get_legend_handles_labels()
-        drawing.legend(handles, labels, loc="outside lower left", ncols=max(1, len(labels)), frameon=False, fontsize=7)
-        drawing.text(0.995, 0.01, f"attack: {attack} · {INSPIRED}", size=6.2, color=look.dim, ha="right")
-        if title:
-            drawing.suptitle(title, size=10, weight="bold", x=0.01, ha="left")
+        drawing.legend(handles, labels, loc="outside lower left", ncols=min(5, len(labels)), frameon=False, fontsize=7)
+        drawing.suptitle(title or " ", size=10 if title else 5, weight="bold", x=0.01, ha="left")
+        drawing.text(0.995, 0.985, f"attack: {attack} · {INSPIRED}", size=6.2, color=look.dim, ha="right", va="top")
         return save(plt, drawing, path, dpi)
 
 

@@ -35,6 +35,7 @@ ACTIONS = {
     "Methods": ("#use-method", "#grid td button"),
     "Runs": (".empty a", "#run-demo"),
     "Compare": (".empty a", "#run-demo"),
+    "Fusion": (".empty a", "#run-demo"),
     "Routing": (".empty a", "#grid td button"),
     "Chat": (".empty a", "#grid td button"),
 }

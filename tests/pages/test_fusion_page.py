@@ -166,7 +166,7 @@ def test_84_projections_of_many_runs_are_panels_of_pairs_most_conflicting_first(
     found = vectors(runs)
     shown = fusion_conflicts.heat(found, Choice())
     pairs = min(runs * (runs - 1) // 2, fusion_conflicts.MOST_PAIRS)
-    assert len(shown["rows"]) == pairs and shown["rows"][0] == "run-1 × run-2"
+    assert len(shown["rows"]) == pairs and shown["rows"][0] == "run-1×run-2"
     assert len(shown["layers"]) == 12 and shown["across"][:3] == ["q", "k", "v"] and shown["mid"] == 0
     place = PATHS.index("model.layers.3.mlp.up_proj")
     assert shown["values"][0][0][3][5] == pytest.approx(found.cosine[place, 0, 1], abs=1e-5)

@@ -35,6 +35,7 @@ VIEWS = {
     "Experiment": View("/experiment", "#told .empty a", "#told .note"),
     "Runs": View("/runs", ".empty a:visible", ".runline"),
     "Compare": View("/compare", ".empty a:visible", ".empty a[href*='runs=']"),
+    "Fusion": View("/fusion", ".empty a:visible", "#fusion-runs .pickline"),
     "Routing": View("/routing", ".empty a:visible", "#routing-told .empty a"),
     "Chat": View("/chat", ".empty a:visible", "#chat-pane-1 header"),
 }
