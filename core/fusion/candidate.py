@@ -58,13 +58,12 @@ class Candidate:
         self.paths = list(paths)
         self._layers: dict[str, Updated] = {}
         modules = dict(base.named_modules())
-        table = base.get_input_embeddings()
+        table, head = base.get_input_embeddings(), base.get_output_embeddings()
         for path in self.paths:
             module = modules[path]
             self._layers[path] = (UpdatedEmbedding if isinstance(module, nn.Embedding) else Updated)(module)
             parent, _, name = path.rpartition(".")
             setattr(modules[parent], name, self._layers[path])
-        head = base.get_output_embeddings()
         self._tied: Updated | None = None
         embedding = next((path for path in self.paths if modules[path] is table), None)
         if embedding is not None and head is not None and head.weight is table.weight:

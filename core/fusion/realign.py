@@ -159,6 +159,8 @@ def realign(
     fused = {path: delta.to(candidate.device) for path, delta in deltas.items()}
     learned = _start(candidate, fused, recipe, frozen, seed)
     parameters = [matrix for delta in learned.values() for matrix in _trained(delta)]
+    if not parameters:  # nothing but embeddings was fused
+        return Realigned(fused, 0, 0, None, None)
     optimiser = torch.optim.AdamW(parameters, lr=recipe.rate, weight_decay=0.0)
     batches = _batches(shots.train, recipe.batch_size, seed)
     watched = any(shots.held_out)
@@ -168,14 +170,10 @@ def realign(
         step = 0
         for step in range(1, recipe.steps + 1):
             check()
-            loss = answer_loss(model, next(batches), pad_id)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(parameters, MAX_GRAD_NORM)
-            optimiser.step()
+            loss = _step(model, next(batches), pad_id, optimiser)
             if step % EVALUATE_EVERY and step < recipe.steps:
                 continue
-            values = {"loss": float(loss.detach())}
+            values = {"loss": float(loss)}
             if watched:
                 values["validation"] = mean_loss(model, shots.held_out, pad_id)
             tell(step, values)
@@ -187,6 +185,16 @@ def realign(
         for parameter, value in zip(parameters, state, strict=True):
             parameter.copy_(value)
     return Realigned(fused | _result(learned) if kept else fused, step, kept, before, best)
+
+
+def _step(model: PreTrainedModel, items: Sequence[Item], pad_id: int, optimiser: torch.optim.Optimizer) -> Tensor:
+    """One step on these rows; returns the loss before it."""
+    loss = answer_loss(model, items, pad_id)
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], MAX_GRAD_NORM)
+    optimiser.step()
+    return loss.detach()
 
 
 def _start(candidate: Candidate, fused: Deltas, recipe: Recipe, frozen: frozenset[str], seed: int) -> dict[str, Delta]:

@@ -142,8 +142,8 @@ class Transmission:
                 signal += self._energies[user, path]
                 got = delta
                 if told := hears.get((user, path)):
-                    got, noise = _disturbed(delta, told, actual, channel.seed)
-                    errors.append(energy(total([got, delta.scaled(-1)])))
+                    got, error, noise = _disturbed(delta, told, actual, channel.seed)
+                    errors.append(error)
                     noises.append(noise)
                 arrived.append(TaskVector(vector.name, {path: got}))
             deltas |= weighted_sum(arrived, weights)
@@ -152,17 +152,22 @@ class Transmission:
 
 def _disturbed(
     delta: Delta, told: Sequence[tuple[Part, float]], variances: Mapping[Part, float], seed: int
-) -> tuple[Delta, Tensor]:
-    """The update as the receiver has it, and the energy of the noise on it."""
-    sent = {"delta": delta.dense()} if told[0][0].kind == "delta" else {"up": delta.up, "down": delta.down}
-    injected = torch.zeros((), dtype=torch.float64, device=delta.up.device)
+) -> tuple[Delta, Tensor, Tensor]:
+    """The update as the receiver has it, the energy of its error, and that of the noise on what was sent."""
+    whole = told[0][0].kind == "delta"
+    sent = {"delta": delta.dense()} if whole else {"up": delta.up, "down": delta.down}
+    heard, injected = dict(sent), torch.zeros((), dtype=torch.float64, device=delta.up.device)
     for part, w in told:
         clean = sent[part.kind]
         noise = normal(clean.shape, seed, part.user, part.path, part.kind, device=clean.device)
         noise = noise.to(clean.dtype) * variances[part] ** 0.5
         injected = injected + noise.double().square().sum()
-        sent[part.kind] = (clean + noise) * w
-    return Delta(sent["delta"]) if "delta" in sent else Delta(sent["up"], sent["down"]), injected
+        heard[part.kind] = (clean + noise) * w
+    if not whole:
+        got = Delta(heard["up"], heard["down"])
+        return got, energy(total([got, delta.scaled(-1)])), injected
+    error = injected if told[0][1] == 1 else (heard["delta"] - sent["delta"]).double().square().sum()
+    return Delta(heard["delta"]), error, injected
 
 
 def _worst_strongest(parts: Sequence[Part], sent: Sequence[Part], budget: float) -> dict[Part, float]:

@@ -10,10 +10,14 @@ import torch
 from core.catalog import options_of as fields_of
 from core.data.store import DatasetStore
 from core.errors import ConfigurationError, DataError
+from core.fusion.candidate import Candidate
 from core.fusion.combine import weighted_sum
 from core.fusion.delta import Delta, TaskVector
 from core.fusion.methods import fusion_method, options_of
 from core.fusion.methods.r_mtllmf import ABLATION, split_arm
+from core.fusion.protection import embedding_paths
+from core.fusion.read import Source, read_vectors
+from core.fusion.save import save
 from core.jobs.sinks import Cancelled
 from core.schema import MethodSpec
 from tests.fusion.resilient_support import TASKS, fuse, messages, setting, small_store, trained_vectors
@@ -83,6 +87,27 @@ def test_noise_on_factors_keeps_factors_and_noise_on_updates_needs_whole_matrice
         assert all(delta.low_rank == low_rank for delta in fused.deltas.values())
     assert options_of(MethodSpec(name="r_mtllmf", options={"snr": None})).form == "auto"
     assert options_of(MethodSpec(name="r_mtllmf", options={"form": "svd"})).form == "svd"
+
+
+@pytest.mark.parametrize("transmission", ["delta", "factors"])
+def test_what_is_saved_is_what_was_fused(base, store, vectors, tmp_path, transmission: str):
+    """Noise and realignment survive saving: no decomposition filters them out."""
+    given = setting(base, store, vectors, tmp_path, transmission=transmission, steps=5, learning_rate=1e-3)
+    fused = fuse(given)
+    rows = save(fused, given, options_of(given.spec.method))
+    assert all(row.relative_error == 0 for row in rows)
+    (vector,) = read_vectors([Source("fused", given.folder.adapter)], given.spec.model)
+    assert vector.tasks == TASKS
+    for path, delta in fused.deltas.items():
+        assert torch.allclose(vector.deltas[path].dense(), delta.dense(), atol=1e-6)
+
+
+def test_an_output_head_of_its_own_is_protected_with_the_embeddings(tmp_path):
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(tiny_base(tmp_path / "tied"), tie_word_embeddings=False)
+    paths = ["model.embed_tokens", "lm_head", "model.layers.0.mlp.up_proj"]
+    assert embedding_paths(Candidate(AutoModelForCausalLM.from_config(config), paths)) == frozenset(paths[:2])
 
 
 def test_the_seed_alone_draws_the_noise(base, store, vectors, tmp_path):
