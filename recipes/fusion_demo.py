@@ -118,9 +118,9 @@ def caption(steps: int, fusion_steps: int) -> str:
     """How the table came about, and how far its figures can be trusted."""
     told = (
         f"Experts: LoRA, {steps} steps each. Methods that learn took {fusion_steps} steps, the published ones hundreds "
-        f"to thousands; `r_mtllmf` alone saw answers, 16 of each task. {ROWS} test rows for each task and one seed: the "
-        f"standard error of a score is at most {0.5 / ROWS**0.5:.3f}. *lost*: mean of the experts minus mean. *seconds*: "
-        "fusing and scoring, on the CPU."
+        "to thousands; `r_mtllmf` alone saw answers, 16 of each task. "
+        f"{ROWS} test rows for each task and one seed: the standard error of a score is at most {0.5 / ROWS**0.5:.3f}. "
+        "*lost*: mean of the experts minus mean. *seconds*: fusing and scoring, on the CPU."
     )
     return textwrap.fill(told, 120)
 
