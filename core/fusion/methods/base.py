@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,6 +11,7 @@ from pydantic import Field
 from core.schema import Spec
 
 if TYPE_CHECKING:
+    from core.data.tasks import Task
     from core.fusion.setting import Fused, Setting
 
 
@@ -18,8 +19,9 @@ if TYPE_CHECKING:
 class FusionMethod:
     """A method of the literature. ``fuse`` imports torch when it is called.
 
-    ``learns``: it reads prompts of the tasks (never their answers), so every task needs rows in the split that its
-    option ``prompts`` names. ``badge``: a sentence that pages show wherever the paper had to be interpreted.
+    ``learns``: it fits something to unlabelled prompts of the tasks. ``badge``: a sentence that pages show wherever
+    the paper had to be interpreted. ``check`` refuses options that do not go with the names of the fused runs and with
+    the tasks, before anything is queued.
     """
 
     name: str
@@ -30,6 +32,7 @@ class FusionMethod:
     fuse: Callable[[Setting, Any], Fused]
     learns: bool = False
     badge: str = ""
+    check: Callable[[Any, Sequence[str], Sequence[Task]], None] | None = None
 
 
 class FusionOptions(Spec):
@@ -41,4 +44,4 @@ class FusionOptions(Spec):
         "its error, or whole matrices (exact). auto: factors where exact, whole matrices where a run is a full "
         "fine-tune, else the SVD.",
     )
-    rank: int | None = Field(None, ge=1, le=4096, description="Rank of the SVD; empty: the ranks of the runs together.")
+    rank: int | None = Field(None, ge=1, le=1024, description="Rank of the SVD; empty: the ranks of the runs together.")
