@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from core.data.kinds import TaskInfo
 from core.data.store import DatasetInfo, DatasetStore
 from core.data.tasks import load_tasks
 from core.data.templates import TextEncoder
@@ -42,7 +43,13 @@ def small_store(root: Path) -> DatasetStore:
     """mood and colour have options, next is free text; each is told by one word of its input."""
     store = DatasetStore(root)
     splits = {split: {task: [_row(task, i, split) for i in range(n)] for task in TASKS} for split, n in ROWS.items()}
-    store.add(DatasetInfo(name="small"), splits)
+    store.add(
+        DatasetInfo(
+            name="small",
+            tasks={"next": TaskInfo(name="next", kind="generation", metric="exact_match", metrics=["exact_match"])},
+        ),
+        splits,
+    )
     return store
 
 

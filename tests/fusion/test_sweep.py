@@ -13,8 +13,10 @@ import torch
 from core.data.store import DatasetStore
 from core.errors import ConfigurationError
 from core.fusion import sweep as sweeping
-from core.fusion.bench import owners
+from core.fusion.bench import Bench, owners
 from core.fusion.delta import Delta, TaskVector
+from core.fusion.methods import options_of
+from core.fusion.resilient import Resilience
 from core.fusion.sweep import COLUMNS
 from core.home import BUNDLED_BASE_FOLDER
 from core.jobs.sinks import Cancelled
@@ -150,6 +152,18 @@ def test_check_12_disentanglement_error_rises_and_scores_fall_with_the_snr(store
         assert errors[loud] >= errors[quiet] - 0.05  # the error of three seeds and 24 rows
         assert scores[loud] <= scores[quiet] + 0.05
     assert errors[-20] > errors[30] + 0.2 and scores[-20] < scores[30] - 0.2
+
+
+def test_a_decision_is_the_chosen_option_or_the_next_token(base, store, vectors, tmp_path: Path):
+    given = setting(base, store, vectors, tmp_path, **ONE)
+    lab = Resilience(given, options_of(given.spec.method))
+    found = Bench(lab).outcome(vectors[2].deltas).decisions
+    assert [task.info.kind for task in given.tasks] == ["classification", "classification", "generation"]
+    assert set(found["mood"]) <= {"yes", "no"} and set(found["colour"]) <= {"red", "green", "blue"}
+    task, row = given.tasks[2], given.tasks[2].rows("test")[3]
+    with given.candidate.using(vectors[2].deltas) as model, torch.no_grad():
+        ids = torch.tensor([given.encoder.prompt_ids(row, task.template)])
+        assert found["next"][3] == model(input_ids=ids).logits[0, -1].argmax().item()
 
 
 def test_arms_that_come_to_the_same_are_computed_once(base, store, vectors, tmp_path: Path, monkeypatch):
