@@ -49,6 +49,7 @@ def _ask(setting: Setting, objective: Objective, task: TaskPrompts) -> Answers:
 def _answers(setting: Setting, task: TaskPrompts, expert: TaskVector, numbers: Sequence[int]) -> Answers:
     """Greedy answers, with the end of sequence where they reach it."""
     longest = min(LONGEST_ANSWER, task.task.spec.max_new_tokens)
+    setting.sink.emit("progress", step=0, total=len(numbers), phase=f"asking {expert.name}", seconds_left=None)
     moved = {path: delta.to(setting.device) for path, delta in expert.deltas.items()}
     with setting.candidate.using(moved) as model:
         view = ModelView(model, setting.encoder, max_length=setting.spec.train.max_length)

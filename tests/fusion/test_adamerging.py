@@ -238,10 +238,10 @@ def test_cancelled_and_resumed_it_ends_as_if_nothing_had_happened(tmp_path, meth
 
 
 def test_a_checkpoint_of_other_settings_is_refused(tmp_path):
-    setting = stopping(setting_for(tmp_path, "adamerging", steps=5), after=2)
+    setting = stopping(setting_for(tmp_path, "adamerging", steps=5, evaluate_every=1), after=2)
     with pytest.raises(Cancelled):
         fuse(setting)
-    other = setting_for(tmp_path, "adamerging", steps=5, learning_rate=0.5, resume=True)
+    other = setting_for(tmp_path, "adamerging", steps=5, evaluate_every=1, learning_rate=0.5, resume=True)
     with pytest.raises(ConfigurationError, match="other settings"):
         fuse(other)
 
