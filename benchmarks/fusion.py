@@ -2,6 +2,7 @@
 
     python benchmarks/fusion.py experts --data DIR --home H --jobs 12 --seconds 540
     python benchmarks/fusion.py fuse    --home H --jobs 12 --seconds 540 --out OUT
+    python benchmarks/fusion.py gentle  --home H --jobs 12 --seconds 540 --out OUT
     python benchmarks/fusion.py sweep   --home H --jobs 12 --seconds 540 --out OUT
     python benchmarks/fusion.py page    --out OUT
 
@@ -17,6 +18,7 @@ import argparse
 import json
 import multiprocessing
 import os
+import re
 import shutil
 import sys
 import tarfile
@@ -64,6 +66,7 @@ FUSIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "r_mtllmf, 10 dB": ("r_mtllmf", {"snr": 10.0}),
     "task arithmetic at 10 dB": ("r_mtllmf", {"snr": 10.0, "protection": "none", "realign": False}),
 }
+GENTLE = (0.1,)
 COEFFICIENTS = (0.1, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)  # 0.3 is the default
 SWEEPS = {
     "full_embeddings": ["none", "realign", "drop_embed", "error_protected", "layer_aware", "layer_random"],
@@ -134,6 +137,21 @@ def experts(setting: Setting, dataset: str) -> list[Work]:
     return sorted(found, key=lambda work: not work.name.startswith("joint"))
 
 
+def gentle(setting: Setting) -> list[Work]:
+    """Methods that learn, of the first seed, from the coefficient that is best without learning, alerts ignored."""
+    seed = setting.seeds[0]
+    return [
+        _fusion(
+            setting, f"{label}, from {start}@{kind}-{seed}", method, kind, seed, options | _learned(setting, method)
+        )
+        for start in GENTLE
+        for label, (method, own) in FUSIONS.items()
+        if "on_alert" in _options(method)
+        for kind in ("lora", "full")
+        for options in [own | {"start": start, "on_alert": "continue"}]
+    ]
+
+
 def fusions(setting: Setting) -> list[Work]:
     """Every fusion of every kind and seed, the long ones of each seed first; last the coefficients of one seed."""
     found = []
@@ -142,7 +160,7 @@ def fusions(setting: Setting) -> list[Work]:
             for kind in ("lora", "full"):
                 if kind == "full" and "svd" in label:
                     continue
-                learn = {name: value for name, value in setting.learn.items() if name in _options(method)}
+                learn = _learned(setting, method)
                 found.append(_fusion(setting, f"{label}@{kind}-{seed}", method, kind, seed, options | learn))
     first = setting.seeds[0]
     for kind in ("lora", "full"):
@@ -171,6 +189,10 @@ def sweeps(setting: Setting) -> list[Work]:
         for arm in arms
         for attack in ("awgn", "worst_sum", "worst_strongest")
     ]
+
+
+def _learned(setting: Setting, method: str) -> dict[str, Any]:
+    return {name: value for name, value in setting.learn.items() if name in _options(method)}
 
 
 def _options(method: str) -> set[str]:
@@ -313,14 +335,14 @@ def pack(works: Sequence[Work], home: Home, out: Path, name: str) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("command", choices=("experts", "fuse", "sweep", "page"))
+    parser.add_argument("command", choices=("experts", "fuse", "gentle", "sweep", "page"))
     parser.add_argument("--data", type=Path)
     parser.add_argument("--home", type=Path)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=7200)
     parser.add_argument("--setting", choices=SETTINGS, default="full")
-    parser.add_argument("--only", default="", help="runs whose name holds this")
+    parser.add_argument("--only", default="", help="runs whose name this regular expression finds")
     given = parser.parse_args(arguments)
     if given.command == "page":
         from benchmarks.fusion_page import write
@@ -331,8 +353,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if given.command == "experts":
         works = experts(setting, upload(given.data, home, setting.tasks))
     else:
-        works = {"fuse": fusions, "sweep": sweeps}[given.command](setting)
-    works = [work for work in works if given.only in work.name]
+        works = {"fuse": fusions, "gentle": gentle, "sweep": sweeps}[given.command](setting)
+    works = [work for work in works if re.search(given.only, work.name)]
     done = work_through(works, home, given.jobs, given.seconds)
     pack(works, home, given.out, given.command)
     return 0 if done else 1

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from core.fusion.delta import Delta, TaskVector, paths_of
 from core.fusion.expert_answers import write_answers
+from core.fusion.guards import Guard
 from core.fusion.learning import Loop, load_optimizer, optimizer_state, resumed
 from core.fusion.objective import Objective, pull
 from core.fusion.prompts import TaskPrompts
@@ -109,7 +110,8 @@ def loop_of(setting: Setting, options: LearnedOptions, total: int) -> Loop:
     before = resumed(setting)
     objective = objective_of(setting, options)
     answers = write_answers(setting, objective, before.answers if before else {})
-    return Loop(setting, objective, total, options.evaluate_every, answers=answers, resumed=before)
+    guard = Guard(patient=options.on_alert == "continue")
+    return Loop(setting, objective, total, options.evaluate_every, answers=answers, resumed=before, guard=guard)
 
 
 def objective_of(setting: Setting, options: LearnedOptions) -> Objective:

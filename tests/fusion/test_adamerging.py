@@ -298,15 +298,24 @@ def test_a_collapse_that_lasts_ends_it_with_the_best_evaluation(tmp_path, monkey
     monkeypatch.setattr("core.fusion.guards.SHARE", 0.9)  # a random model does not collapse further
     setting = setting_for(tmp_path, "adamerging", steps=40, evaluate_every=1, learning_rate=0.1)
     fused = fuse(setting)
-    assert [event["name"] for event in setting.sink.of("alarm")] == ["collapse"] and fused.step < 40
+    alarms = [event for event in setting.sink.of("alarm") if event["step"]]
+    assert [event["name"] for event in alarms] == ["collapse"] and fused.step < 40
     stopped = [event["message"] for event in setting.sink.of("log") if "Kept step" in event["message"]]
     assert len(stopped) == 1
     kept = int(stopped[0].rsplit("Kept step ", 1)[1].rstrip("."))
-    assert 0 < kept == setting.sink.of("alarm")[0]["step"] - 1 == fused.step - 3
+    assert 0 < kept == alarms[0]["step"] - 1 == fused.step - 3
     losses = {event["step"]: event["values"]["loss"] for event in setting.sink.of("metrics")}
     objective = objective_of(setting, options_of(setting.spec.method))
     found = sum(reading.loss for reading in objective.measure(fused.deltas).values())
     assert found == pytest.approx(losses[kept], rel=1e-4)
+
+
+def test_an_alert_that_lasts_can_be_left_to_go_on(tmp_path, monkeypatch):
+    monkeypatch.setattr("core.fusion.guards.SHARE", 0.9)
+    changes = {"steps": 12, "evaluate_every": 1, "learning_rate": 0.1, "on_alert": "continue"}
+    setting = setting_for(tmp_path, "adamerging", **changes)
+    assert fuse(setting).step == 12
+    assert any(event["step"] for event in setting.sink.of("alarm"))
 
 
 def test_a_task_without_rows_in_the_split_is_refused_by_name(tmp_path):

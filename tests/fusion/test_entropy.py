@@ -71,6 +71,15 @@ def test_a_guard_stops_after_three_bad_evaluations_in_a_row_and_remembers_the_be
     assert guard.stops and guard.bad == PATIENCE and guard.best_step == 1
 
 
+def test_what_is_lost_at_the_start_is_said_once_and_is_no_alert_later():
+    nothing = [math.log(1e-4), math.log(1e-4), math.log(1 - 2e-4)]
+    less = [math.log(1e-5), math.log(1e-5), math.log(1 - 2e-5)]
+    guard = Guard()
+    said = guard.look(0, readings_of([nothing, nothing], (0, 1)))
+    assert [name for name, _ in said] == ["option_mass"] and "2.0e-04" in said[0][1]
+    assert guard.look(1, readings_of([less, less], (0, 1))) == [] and guard.bad == 0
+
+
 def test_options_of_unequal_length_are_compared_by_their_mean_and_equal_ones_by_their_sum():
     logits = torch.randn(6, 7, generator=torch.Generator().manual_seed(0))
     log_p = logits.log_softmax(-1)

@@ -37,6 +37,11 @@ class LearnedOptions(FusionOptions):
         0.0, ge=0, description="Weight of minus the log of the probability that the options have together."
     )
     evaluate_every: int = Field(20, ge=1, description="Steps between points of the curves and checks for collapse.")
+    on_alert: Literal["stop", "continue"] = Field(
+        "stop",
+        description="Where an alert of collapse lasts three evaluations: stop and go back to the best one without an "
+        "alert, or learn on to the last step.",
+    )
 
 
 def check(options: LearnedOptions, names: Sequence[str], tasks: Sequence[Task]) -> None:
