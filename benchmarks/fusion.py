@@ -66,7 +66,7 @@ FUSIONS: dict[str, tuple[str, dict[str, Any]]] = {
     "r_mtllmf, 10 dB": ("r_mtllmf", {"snr": 10.0}),
     "task arithmetic at 10 dB": ("r_mtllmf", {"snr": 10.0, "protection": "none", "realign": False}),
 }
-GENTLE = (0.1,)
+GENTLE = 0.1
 COEFFICIENTS = (0.1, 0.2, 0.4, 0.5, 0.6, 0.8, 1.0)  # 0.3 is the default
 SWEEPS = {
     "full_embeddings": ["none", "realign", "drop_embed", "error_protected", "layer_aware", "layer_random"],
@@ -139,16 +139,14 @@ def experts(setting: Setting, dataset: str) -> list[Work]:
 
 def gentle(setting: Setting) -> list[Work]:
     """Methods that learn, of the first seed, from the coefficient that is best without learning, alerts ignored."""
-    seed = setting.seeds[0]
+    seed, more = setting.seeds[0], {"start": GENTLE, "on_alert": "continue"}
+    learned = {label: fusion for label, fusion in FUSIONS.items() if "on_alert" in _options(fusion[0])}
     return [
         _fusion(
-            setting, f"{label}, from {start}@{kind}-{seed}", method, kind, seed, options | _learned(setting, method)
+            setting, f"{label}, from {GENTLE}@{kind}-{seed}", method, kind, seed, own | more | _learned(setting, method)
         )
-        for start in GENTLE
-        for label, (method, own) in FUSIONS.items()
-        if "on_alert" in _options(method)
+        for label, (method, own) in learned.items()
         for kind in ("lora", "full")
-        for options in [own | {"start": start, "on_alert": "continue"}]
     ]
 
 

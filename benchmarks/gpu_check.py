@@ -20,7 +20,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent
 RECORD = ROOT / "docs" / "gpu-checks.json"
-ROOMS = ("tests/adapters", "tests/routing", "tests/training", "tests/evaluation", "tests/chat")
+ROOMS = ("tests/adapters", "tests/routing", "tests/training", "tests/evaluation", "tests/chat", "tests/fusion")
 PACKAGES = (
     "torch",
     "transformers",
@@ -38,7 +38,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=RECORD, help="where the record is written")
     parser.add_argument("--commit", help="the commit, where the files are not a git checkout")
-    parser.add_argument("--again", action="store_true", help="only what failed last time, into the same record")
+    parser.add_argument(
+        "--again", nargs="*", metavar="TEST", help="only these tests, or what failed last time, into the same record"
+    )
     parser.add_argument("--timeout", type=int, default=1500, help="seconds for all tests together")
     arguments = parser.parse_args()
 
@@ -48,13 +50,13 @@ def main() -> int:
         print("There is no CUDA device: the GPU tests would all skip.", file=sys.stderr)
         return 1
     began = time.monotonic()
-    before = read_outcomes(RECORD) if arguments.again else {}
-    chosen = sorted(name for name, outcome in before.items() if outcome == "failed")
+    before = {} if arguments.again is None else read_outcomes(RECORD)
+    chosen = arguments.again or sorted(name for name, outcome in before.items() if outcome == "failed")
     outcomes, code = run_tests(arguments.timeout, chosen)
-    outcomes = before | outcomes
-    record = make_record(outcomes, arguments.commit or head(), torch) | {"seconds": round(time.monotonic() - began)}
-    if chosen:
-        record["again"] = {"tests": chosen, "rest": json.loads(RECORD.read_text("utf-8"))["commit"]}
+    record = make_record(before | outcomes, arguments.commit or head(), torch)
+    record["seconds"] = round(time.monotonic() - began)
+    if before:
+        record["again"] = {"tests": sorted(outcomes), "rest": json.loads(RECORD.read_text("utf-8"))["commit"]}
     arguments.out.parent.mkdir(parents=True, exist_ok=True)
     arguments.out.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     print(f"{len(record['passed'])} passed, {len(record['failed'])} failed; wrote {arguments.out}")
