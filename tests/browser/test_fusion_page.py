@@ -123,7 +123,7 @@ def test_two_runs_are_fused_and_what_was_lost_is_a_table(trained: Trained, page:
     page.locator("#fusion-heat rect[data-at]").first.wait_for()
     page.locator("#fusion-start").click()
     page.wait_for_url("**/fusion?run=run-*")
-    page.locator("#fusion-head .state.queued").wait_for()
+    page.locator("#fusion-head .state").wait_for()
     trained.studio.dispatcher("start")
     page.locator("#fusion-table tbody tr.mean").wait_for(timeout=FUSED)
     heads = page.locator("#fusion-table thead").inner_text()
@@ -160,7 +160,7 @@ def test_a_method_that_learns_is_watched(trained: Trained, page: Any):
     page.locator("#fusion-start").click()
     page.wait_for_url("**/fusion?run=run-*")
     trained.studio.dispatcher("start")
-    page.locator("#fusion-learnt path.raw").nth(1).wait_for(timeout=FUSED)
+    page.locator("#fusion-learnt path.raw").nth(1).wait_for(state="attached", timeout=FUSED)  # a flat line has no area
     page.locator("#fusion-coefficients rect[data-at]").first.wait_for()
     page.locator("#fusion-combined .keys button").nth(1).wait_for()
     page.get_by_role("radio", name="Objective").click()
