@@ -13,7 +13,7 @@ from typing import Any
 
 import pandas as pd
 
-from benchmarks.fusion import COEFFICIENTS, FUSIONS, TASKS
+from benchmarks.fusion import COEFFICIENTS, FUSIONS, GENTLE, TASKS
 from core.figures.fusion import sweep_static
 from core.home import write_text
 
@@ -29,8 +29,8 @@ Run = dict[str, Any]
 
 def write(out: Path, docs: Path) -> Path:
     """Rewrite the block of docs/fusion.md from the files that the benchmark left in ``out``."""
-    experts, fused, swept = (_read(out / f"{name}.json") for name in ("experts", "fuse", "sweep"))
-    parts = [part for kind in KINDS for part in _kind(kind, experts, fused)]
+    experts, fused, more, swept = (_read(out / f"{name}.json") for name in ("experts", "fuse", "gentle", "sweep"))
+    parts = [part for kind in KINDS for part in _kind(kind, experts, [*fused, *more])]
     parts += _coefficients(fused)
     frame = _sweep(swept)
     if not frame.empty:
@@ -55,17 +55,18 @@ def _kind(kind: str, experts: Sequence[Run], fused: Sequence[Run]) -> list[str]:
         "joint training": _by_seed((run["seed"], run["scores"]["adapter"]) for run in joint),
     }
     seconds: dict[str, float] = {}
-    for label in ORDER:
+    for label in (*ORDER, *(f"{label}, from {GENTLE}" for label in ORDER)):
         mine = [run for run in fused if run["kind"] == kind and run["label"] == label]
         if mine:
             rows[label] = _by_seed((run["seed"], run["scores"]["adapter"]) for run in mine)
             seconds[label] = fmean(_seconds(run) for run in mine)
-    best = max((fmean(_means(row)) for name, row in rows.items() if name in FUSIONS), default=0.0)
+    unlabelled = [name for name in rows if name in FUSIONS and not name.startswith("r_mtllmf")]
+    best = max((fmean(_means(rows[name])) for name in unlabelled), default=0.0)
     head = f"| {KINDS[kind]} | mean | {' | '.join(TASKS)} | seconds |"
     lines = [head, "|" + "---|" * (len(TASKS) + 3)]
     for label, row in rows.items():
         mean = _shown(_means(row))
-        if label in FUSIONS and math.isclose(fmean(_means(row)), best):
+        if label in unlabelled and math.isclose(fmean(_means(row)), best):
             mean = f"**{mean}**"
         cells = [_shown([scores[task] for scores in row.values() if task in scores]) for task in TASKS]
         took = f"{seconds[label]:.0f}" if label in seconds else ""

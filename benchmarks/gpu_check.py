@@ -77,7 +77,7 @@ def run_tests(timeout: int, chosen: list[str]) -> tuple[dict[str, str], int]:
     rooms = chosen or [room for room in ROOMS if (ROOT / room).is_dir()]
     with TemporaryDirectory() as folder:
         report = Path(folder) / "report.xml"
-        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-q", "-rf", f"--junitxml={report}", *rooms]
+        command = [sys.executable, "-m", "pytest", "-m", "gpu", "-v", "-rf", f"--junitxml={report}", *rooms]
         code = subprocess.run(command, cwd=ROOT, timeout=timeout, check=False).returncode
         if not report.is_file():
             return {}, code or 1

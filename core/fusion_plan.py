@@ -47,6 +47,7 @@ def methods() -> list[dict[str, Any]]:
             "summary": method.summary,
             "source": method.source,
             "badge": method.badge or None,
+            "note": method.note,
             "learns": method.learns,
             "options": catalog.options_of(method.options),
         }

@@ -5,6 +5,8 @@ Imports no torch.
 
 from __future__ import annotations
 
+import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +21,7 @@ from core.compare import difference
 from core.comparisons import predictions
 from core.errors import ConfigurationError
 from core.fusion.methods import fusion_methods
-from core.home import Home
+from core.home import Home, read_json, write_json
 from core.records import Records
 from core.schema import ModelSpec, RunSpec
 
@@ -32,12 +34,13 @@ COLUMNS = (
 )  # fmt: skip
 FIGURES = ("base", "own", "fused", "joint", "lost")
 MEAN = "mean"
+CONFLICTS_VERSION = 1  # of what is kept
 MOST_JOINT = 200  # runs that are looked through for one trained on all tasks together
 
 
 @dataclass(frozen=True)
 class Conflicts:
-    """Of K task vectors at P projections, in float64; NaN where a vector does not touch a projection.
+    """Of K task vectors at P projections, in float64. Where a vector does not touch one its norm is 0, the rest NaN.
 
     ``cosine`` and ``disagreement`` (the share of entries, among those non-zero in both, whose signs differ) are
     (P, K, K), ``norms`` (P, K); ``overall_...`` are those of all projections together.
@@ -97,8 +100,11 @@ def conflicts(names: Sequence[str], home: Home) -> Conflicts:
         {"name": s.name, "adapter": str(s.adapter), "task": s.task, "routing": s.routing and str(s.routing)}
         for s in found
     ]
-    arguments = {"sources": given, "model": model.model_dump(mode="json"), "cache": str(home.cache)}
-    told = children.call("core.fusion.conflicts", "measure", **arguments)
+    arguments = {"sources": given, "model": model.model_dump(mode="json")}
+    kept = home.cache / f"conflicts-{_key(found, arguments)}.json"
+    if not kept.is_file():
+        write_json(kept, children.call("core.fusion.conflicts", "measure", **arguments))
+    told = read_json(kept)
     parts, everything = told["projections"], told["all"]
     return Conflicts(
         told["runs"],
@@ -106,6 +112,14 @@ def conflicts(names: Sequence[str], home: Home) -> Conflicts:
         *(_array([part[name] for part in parts]) for name in ("cosine", "sign", "norm")),
         *(_array(everything[name]) for name in ("cosine", "sign", "norm")),
     )
+
+
+def _key(sources: Sequence[fusion_plan.SourceRun], arguments: dict[str, Any]) -> str:
+    """Changes with every file that is read."""
+    files = [file for s in sources for file in (*sorted(s.adapter.iterdir()), *([s.routing] if s.routing else []))]
+    stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files]
+    told = json.dumps([CONFLICTS_VERSION, arguments, stamps], sort_keys=True)
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
 
 
 def _array(values: Any) -> np.ndarray:
@@ -152,6 +166,7 @@ def fusion(records: Records, home: Home, row: RunRow) -> Fusion:
         "name": spec.method.name,
         "title": method.title if method else spec.method.name,
         "badge": (method.badge or None) if method else None,
+        "note": method.note if method else "",
         "options": spec.method.options,
     }
     return Fusion(views.run(row), sources, described, _table(lines))

@@ -189,8 +189,9 @@ def methods(
 
 
 def _fusion_method(method: dict[str, Any]) -> str:
-    badge = [method["badge"]] if method["badge"] else []
-    head = [f"{method['title']} ({method['name']})", *badge, method["summary"], f"Source: {method['source']}"]
+    badge = f" [{method['badge']}]" if method["badge"] else ""
+    head = [f"{method['title']} ({method['name']}){badge}", method["summary"], f"Source: {method['source']}"]
+    head += [method["note"]] if method["note"] else []
     return "\n".join([*head, "", _options(method["options"])])
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.pages import fusion_result, fusion_runs, fusion_sweep, fusion_watch, run_look, run_views
+from app.pages import fusion_result, fusion_sweep, fusion_watch, run_look, run_views
 from app.pages.fusion_choice import Choice
 from app.pages.fusion_watch import COMBINED, LEARNT, WORKING
 from app.ui import components as ui
@@ -53,7 +53,7 @@ def look(studio: Studio, choice: Choice, combined: str, seen: Seen) -> tuple[dic
 def _head(studio: Studio, drawing: run_look.Drawing, run: Mapping[str, Any]) -> None:
     said = studio.watch.messages(run["id"])
     parts = {
-        "head": run_views.head({**run, "badge": fusion_runs.label(run["badge"])}),
+        "head": run_views.head(run),
         "failure": run_views.failure(run, said["output"]) or _cancelled(run),
         "log": run_views.log(said),
     }

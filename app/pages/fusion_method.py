@@ -8,7 +8,6 @@ from typing import Any
 from urllib.parse import urlencode
 
 from app import forms
-from app.pages import fusion_runs
 from app.pages.fusion_choice import Choice
 from app.ui import components as ui
 from core.errors import ConfigurationError
@@ -38,7 +37,7 @@ def listed(methods: Methods, choice: Choice) -> dict[str, Any]:
         query = urlencode({"runs": ",".join(choice.runs), "method": one["name"]}, safe=",")
         entry = {name: one[name] for name in ("name", "title", "summary")}
         words = f"{one['source']} {'learns' if one['learns'] else 'learns nothing'}"
-        found.append(entry | {"badge": fusion_runs.label(one["badge"]), "words": words, "href": f"/fusion?{query}"})
+        found.append(entry | {"badge": one["badge"], "words": words, "href": f"/fusion?{query}"})
     return {"methods": found, "chosen": choice.method}
 
 
@@ -49,9 +48,10 @@ def card(method: Mapping[str, Any]) -> str:
         if method["learns"]
         else "It learns nothing: done as soon as the vectors are read; most of the time goes into scoring."
     )
-    told = f'<p class="note">{e(method["badge"])}</p>' if method["badge"] else ""
+    badge = f' <span class="badge">{e(method["badge"])}</span>' if method["badge"] else ""
+    told = f'<p class="note">{e(method["note"])}</p>' if method["note"] else ""
     source = f"<p><small>{e(method['source'])}</small></p>" if method["source"] else ""
-    return f"<h2>{e(method['title'])}</h2><p>{e(method['summary'])}</p>{source}{told}<p>{learns}</p>"
+    return f"<h2>{e(method['title'])}{badge}</h2><p>{e(method['summary'])}</p>{source}{told}<p>{learns}</p>"
 
 
 def groups(method: Mapping[str, Any], settings: Settings) -> list[dict[str, Any]]:

@@ -11,7 +11,6 @@ from urllib.parse import quote
 import pandas as pd
 
 from app.pages.fusion_method import as_text
-from app.pages.fusion_runs import label
 from app.ui import components as ui
 
 if TYPE_CHECKING:
@@ -123,9 +122,8 @@ def about(found: Fusion) -> str:
     sources = ", ".join(map(_source, found.sources))
     told = "; ".join(f"{name} {as_text(value)}" for name, value in method["options"].items())
     options = f" <small>· {e(told)}</small>" if told else ""
-    said_above = label(method["badge"]) == method["badge"]
-    badge = "" if said_above else f'<p class="note">{e(method["badge"])}</p>'
-    return f"<p><b>{e(method['title'])}</b> of {sources}{options}</p>{badge}"
+    note = f'<p class="note">{e(method["note"])}</p>' if method["note"] else ""
+    return f"<p><b>{e(method['title'])}</b> of {sources}{options}</p>{note}"
 
 
 def _source(source: Mapping[str, Any]) -> str:

@@ -12,7 +12,6 @@ from core.studio import Studio
 
 PAGE = 8
 FUSED = 8
-LONGEST = 60  # letters of a badge in a list
 
 
 def offered(studio: Studio, runs: Sequence[str], search: str = "", page: int = 1) -> dict[str, Any]:
@@ -39,16 +38,11 @@ def _entry(run: Mapping[str, Any], runs: Sequence[str]) -> dict[str, Any]:
         "name": run["name"],
         "about": f"{run['method']} · seed {run['seed']}" + (f" · {tasks}" if tasks else ""),
         "base": run["base"],
-        "badge": label(run["badge"]),
+        "badge": run["badge"],
         "when": date(run["finished"] or run["created"]),
         "reason": "" if run["id"] in runs else run["reason"],
         "on": run["id"] in runs,
     }
-
-
-def label(badge: str | None) -> str | None:
-    """A badge as lists have room for it; one that is a whole sentence is told where the method is described."""
-    return badge if not badge or len(badge) <= LONGEST else "interpretation"
 
 
 def chosen(studio: Studio, runs: Sequence[str]) -> list[dict[str, str]]:
@@ -82,7 +76,7 @@ def _fused(run: Mapping[str, Any], shown: str) -> dict[str, Any]:
         "name": run["name"],
         "href": f"/fusion?run={run['id']}",
         "about": f"{run['method']} · seed {run['seed']} · {', '.join(run['tasks'])}",
-        "badge": label(run["badge"]),
+        "badge": run["badge"],
         "state": run["state"],
         "share": round(min(1.0, (job.get("step") or 0) / job["total"]), 3) if working else None,
         "when": when(run),

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +15,6 @@ from core.fusion.read import Source, read_vectors
 from core.schema import ModelSpec
 
 ENTRIES = 1 << 22  # of a projection that signs are compared in
-VERSION = 1  # of what is cached
 
 
 @dataclass(frozen=True)
@@ -48,21 +43,13 @@ class Conflicts:
         }
 
 
-def measure(sources: list[dict[str, Any]], model: dict[str, Any], cache: str = "") -> dict[str, Any]:
+def measure(sources: list[dict[str, Any]], model: dict[str, Any]) -> dict[str, Any]:
     """The conflicts of finished runs, for a process without torch: plain data in and out.
 
     ``sources``: for each run ``name``, ``adapter``, and ``task`` and ``routing`` where they count, as ``Source`` has
-    them. ``cache``: a folder that keeps the answer until an adapter changes. Returns ``runs``, ``all`` and a list
-    ``projections`` with ``path`` beside what ``Conflicts.told`` says.
+    them. Returns ``runs``, ``all`` and a list ``projections`` with ``path`` beside what ``Conflicts.told`` says.
     """
-    given = [_source(source) for source in sources]
-    kept = Path(cache) / f"conflicts-{_key(given, model)}.json" if cache else None
-    if kept is not None and kept.is_file():
-        return json.loads(kept.read_text("utf-8"))
-    found = told(read_vectors(given, ModelSpec.parse(model, "model")))
-    if kept is not None:
-        _keep(kept, found)
-    return found
+    return told(read_vectors([_source(source) for source in sources], ModelSpec.parse(model, "model")))
 
 
 @torch.no_grad()
@@ -121,21 +108,3 @@ def _plain(matrix: Tensor) -> list[list[float | None]]:
 def _source(given: dict[str, Any]) -> Source:
     routing = given.get("routing")
     return Source(given["name"], Path(given["adapter"]), given.get("task"), Path(routing) if routing else None)
-
-
-def _key(sources: Sequence[Source], model: dict[str, Any]) -> str:
-    """Changes with every file that was read."""
-    parts: list[Any] = [VERSION, model]
-    for source in sources:
-        files = [*sorted(source.adapter.glob("*")), *([source.routing] if source.routing else [])]
-        stamps = [(str(file), file.stat().st_size, file.stat().st_mtime_ns) for file in files if file.is_file()]
-        parts.append([source.name, source.task, stamps])
-    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def _keep(path: Path, found: dict[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    with os.fdopen(handle, "w", encoding="utf-8") as file:
-        json.dump(found, file)
-    os.replace(temporary, path)

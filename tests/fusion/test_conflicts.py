@@ -9,9 +9,10 @@ import pytest
 import torch
 from merging_support import adapters, factors
 
-from core import children
-from core.fusion.conflicts import conflicts, measure, told
+from core.fusion.conflicts import conflicts, told
 from core.fusion.delta import Delta, TaskVector
+from core.fusion_results import conflicts as conflicts_of
+from core.home import Home, read_json, write_json
 from tests.support.tiny import tiny_base
 
 
@@ -78,16 +79,18 @@ def test_of_large_projections_evenly_spaced_rows_stand_for_all():
     assert 0 < some.opposed[0, 1] != whole.opposed[0, 1]
 
 
-def test_a_child_process_measures_adapter_folders_and_keeps_the_answer_until_one_changes(tmp_path: Path):
+def test_a_child_process_measures_adapter_folders_once_until_one_changes(tmp_path: Path):
     base = str(tiny_base(tmp_path / "base", layers=1))
     two = adapters(base, tmp_path / "two", {"r": 4}, {"r": 4})
-    sources = [{"name": name, "adapter": str(two.folder / name), "task": None, "routing": None} for name in two.names]
-    arguments = {"sources": sources, "model": {"base": base}, "cache": str(tmp_path / "cache")}
-    found = children.call("core.fusion.conflicts", "measure", **arguments)
-    assert found == json.loads(json.dumps(told(two.vectors())))
-    (kept,) = (tmp_path / "cache").iterdir()
-    kept.write_text('{"kept": true}', "utf-8")
-    assert measure(**arguments) == {"kept": True}
-    weights = two.folder / two.names[0] / "adapter_model.safetensors"
+    home = Home.open(tmp_path / "home")
+    names, expected = [str(two.folder / name) for name in two.names], told(two.vectors())
+    write_json(two.folder / "spec.json", {"origin": "a test", "model": {"base": base}})
+    found = conflicts_of(names, home)
+    assert found.overall_cosine.tolist() == expected["all"]["cosine"] and found.sources == names
+    (kept,) = home.cache.glob("conflicts-*.json")
+    data = read_json(kept)
+    write_json(kept, data | {"runs": ["kept", "kept"]})
+    assert conflicts_of(names, home).sources == ["kept", "kept"]
+    weights = Path(names[0]) / "adapter_model.safetensors"
     weights.write_bytes(weights.read_bytes())
-    assert measure(**arguments) == found
+    assert conflicts_of(names, home).sources == names

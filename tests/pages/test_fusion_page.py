@@ -219,8 +219,8 @@ def test_every_method_has_a_form_whose_defaults_change_nothing(studio):
         assert method["title"] in fusion_method.card(method) and method["summary"][:20] in text(
             fusion_method.card(method)
         )
-        if method["badge"]:
-            assert 'class="note"' in fusion_method.card(method)
+        assert bool(method["badge"]) == ('class="badge"' in fusion_method.card(method))
+        assert bool(method["note"]) == ('class="note"' in fusion_method.card(method))
 
 
 def test_what_a_form_says_otherwise_becomes_changes_and_comes_back(studio):
@@ -277,7 +277,13 @@ def test_the_same_wish_from_the_same_page_is_one_request():
 def fusion(rows: list[tuple[Any, ...]], **more: Any) -> Fusion:
     run = {"id": "run-7", "name": "Fused", "method": "task_arithmetic", "state": "done"} | more
     sources = [{"name": "run-1", "run": {"id": "run-1", "name": "<b>" + "long " * 30}}, {"name": "run-2", "run": None}]
-    method = {"name": "task_arithmetic", "title": "Task arithmetic", "badge": None, "options": {"coefficient": 0.3}}
+    method = {
+        "name": "task_arithmetic",
+        "title": "Task arithmetic",
+        "badge": None,
+        "note": "",
+        "options": {"coefficient": 0.3},
+    }
     return Fusion(run, sources, method, pd.DataFrame(rows, columns=list(COLUMNS)))
 
 
@@ -388,11 +394,6 @@ def test_a_sweep_of_one_seed_has_no_band_and_one_without_errors_says_so():
     score, error = fusion_sweep.pictures("run-7", frame, "")
     assert 'class="band"' not in score["html"] and "one seed: no band" in score["html"]
     assert "No weight disentanglement error was measured" in error["html"]
-
-
-def test_labels_of_badges_are_short_in_lists():
-    assert fusion_runs.label("R-MTLLMF-inspired, studio specification") == "R-MTLLMF-inspired, studio specification"
-    assert fusion_runs.label("x" * 200) == "interpretation" and fusion_runs.label(None) is None
 
 
 def test_curves_of_a_fused_run_are_offered_where_it_has_them():

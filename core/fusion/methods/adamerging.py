@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from core.fusion.setting import Fused, Setting
 
 PAPER = "Yang et al. 2024 (ICLR), arXiv:2310.02575, and the authors' code"
-BADGE = (
+NOTE = (
     "The paper's models have a class head. For a language model the entropy over the answer options is the studio's "
     "choice; loss first_token is the published one for Flan-T5. Read were the abstract, code, logs and coefficients of "
     "the authors, not the body of the paper."
@@ -73,7 +73,8 @@ METHODS = (
         options=AdaMergingOptions,
         fuse=adamerging,
         learns=True,
-        badge=BADGE,
+        badge="interpretation",
+        note=NOTE,
         check=check,
     ),
     FusionMethod(
@@ -84,7 +85,8 @@ METHODS = (
         options=AdaMergingPPOptions,
         fuse=adamerging_pp,
         learns=True,
-        badge=BADGE,
+        badge="interpretation",
+        note=NOTE,
         check=check_whole,
     ),
 )

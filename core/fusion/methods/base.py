@@ -19,9 +19,9 @@ if TYPE_CHECKING:
 class FusionMethod:
     """A method of the literature. ``fuse`` imports torch when it is called.
 
-    ``learns``: it fits something to unlabelled prompts of the tasks. ``badge``: a sentence that pages show wherever
-    the paper had to be interpreted. ``check`` refuses options that do not go with the names of the fused runs and with
-    the tasks, before anything is queued.
+    ``learns``: it fits something to unlabelled prompts of the tasks. ``badge`` stands beside the method wherever it is
+    reported, and ``note`` where it is described: what of the paper had to be interpreted. ``check`` refuses options
+    that do not go with the names of the fused runs and with the tasks, before anything is queued.
     """
 
     name: str
@@ -32,6 +32,7 @@ class FusionMethod:
     fuse: Callable[[Setting, Any], Fused]
     learns: bool = False
     badge: str = ""
+    note: str = ""
     check: Callable[[Any, Sequence[str], Sequence[Task]], None] | None = None
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from core.fusion.setting import Fused, Setting
 
 PAPER = "Tang et al. 2023, arXiv:2312.06173, and the authors' code"
-BADGE = (
+NOTE = (
     "The paper's models have a class head; the entropy over answer options is the studio's choice for language models. "
     "mask structured is not the published method. Read were the abstract, code and result files of the authors, not "
     "the body of the paper."
@@ -95,7 +95,8 @@ METHODS = (
         options=ConcreteOptions,
         fuse=concrete_task_arithmetic,
         learns=True,
-        badge=BADGE,
+        badge="interpretation",
+        note=NOTE,
         check=check_mask,
     ),
     FusionMethod(
@@ -106,7 +107,8 @@ METHODS = (
         options=ConcreteAdaMergingOptions,
         fuse=concrete_adamerging,
         learns=True,
-        badge=BADGE,
+        badge="interpretation",
+        note=NOTE,
         check=check_mask,
     ),
 )

@@ -191,6 +191,8 @@ METHODS = (
         options=RMtllmfOptions,
         fuse=fuse,
         badge="R-MTLLMF-inspired, studio specification",
+        note="Of the paper the abstract and summaries were read, not the body: channel, attacks and protections follow "
+        "its description, every formula and setting is the studio's, and no number of the paper is claimed.",
         check=check,
     ),
 )
