@@ -1,5 +1,6 @@
 # make demo     train three methods on generated tasks, on this machine's CPU, and print the table
 # make methods  train every method for 100 steps on the same tasks and print scores and routing sums
+# make fusion   train three experts, fuse them by every method and print what was lost
 # make studio   serve the studio on http://127.0.0.1:7860
 # make test     all tests; browser tests need chromium, GPU tests need CUDA (both say why they skip)
 
@@ -13,13 +14,16 @@ WORKERS ?= 2
 # them on a CPU, so a known good version goes in first. On a CUDA machine: make TORCH="torch --index-url ..." install
 TORCH ?= torch==2.13.0
 
-.PHONY: demo methods studio test gpu-check lint install install-dev clean
+.PHONY: demo methods fusion studio test gpu-check lint install install-dev clean
 
 demo: install
 	$(BIN)/python app.py demo
 
 methods: install
 	$(BIN)/python -m recipes.every_method
+
+fusion: install
+	$(BIN)/python -m recipes.fusion_demo
 
 studio: install
 	$(BIN)/python app.py serve --port $(PORT)
