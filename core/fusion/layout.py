@@ -57,8 +57,11 @@ class Sequences:
     def size(self) -> int:
         return len(self.tokens) * max(map(len, self.tokens))
 
-    def layout(self, order: Sequence[tuple[int, Prefix]], pad_id: int, device: torch.device) -> Layout:
-        """``order``: the positions whose logits are needed, as (prompt, prefix)."""
+    def layout(
+        self, order: Sequence[tuple[int, Prefix]], pad_id: int, device: torch.device, *, square: bool = False
+    ) -> Layout:
+        """``order``: the positions whose logits are needed, as (prompt, prefix). ``square``: the mask is always one of
+        tokens by tokens, as far as it fits: a model that makes it itself waits for the device to see if it must."""
         length, keep = max(map(len, self.tokens)), max(map(len, self.parents)) + 1
         ids = np.full((len(self.tokens), length), pad_id)
         present = np.zeros(ids.shape, dtype=np.int64)
@@ -70,7 +73,10 @@ class Sequences:
         mask = present if chains else self._tree(present, positions)
         rows = np.array([s * keep + keep - 1 - back for s, back in (self.where[key] for key in order)])
         placed = [torch.from_numpy(part).to(device, non_blocking=True) for part in (ids, mask, positions, rows)]
-        return Layout(*placed[:3], keep, placed[3])
+        ids, mask, positions, rows = placed
+        if square and chains and present.size * length <= MOST_MASK:
+            mask = causal(mask)
+        return Layout(ids, mask, positions, keep, rows)
 
     def _tree(self, present: np.ndarray, positions: np.ndarray) -> np.ndarray:
         """(sequences, 1, tokens, tokens): each token sees the prompt, its own ancestors and itself, padding too, so
@@ -86,6 +92,14 @@ class Sequences:
                 positions[row, at] = positions[row, start + parent if parent >= 0 else start - 1] + 1
         seen |= np.eye(length, dtype=bool)
         return seen[:, None]
+
+
+def causal(present: Tensor) -> Tensor:
+    """(sequences, 1, tokens, tokens) from (sequences, tokens): each token sees itself and those before it that are
+    there."""
+    everything = torch.ones(present.shape[1], present.shape[1], dtype=torch.bool, device=present.device)
+    itself = torch.eye(present.shape[1], dtype=torch.bool, device=present.device)
+    return (present.bool()[:, None] & everything.tril() | itself)[:, None]
 
 
 def repeated(prompts: Sequence[Prompt]) -> Sequences:
@@ -151,7 +165,8 @@ def option_table(
             token[number, index, : len(option)] = option
             counted[number, index, : len(option)] = True
             place[number, index, : len(option)] = [row.get((number, option[:cut]), 0) for cut in range(len(option))]
-    return OptionTable(*(torch.from_numpy(part).to(device) for part in (place, token, counted, exists, opens)))
+    parts = (place, token, counted, exists, opens)
+    return OptionTable(*(torch.from_numpy(part).to(device, non_blocking=True) for part in parts))
 
 
 def _prefixes(prompt: Prompt) -> list[Prefix]:

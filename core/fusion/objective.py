@@ -139,10 +139,15 @@ class Objective:
         else:
             order = positions_of(prompts)
             built = sequences(prompts, self._may_share)
-        layout = built.layout(order, self.pad_id, device)
+        layout = built.layout(order, self.pad_id, device, square=self._may_share)
         if kind == "sequence":
-            owner = torch.tensor([number for number, _ in order], device=device)
-            first = torch.tensor([order.index((number, ())) for number in range(len(prompts))], device=device)
+            owner, first = (
+                torch.tensor(numbers).to(device, non_blocking=True)
+                for numbers in (
+                    [number for number, _ in order],
+                    [order.index((number, ())) for number in range(len(prompts))],
+                )
+            )
             return Question(
                 layout, lambda logits: read_sequence(logits, owner, first, self.normalise), prompts=len(prompts)
             )

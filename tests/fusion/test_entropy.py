@@ -150,6 +150,20 @@ def test_options_behind_one_prompt_are_computed_as_options_behind_a_prompt_each(
     assert objective._may_share
 
 
+def test_a_pass_with_a_square_mask_computes_the_same_and_waits_for_nothing(objective):
+    order, model, device = positions_of(PROMPTS), objective.candidate.model, torch.device("cpu")
+    plain, square = (repeated(PROMPTS).layout(order, 0, device, square=square) for square in (False, True))
+    assert (plain.mask.dim(), square.mask.dim()) == (2, 4)
+    assert torch.equal(plain.positions, square.positions)
+    waits = []
+    for layout in (plain, square):
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
+            layout.logits(model)
+        waits.append(sum(event.name == "aten::_local_scalar_dense" for event in profile.events()))
+    assert torch.allclose(plain.logits(model), square.logits(model), atol=1e-4)
+    assert waits[0] > waits[1] == 0
+
+
 def test_a_base_whose_attention_is_not_known_repeats_prompts(objective):
     objective.candidate.model.config._attn_implementation = "eager"
     assert not objective._may_share

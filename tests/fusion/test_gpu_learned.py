@@ -65,11 +65,12 @@ def test_options_share_their_prompt_on_the_gpu_too(tmp_path, dtype):
     assert objective_of(setting, options_of(setting.spec.method))._may_share
 
 
-def test_a_step_waits_for_the_device_no_more_often_with_more_tasks(tmp_path):
+@pytest.mark.parametrize("loss", ["first_token", "options"])
+def test_a_step_waits_for_the_device_no_more_often_with_more_tasks(tmp_path, loss):
     from core.fusion.adamerging import CoefficientLearner, coefficients_of
     from core.fusion.sums import parts_of
 
-    setting = on_gpu(setting_of(tmp_path, "adamerging", loss="first_token"), "float32")
+    setting = on_gpu(setting_of(tmp_path, "adamerging", loss=loss), "float32")
     options, parts = options_of(setting.spec.method), parts_of(setting.vectors, "cuda:0")
     learner = CoefficientLearner(
         parts, coefficients_of(setting, parts, options), objective_of(setting, options), learning_rate=1e-3
@@ -82,4 +83,4 @@ def test_a_step_waits_for_the_device_no_more_often_with_more_tasks(tmp_path):
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as profile:
             learner.advance(1)
         counts.append(sum(event.name == "aten::_local_scalar_dense" for event in profile.events()))
-    assert counts[0] == counts[1] <= 1
+    assert counts[0] == counts[1] <= 2  # Adam reads its own count of steps, which lies on the CPU
