@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from core.compare import Cell, Column, Comparison
@@ -55,7 +55,10 @@ def _notes(comparison: Comparison) -> list[str]:
     if comparison.mean is not None:
         notes.append("mean is the macro mean over the tasks that every column has.")
     if any(column.badge for column in comparison.columns):
-        notes.append("[interpretation]: the method's paper was not fully read; docs/methods says what is known.")
+        notes.append(
+            "In square brackets: the method's paper was not fully read; docs/methods, and docs/fusion.md for fused "
+            "runs, say what is known."
+        )
     if comparison.baseline is not None:
         notes.append(f"In brackets: difference to {comparison.baseline} on the same rows, with its paired error.")
     return notes
@@ -65,7 +68,16 @@ def _settings(comparison: Comparison) -> list[list[str]]:
     if not comparison.settings:
         return []
     columns = [column.label for column in comparison.columns if column.runs]
-    return [["setting", *columns], *([n, *map(str, values)] for n, values in comparison.settings.items())]
+    return [["setting", *columns], *([n, *map(setting, values)] for n, values in comparison.settings.items())]
+
+
+def setting(value: Any) -> str:
+    """A setting in one cell of a table: lists with commas, line ends as they are written in a string."""
+    if value is None:
+        return "-"
+    if isinstance(value, list):
+        return ", ".join(map(str, value)) or "-"
+    return str(value).replace("\n", "\\n")
 
 
 def _text(comparison: Comparison) -> str:

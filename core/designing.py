@@ -78,6 +78,7 @@ class Designing:
         from core import planning, preflight
 
         given = RunSpec.from_yaml(spec) if isinstance(spec, str) else spec
+        planning.check_trains(given)
         stored = planning.with_stored_tasks(given, self.store, lambda path: self.upload(path)["id"])
         return preflight.examine(stored, self.drafts, self.records)
 

@@ -145,6 +145,7 @@ class Drafts:
 
     def examine(self, spec: RunSpec) -> tuple[dict[str, int], list[str]]:
         """Training rows by task, and remarks on settings that say nothing; StudioError where settings contradict."""
+        planning.check_trains(spec)
         tasks = load_tasks(self._store, spec.tasks, spec.seed)
         planning.check_rows(spec, tasks)
         _needs_adapter(spec)

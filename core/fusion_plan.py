@@ -20,6 +20,7 @@ from core.planning import Plan, check_device
 from core.schema import MethodSpec, ModelSpec, RunSpec, TaskSpec
 
 ROUTING = "end.npz"
+USED_OF_TRAINING = ("train.max_length",)  # how long prompts may be
 
 
 @dataclass(frozen=True)
@@ -154,7 +155,26 @@ def draft(names: Sequence[str], method: str, home: Home, changes: Mapping[str, A
         tasks=_tasks(found),
         **({"evaluation": first.evaluation, "train": first.train} if first else {}),
     )
-    return overrides.apply(spec, changes)
+    return overrides.apply(spec, _used(changes))
+
+
+def changed(spec: RunSpec, changes: Mapping[str, Any], home: Home) -> RunSpec:
+    """The settings of a fused run with ``changes``; other sources bring their own tasks, unless those are named too."""
+    found = overrides.apply(spec, _used(changes))
+    if found.sources == spec.sources or any(name.partition(".")[0] == "tasks" for name in changes):
+        return found
+    return found.model_copy(update={"tasks": _tasks([find_source(name, home.runs) for name in found.sources])})
+
+
+def _used(changes: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The changes, unless one is of a setting that fusing does not read."""
+    for name in changes:
+        if name.partition(".")[0] == "train" and name not in USED_OF_TRAINING:
+            raise ConfigurationError(
+                f"{name} is a setting of training, and a fused run is not trained.",
+                "Change an option of its method, such as method.options.coefficient: python app.py methods --fusion",
+            )
+    return changes
 
 
 def _tasks(sources: Sequence[SourceRun]) -> list[TaskSpec]:

@@ -52,6 +52,12 @@ def badge(method: str) -> str | None:
     return (known.badge or None) if known else None
 
 
+def title(method: str) -> str:
+    """A method's name for people; of one that is unknown here, the name that settings have."""
+    known = presets().get(method) or fusion_methods().get(method)
+    return known.title if known else method
+
+
 def labelled(method: str) -> str:
     """A method's name in text, with its badge: ``moa [interpretation]``."""
     told = badge(method)

@@ -75,10 +75,15 @@ def differences(specs: Mapping[str, RunSpec], *, every: bool = False) -> dict[st
     for name in names:
         if name.split(".")[0] in ("name", "tags", "notes", "origin"):
             continue
-        values = {run: flat[run].get(name) for run in flat}
-        if every or len({repr(value) for value in values.values()}) > 1:
-            found[name] = values
+        values = {run: flat[run].get(name) for run in flat if not _unused(name, specs[run])}
+        if values and (every or len({repr(value) for value in values.values()}) > 1):
+            found[name] = {run: values.get(run) for run in flat}
     return found
+
+
+def _unused(name: str, spec: RunSpec) -> bool:
+    """A fused run carries the training settings of its first source, but only the length of prompts is read."""
+    return bool(spec.sources) and name.startswith("train.") and name != "train.max_length"
 
 
 def _flatten(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:

@@ -44,11 +44,12 @@ class Plan:
 
     def text(self) -> str:
         size = "unknown until the base is downloaded" if self.trainable is None else f"{self.trainable:,}"
-        lines = [
-            f"{self.spec.name}: {labelled(self.spec.method.name)} on {self.spec.model.base}",
-            f"trainable parameters: {size}",
-            f"memory: {self.memory.describe() if self.memory else 'unknown'}",
-        ]
+        lines = [f"{self.spec.name}: {labelled(self.spec.method.name)} on {self.spec.model.base}"]
+        if self.spec.sources:
+            lines += [f"fuses: {', '.join(self.spec.sources)}", f"tasks: {', '.join(self.tasks) or 'none'}"]
+        else:
+            memory = self.memory.describe() if self.memory else "unknown"
+            lines += [f"trainable parameters: {size}", f"memory: {memory}"]
         lines += [f"{task}: {rows:,} training rows" for task, rows in self.rows.items()]
         return "\n".join([*lines, *(f"Note: {note}" for note in self.notes)])
 
@@ -165,6 +166,15 @@ def check_cells(cells: Sequence[Cell]) -> None:
 
 def _modules(cell: Cell) -> str:
     return cell.modules if isinstance(cell.modules, str) else ", ".join(cell.modules)
+
+
+def check_trains(spec: RunSpec) -> None:
+    """Refuse a fusion where what training takes is asked."""
+    if spec.sources:
+        raise ConfigurationError(
+            f"These are the settings of a fusion of {', '.join(spec.sources)}, which is not trained.",
+            "Fuse on the page Fusion, or with python app.py fuse.",
+        )
 
 
 def check_device(spec: RunSpec) -> None:

@@ -135,8 +135,10 @@ def _next(sets: int, newest: list[dict[str, Any]], states: dict[str, int]) -> li
         steps.append((f"Read why {failed[0]} failed:", f"python app.py logs {failed[0]}"))
     if len(done) > 1:
         steps.append(("Put runs side by side:", f"python app.py compare {' '.join(done[:3])}"))
+    mixture = next((run["id"] for run in newest if run["state"] == "done" and not run["unrouted"]), None)
+    if mixture:
+        steps.append(("See which expert speaks for which task:", f"python app.py routing {mixture} --png routing.png"))
     if done:
-        steps.append(("See which expert speaks for which task:", f"python app.py routing {done[0]} --png routing.png"))
         steps.append(("Talk to a trained model beside its base:", f"python app.py chat {done[0]} base"))
     elif states and not failed:
         newest_id = newest[0]["id"]

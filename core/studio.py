@@ -150,9 +150,10 @@ class Studio(Designing, Fusing):
 
     def cloned_spec(self, run: str, *, changes: Changes = None) -> RunSpec:
         """What a run was asked to do, with changes; its name is made anew unless given."""
-        from core import demo
+        from core import demo, fusion_plan
 
-        return overrides.apply(demo.cloned(self.records.find(run).spec), overrides.given(changes))
+        spec, given = demo.cloned(self.records.find(run).spec), overrides.given(changes)
+        return fusion_plan.changed(spec, given, self.home) if spec.sources else overrides.apply(spec, given)
 
     def clone(self, run: str, *, changes: Changes = None, priority: int = 0, request_id: str | None = None) -> str:
         parent = self.records.find(run).id

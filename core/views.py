@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from core.memory import compared
-from core.method_facts import badge, unrouted
+from core.method_facts import badge, title, unrouted
 
 if TYPE_CHECKING:
     from core.data.store import DatasetInfo
@@ -23,6 +23,7 @@ def run(row: RunRow) -> dict[str, Any]:
     more = ("tags", "notes", "parent", "imported_from", "job")
     return {name: getattr(row, name) for name in (*names, *more)} | {
         "badge": badge(row.method),
+        "title": title(row.method),
         "unrouted": unrouted(row.method),
         "trainable": row.trainable_parameters,
         "total": row.total_parameters,

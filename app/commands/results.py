@@ -51,7 +51,8 @@ def routing(
 
     def text() -> str:
         columns = {name: name for name in summary.columns}
-        lines = [table(_records(summary), columns, "This run has no routing: its method has one expert.")]
+        why = here.studio.run(run)["unrouted"] or "None was recorded while it trained."
+        lines = [table(_records(summary), columns, f"{run} has no routing. {why}")]
         lines += [summary.attrs["note"]] if "note" in summary.attrs else []
         return "\n".join(lines + [f"Wrote {path}." for path in written])
 

@@ -84,7 +84,8 @@ def _outcome(mine: Session, run: dict[str, Any]) -> str:
     found = mine.studio.scores(run["id"]).to_dict(orient="records")
     columns = {name: name for name in ("task", "split", "model", "metric", "value", "stderr", "chance", "rows")}
     memory = f"Memory: {run['memory']['said']}.\n" if run["memory"]["said"] else ""
-    return f"{table(found, columns, 'No scores.')}\n{memory}{run['id']} is done: python app.py routing {run['id']}"
+    onward = "fusion" if run["spec"]["sources"] else "routing"
+    return f"{table(found, columns, 'No scores.')}\n{memory}{run['id']} is done: python app.py {onward} {run['id']}"
 
 
 def follow(mine: Session, run: str) -> None:

@@ -88,6 +88,7 @@ def answer(
 def _grow(panes: list[dict[str, Any]], place: int, turn: dict[str, Any], *, again: bool = True) -> None:
     """Put the newest turn below those of before; ``again``: in the place of its picture before."""
     before = panes[place]["turns"][:-1] if again else panes[place]["turns"]
+    turn = views.placed(turn, panes[place].get("routed", True))
     panes[place] = panes[place] | {"turns": [*before, turn], "growing": turn["state"] == "growing"}
 
 

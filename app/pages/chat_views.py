@@ -51,15 +51,16 @@ def first_choice(runs: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def pane(model: str, run: Mapping[str, Any] | None, turns: Sequence[Any], *, earlier: bool = False) -> dict[str, Any]:
     """One model's side of the kept turns: (question, answers) as the studio has them."""
-    shown = []
+    shown, routed = [], not (run and run.get("unrouted"))
     for question, answers in turns:
         own = [answer for answer in answers if answer.model == model]
         if own:
-            shown.append(kept(question.text, own[-1]))
+            shown.append(placed(kept(question.text, own[-1]), routed))
     value = {
         "turns": shown,
         "growing": False,
         "earlier": earlier,
+        "routed": routed,
     }
     if model == BASE:
         return value | {
@@ -71,7 +72,8 @@ def pane(model: str, run: Mapping[str, Any] | None, turns: Sequence[Any], *, ear
     if run is None:
         return value | {"name": model, "href": "", "about": "no such run", "empty": "This run does not exist any more."}
     badge = f" ({run['badge']})" if run.get("badge") else ""
-    about = f"{run['method']}{badge} · {ui.short(run['trainable'])} trainable"
+    size = f" · {ui.short(run['trainable'])} trainable" if run["trainable"] else ""
+    about = f"{run['method']}{badge}{size}"
     href = "/runs?" + urlencode({"run": run["id"]})
     return value | {
         "name": label(run),
@@ -79,6 +81,11 @@ def pane(model: str, run: Mapping[str, Any] | None, turns: Sequence[Any], *, ear
         "about": about,
         "empty": "It has not been asked anything here yet.",
     }
+
+
+def placed(turn: dict[str, Any], routed: bool) -> dict[str, Any]:
+    """A turn in a pane: without the link to its routing where the model has no gates."""
+    return turn if routed else turn | {"link": ""}
 
 
 def kept(question: str, answer: Any) -> dict[str, Any]:

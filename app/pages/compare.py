@@ -181,7 +181,7 @@ def curves(studio: Studio, choice: Choice, runs: Sequence[Mapping[str, Any]]) ->
     series = []
     for run in runs:
         hue = hues.setdefault(run["setting"] if choice.seeds else run["id"], len(hues))
-        if run["id"] in found:
+        if run["id"] in found and not (choice.x == "rows" and run["spec"].get("sources")):  # it saw no training rows
             train = run["spec"]["train"]
             scale = train["batch_size"] * train["gradient_accumulation"] if choice.x == "rows" else 1
             points = [[step * scale, value] for step, value in found[run["id"]]]

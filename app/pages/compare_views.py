@@ -106,13 +106,19 @@ def settings(found: Comparison, every: bool) -> str:
     lines = ""
     for name, values in found.settings.items():
         same = " same" if len({repr(value) for value in values}) == 1 else ""
-        cells = "".join(f'<td class="wrap{same}">{e("–" if value is None else value)}</td>' for value in values)
+        cells = "".join(f'<td class="wrap{same}">{e(_setting(value))}</td>' for value in values)
         lines += f"<tr><th>{e(name)}</th>{cells}</tr>"
     title = "All settings" if every else "Settings that differ"
     return (
         f'<h3>{title}</h3><div class="scroll"><table class="grid settings-diff"><thead><tr>{heads}</tr></thead>'
         f"<tbody>{lines}</tbody></table></div>"
     )
+
+
+def _setting(value: Any) -> str:
+    if value is None:
+        return "–"
+    return ", ".join(map(str, value)) or "–" if isinstance(value, list) else str(value)
 
 
 def cost(found: Comparison) -> str:

@@ -72,6 +72,7 @@ class Desk(SplitDesk):
         """The settings that an address names."""
         if address["clone"]:
             spec = self.studio.cloned_spec(address["clone"])
+            refuse_fusion(spec, address["clone"], f"Open /runs?run={address['clone']} and choose Fuse again.")
             return form.plain_data(spec), [spec.seed]
         data: Data = {}
         sets = self.studio.datasets()
@@ -271,6 +272,7 @@ class Desk(SplitDesk):
         """The whole page from YAML; what is wrong is named and nothing else changes."""
         try:
             spec = self.studio.read_spec(str(text or ""))[0]
+            refuse_fusion(spec, "This YAML", "Choose runs and method on the page Fusion.")
             found = SEEDS.search(str(text or ""))
             seeds = form.seeds_of([int(part) for part in found[1].split(",") if part.strip()] if found else [spec.seed])
             return self.fill(form.plain_data(spec), seeds, {n: str((address or {}).get(n, "")) for n in QUERY})
@@ -303,6 +305,12 @@ class Desk(SplitDesk):
         except StudioError as error:
             return ui.problem(error)
         return views.started(runs)
+
+
+def refuse_fusion(spec: RunSpec, what: str, hint: str) -> None:
+    """Runs that fuse others have no place in this form."""
+    if spec.sources:
+        raise ConfigurationError(f"{what} is a fusion of {', '.join(spec.sources)}: this form is for training.", hint)
 
 
 def options_in(text: str) -> Data:

@@ -56,6 +56,14 @@ class Choice:
         return urlencode({n: v for n, v in named.items() if v and v != plain.get(n)}, safe=",")
 
 
+def again(spec: Mapping[str, Any], gone: Sequence[str] = ()) -> str:
+    """The address that has a fused run's sources (without those that are gone), its method and what it changed."""
+    changes = {f"method.options.{name}": value for name, value in spec["method"]["options"].items()}
+    changes |= {name: spec[name] for name, plain in (("seed", 0), ("device", "auto")) if spec[name] != plain}
+    runs = tuple(name for name in spec["sources"] if name not in gone)
+    return f"/fusion?{Choice(runs=runs, method=spec['method']['name'], changes=changes).query()}"
+
+
 def runs_in(value: Any) -> tuple[str, ...]:
     """Ids from a list or from text with commas, each once."""
     named: Sequence[Any] = value.split(",") if isinstance(value, str) else value or ()

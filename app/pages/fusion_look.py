@@ -10,7 +10,8 @@ import gradio as gr
 
 from app.pages import fusion_result, fusion_sweep, fusion_watch, run_look, run_views
 from app.pages.fusion_choice import Choice
-from app.pages.fusion_watch import COMBINED, LEARNT, WORKING
+from app.pages.fusion_watch import WORKING
+from app.pages.run_curves import COMBINED, LEARNT
 from app.ui import components as ui
 from core.errors import StudioError
 from core.studio import Studio

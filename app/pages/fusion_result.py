@@ -6,10 +6,10 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
-from urllib.parse import quote
 
 import pandas as pd
 
+from app.pages.fusion_choice import again
 from app.pages.fusion_method import as_text
 from app.ui import components as ui
 
@@ -148,7 +148,6 @@ def links(run: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]) -> str:
         models = ",".join([run["id"], *own][:MODELS_IN_CHAT])
         found += [("Chat with it and its sources", f"/chat?models={models}")]
     if own:
-        names = ",".join(one["name"] for one in sources if one["run"])
-        found += [("Fuse these again", f"/fusion?runs={quote(names, safe=',:')}&method={run['method']}")]
+        found += [("Fuse these again", again(run["spec"], [one["name"] for one in sources if not one["run"]]))]
     found += [("Fuse other runs", "/fusion")]
     return '<nav class="links">' + "".join(f'<a href="{e(to)}">{e(name)}</a>' for name, to in found) + "</nav>"

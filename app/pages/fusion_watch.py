@@ -14,17 +14,6 @@ from app.ui import components as ui
 from core.studio import Studio
 
 WORKING = ("starting", "running", "cancelling")
-LEARNT: dict[str, Family] = {
-    "entropy": Family("Entropy by task", "entropy (nats)", below="entropy/"),
-    "loss": Family("Objective", "learned objective", ("loss",)),
-    "option_mass": Family("Option mass", "probability of the options", below="option_mass/"),
-    "marginal_entropy": Family("Marginal entropy", "entropy of the mean answer (nats)", below="marginal_entropy/"),
-}
-COMBINED: dict[str, Family] = {
-    "coefficient": Family("Coefficients", "mean coefficient", below="coefficient/"),
-    "mask": Family("Mask density", "mean of the mask", ("mask_density",)),
-    "bound": Family("At a bound", "share of coefficients at a bound", ("coefficients_at_bound",)),
-}
 EXACT = 1e-6
 e = ui.escape
 

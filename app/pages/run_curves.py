@@ -29,23 +29,49 @@ FAMILIES: dict[str, Family] = {
     "gradient": Family("Gradient norm", "gradient norm", ("grad_norm",)),
     "balance": Family("Auxiliary losses", "auxiliary loss", ("auxiliary_loss",), "auxiliary_loss/"),
 }
+# What fusing learns, and how it combines the runs.
+LEARNT: dict[str, Family] = {
+    "entropy": Family("Entropy by task", "entropy (nats)", below="entropy/"),
+    "loss": Family("Objective", "learned objective", ("loss",)),
+    "option_mass": Family("Option mass", "probability of the options", below="option_mass/"),
+    "marginal_entropy": Family("Marginal entropy", "entropy of the mean answer (nats)", below="marginal_entropy/"),
+}
+COMBINED: dict[str, Family] = {
+    "coefficient": Family("Coefficients", "mean coefficient", below="coefficient/"),
+    "mask": Family("Mask density", "mean of the mask", ("mask_density",)),
+    "bound": Family("At a bound", "share of coefficients at a bound", ("coefficients_at_bound",)),
+}
+FUSED = {**LEARNT, **COMBINED, **{name: one for name, one in FAMILIES.items() if name not in LEARNT}}
+EVERY = {**LEARNT, **COMBINED, **FAMILIES}
 CHOICES = [(family.label, name) for name, family in FAMILIES.items()]
 
 
 def family(name: Any) -> str:
     """A name from outside, or the loss."""
-    return name if name in FAMILIES else "loss"
+    return name if name in EVERY else "loss"
 
 
-def members(name: str, known: Sequence[str]) -> list[str]:
+def families(run: Mapping[str, Any]) -> dict[str, Family]:
+    """Those that a run may have; the loss of a fused run is what it learns to minimise."""
+    return FUSED if run["spec"].get("sources") else FAMILIES
+
+
+def offered(run: Mapping[str, Any], known: Sequence[str]) -> list[tuple[str, str]]:
+    """Choices of the menu: all of a trained run, of a fused one those that have points."""
+    if not run["spec"].get("sources"):
+        return CHOICES
+    found = [(one.label, name) for name, one in FUSED.items() if members(one, known)]
+    return found or [(FUSED["loss"].label, "loss")]
+
+
+def members(one: Family, known: Sequence[str]) -> list[str]:
     """The curves of a family that a run has."""
-    one = FAMILIES[name]
     return [n for n in known if n in one.names] + [n for n in sorted(known) if one.below and n.startswith(one.below)]
 
 
 def unit(curve: str) -> str:
     """What the axis of a single curve is called."""
-    for one in FAMILIES.values():
+    for one in EVERY.values():
         if curve in one.names or (one.below and curve.startswith(one.below)):
             return one.unit
     return curve.replace("_", " ")
@@ -53,9 +79,9 @@ def unit(curve: str) -> str:
 
 def curves(studio: Studio, run: Mapping[str, Any], name: str, known: Sequence[str]) -> dict[str, Any]:
     """The value of the curve component."""
-    one = FAMILIES[name]
-    found = studio.watch.run_curves(run["id"], members(name, known), POINTS)
-    job = next((job for job in run["jobs"] if job["kind"] == "train"), None)
+    one = families(run)[name]
+    found = studio.watch.run_curves(run["id"], members(one, known), POINTS)
+    job = next((job for job in run["jobs"] if job["kind"] in ("train", "fuse")), None)
     return {
         "name": f"{run['id']}-{name}",
         "series": [{"name": _short(n, one), "points": points} for n, points in found.items()],
@@ -77,4 +103,6 @@ def _empty(run: Mapping[str, Any], one: Family) -> str:
         return "Curves begin when the run starts."
     if run["state"] in ("starting", "running"):
         return f"No points of {one.label.lower()} yet."
+    if run["spec"].get("sources"):
+        return "Nothing was learnt while it was fused, so there is no curve."
     return f"This run recorded no {one.label.lower()}."

@@ -88,7 +88,7 @@ def _entry(run: Mapping[str, Any], chosen: str) -> dict[str, Any]:
         "name": run["name"],
         "state": run["state"],
         "about": f"{run['method']} · seed {run['seed']}"
-        + ("" if run["trainable"] is None else f" · {ui.short(run['trainable'])}"),
+        + (f" · {ui.short(run['trainable'])}" if run["trainable"] else ""),
         "badge": run["badge"],
         "tags": run["tags"][:4],
         "share": share,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gradio as gr
@@ -15,7 +15,10 @@ from core.errors import StudioError
 from core.studio import Studio
 
 BUTTONS = ("cancel", "resume", "export", "bundle", "delete")
-PARTS = ("chosen", "empty", "main", "list", "head", "links", *BUTTONS, "failure", "curve", "scores", "facts", "said")
+PARTS = (
+    "chosen", "empty", "main", "list", "head", "links", *BUTTONS, "failure", "family", "curve", "scores", "facts",
+    "said", "cloning",
+)  # fmt: skip
 CLEARED = ("links", "failure", "scores", "facts", "said")
 
 Seen = dict[str, str]
@@ -75,7 +78,8 @@ def _one(studio: Studio, drawing: Drawing, chosen: str, family: str) -> None:
         ("said", run_views.log(said)),
     ):
         drawing.part(name, html, lambda html=html: html)
-    steps = {name: known[name] for name in run_curves.members(family, list(known))}
+    family = _menu(drawing, run, family, list(known))
+    steps = {name: known[name] for name in run_curves.members(run_curves.families(run)[family], list(known))}
     drawing.part(
         "curve",
         (run["id"], run["state"], family, steps),
@@ -85,6 +89,18 @@ def _one(studio: Studio, drawing: Drawing, chosen: str, family: str) -> None:
     drawing.part("scores", (run["id"], jobs), lambda: run_views.scores(studio, run))
     told = (run["id"], run["notes"], run["trainable"], run["total"], jobs, [job["leased"] for job in run["jobs"]])
     drawing.part("facts", told, lambda: run_views.facts(run, _seeds(studio, run)))
+    trained = not run["spec"].get("sources")
+    drawing.part("cloning", trained, lambda: gr.update(visible=trained))
+
+
+def _menu(drawing: Drawing, run: Mapping[str, Any], family: str, known: Sequence[str]) -> str:
+    """Offer the curves that the run has; returns the family that is shown, the first where it has not that one."""
+    offered = run_curves.offered(run, known)
+    names = [name for _, name in offered]
+    shown = family if family in names else names[0]
+    key = (offered, "" if shown == family else shown)
+    drawing.part("family", key, lambda: gr.update(choices=offered, value=shown))
+    return shown
 
 
 def _seeds(studio: Studio, run: Mapping[str, Any]) -> list[dict[str, Any]]:

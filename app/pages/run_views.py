@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from app.pages.fusion_choice import again
 from app.pages.run_list import MIB, STATES, date, phase, place
 from app.ui import components as ui
 from core.studio import Studio
 
+RUN = re.compile(r"run-\d+")
 ENDED = ("done", "failed", "cancelled", "lost")
 TAIL = 50
 FAILURES = {
@@ -49,7 +52,7 @@ def _progress(run: Mapping[str, Any], job: Mapping[str, Any] | None) -> tuple[fl
         share = (job["step"] or 0) / job["total"] if job["total"] else 0.0
         return share, _joined(phase(job), _counted(job), left, on)
     if waiting is not None:
-        what = "" if waiting["kind"] == "train" else f"{waiting['name']} "
+        what = "" if waiting["kind"] in ("train", "fuse") else f"{waiting['name']} "
         return (1.0 if run["state"] == "done" else 0.0), f"{what}{place(waiting['ahead'])}, device {waiting['device']}"
     took = f"took {ui.duration(_seconds(run))}" if run["started"] and run["finished"] else ""
     ended = f"{run['state']} {date(run['finished'])}" if run["finished"] else run["state"]
@@ -97,18 +100,14 @@ def _failure(job: Mapping[str, Any], output: Sequence[str]) -> str:
 def facts(run: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]] = ()) -> str:
     """What was asked and what it cost, as a list of names and values."""
     spec = run["spec"]
-    train = spec["train"]
-    length = f"{train['steps']:,} steps" if train["steps"] else f"{train['epochs']:g} epochs"
-    batch = f"batches of {train['batch_size']}"
-    if train["gradient_accumulation"] > 1:
-        batch += f" × {train['gradient_accumulation']}"
+    method = run["title"] if spec.get("sources") else run["method"]
     rows = [
-        ("Method", f"<b>{e(run['method'])}</b>{ui.badge(run['badge'])} {e(_options(spec['method']))}"),
+        ("Method", f"<b>{e(method)}</b>{ui.badge(run['badge'])} {e(_options(spec['method']))}"),
+        ("Sources", _sources(run)),
         ("Base", e(run["base"]) + _precision(spec["model"])),
         ("Tasks", ", ".join(_task(task) for task in spec["tasks"]) or "–"),
-        ("Trainable", trainable(run)),
+        *([] if spec.get("sources") else _trained(run)),
         ("Memory", e(run["memory"]["said"])),
-        ("Training", e(f"{length}, {batch}, learning rate {train['learning_rate']:g} ({train['schedule']})")),
         ("Seed", f"{run['seed']}" + _seeds(run, seeds)),
         ("Device", e(_device(run))),
         ("Created", e(date(run["created"]))),
@@ -118,6 +117,29 @@ def facts(run: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]] = ()) -> st
     cells = "".join(f"<dt>{name}</dt><dd>{value}</dd>" for name, value in rows if value)
     notes = f'<p class="notes">{e(run["notes"])}</p>' if run["notes"] else ""
     return f'<h3>Facts</h3><dl class="facts-list num">{cells}</dl>{notes}'
+
+
+def _sources(run: Mapping[str, Any]) -> str:
+    """The runs that were fused, each a link; an adapter of elsewhere has none."""
+    found = []
+    for name in run["spec"].get("sources") or ():
+        head = name.partition(":")[0]
+        known = RUN.fullmatch(head) is not None
+        found.append(f'<a href="/runs?run={e(head)}">{e(name)}</a>' if known else e(name))
+    return ", ".join(found)
+
+
+def _trained(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What training took."""
+    train = run["spec"]["train"]
+    length = f"{train['steps']:,} steps" if train["steps"] else f"{train['epochs']:g} epochs"
+    batch = f"batches of {train['batch_size']}"
+    if train["gradient_accumulation"] > 1:
+        batch += f" × {train['gradient_accumulation']}"
+    return [
+        ("Trainable", trainable(run)),
+        ("Training", e(f"{length}, {batch}, learning rate {train['learning_rate']:g} ({train['schedule']})")),
+    ]
 
 
 def trainable(run: Mapping[str, Any]) -> str:
@@ -195,11 +217,13 @@ def scores(studio: Studio, run: Mapping[str, Any]) -> str:
 
 def _no_scores(run: Mapping[str, Any]) -> str:
     """Why there are none, and what to do."""
+    fused = bool(run["spec"].get("sources"))
     if run["state"] in ("queued", *STATES["working"]):
-        return "Each task is scored when the training has ended."
+        return f"Each task is scored when the {'fused model stands' if fused else 'training has ended'}."
     if run["state"] == "done":
         return "Nothing was scored. Queue a scoring below."
-    return "It ended before it was scored. Resume it, or open it in the form and change what went wrong."
+    other = "fuse its sources again" if fused else "open it in the form"
+    return f"It ended before it was scored. Resume it, or {other} and change what went wrong."
 
 
 def _base_scored(studio: Studio, run: str) -> bool:
@@ -228,13 +252,15 @@ def _level(line: Mapping[str, Any]) -> str:
 
 def links(run: Mapping[str, Any]) -> str:
     """Where one can go with this run."""
-    own = ("Fusion", f"/fusion?run={run['id']}"), ("Open in the form", f"/experiment?clone={run['id']}")
-    found = [own[0] if run["spec"].get("sources") else own[1]]
+    found = [("Open in the form", f"/experiment?clone={run['id']}")]
+    if run["spec"].get("sources"):
+        found = [("How it was fused", f"/fusion?run={run['id']}"), ("Fuse again", again(run["spec"]))]
+    routing = [] if run["unrouted"] else [("Routing", f"/routing?run={run['id']}")]
     if run["state"] == "done":
-        found += [("Compare", f"/compare?runs={run['id']}"), ("Routing", f"/routing?run={run['id']}")]
+        found += [("Compare", f"/compare?runs={run['id']}"), *routing]
         found += [("Chat", f"/chat?models={run['id']},base"), ("Fuse with others", f"/fusion?runs={run['id']}")]
     elif run["state"] in STATES["working"]:
-        found += [("Routing so far", f"/routing?run={run['id']}")]
+        found += [("Routing so far", to) for _, to in routing]
     return '<nav class="links">' + "".join(f'<a href="{e(to)}">{e(name)}</a>' for name, to in found) + "</nav>"
 
 

@@ -78,7 +78,7 @@ def _detail(c: SimpleNamespace) -> None:
     c.curve = ui.live_curve(elem_id="runs-curve")
     c.scores = ui.text("", "panel", "run-scores")
     c.facts = ui.text("", "panel", "run-facts")
-    with gr.Accordion("Clone and change one thing", open=False), gr.Row(elem_classes="controls"):
+    with gr.Accordion("Clone and change one thing", open=False) as c.cloning, gr.Row(elem_classes="controls"):
         c.setting = gr.Dropdown([], label="Setting", scale=2, filterable=True, min_width=200)
         c.value = gr.Textbox(label="New value", scale=2, min_width=140)
         c.clone = gr.Button("Queue the clone", size="md", scale=0, min_width=150)
@@ -130,10 +130,10 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
         answer = shown(studio, str(query.get("run") or "")[:80], family, filters, {})
         chosen = str(query.get("run") or "")[:80] or (answer[0] if isinstance(answer[0], str) else "")
         answer[0] = chosen
-        return [*answer, family, *choices(studio, filters), *fields(studio, chosen)]
+        return [*answer, *choices(studio, filters), *fields(studio, chosen)]
 
     filter_inputs = [getattr(c, name) for name in FILTERS]
-    page.load(opened, None, [*drawn, c.family, *filter_inputs, c.on, *form], **ui.QUIET)
+    page.load(opened, None, [*drawn, *filter_inputs, c.on, *form], **ui.QUIET)
     gr.Timer(1.0).tick(tick, trigger_mode="once", **redraw)
     c.family.change(draw, trigger_mode="always_last", **redraw)
     narrowing = [c.search.input, c.state.input, c.method.input, c.tag.input, c.dataset.input, c.seeds.input]

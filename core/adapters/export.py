@@ -52,7 +52,7 @@ def load(base=None, folder=None, name="default", trainable=False, **options):
 
 README = """# {title}
 
-A {method} adapter, trained with Tessera for the base model {base}{tasks}.
+An adapter ({method}), {made} with Tessera for the base model {base}{tasks}.
 
 The folder holds its own loader. With torch, transformers, peft and pydantic installed:
 
@@ -131,8 +131,10 @@ def _readme(config: dict, title: str) -> str:
     by_task = by_task or config["peft_type"] == "POLY"
     order = ", ".join(f"{index} {task}" for index, task in enumerate(tasks))
     hint = f"\nIt depends on the task: pass `task_index`, one number a row ({order}).\n" if by_task else ""
+    sources = (config.get("options") or {}).get("sources")
     return README.format(
         title=title,
+        made=f"fused of {', '.join(sources)}" if sources else "trained",
         method=config.get("method") or config["peft_type"],
         base=f"`{base}`" if base else "that it was trained on",
         source=base if on_hub else f"path/to/{base or 'the-base'}",

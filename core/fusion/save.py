@@ -145,7 +145,7 @@ def _config(fused: Fused, setting: Setting, options: FusionOptions, kept: Mappin
         Cell(modules=paths, experts=1, rank=rank or 1, alpha=rank or 1, down="unique" if rank else "identity")
         for rank, paths in groups.items()
     ]
-    said: dict[str, Any] = options.model_dump(mode="json") | fused.facts
+    said: dict[str, Any] = options.model_dump(mode="json") | fused.facts | {"sources": list(setting.spec.sources)}
     config = MixtureConfig(
         task_type="CAUSAL_LM",
         method=setting.spec.method.name,

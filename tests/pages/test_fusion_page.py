@@ -23,6 +23,7 @@ from app.pages import (
     fusion_runs,
     fusion_sweep,
     fusion_watch,
+    run_curves,
 )
 from app.pages.fusion_choice import ALL, MOST, Choice, toggled
 from app.pages.fusion_grid import Grid
@@ -322,7 +323,9 @@ def test_the_table_as_csv_has_unrounded_numbers_and_empty_cells():
 def test_sources_are_links_deleted_ones_are_named_and_long_names_are_short_and_harmless():
     about = fusion_result.about(fusion(LOST))
     assert "run-2 (deleted)" in about and "<b>long" not in about and "…" in about
-    links = fusion_result.links({"id": "run-7", "state": "done", "method": "ties"}, fusion(LOST).sources)
+    method = {"name": "ties", "options": {"density": 0.3}}
+    spec = {"sources": ["run-1", "run-2"], "method": method, "seed": 0, "device": "cpu"}
+    links = fusion_result.links({"id": "run-7", "state": "done", "method": "ties", "spec": spec}, fusion(LOST).sources)
     assert "/compare?runs=run-7,run-1&amp;baseline=run-7" in links and "/chat?models=run-7,run-1" in links
     assert "/fusion?runs=run-1&amp;method=ties" in links and "/routing" not in links
 
@@ -398,10 +401,10 @@ def test_a_sweep_of_one_seed_has_no_band_and_one_without_errors_says_so():
 
 def test_curves_of_a_fused_run_are_offered_where_it_has_them():
     known = ["loss", "entropy/mood", "coefficient/run-1", "mask_density"]
-    assert [name for _, name in fusion_watch.choices(fusion_watch.LEARNT, known)] == ["entropy", "loss"]
-    assert [name for _, name in fusion_watch.choices(fusion_watch.COMBINED, known)] == ["coefficient", "mask"]
-    assert fusion_watch.choices(fusion_watch.LEARNT, []) == [("Entropy by task", "entropy")]
+    assert [name for _, name in fusion_watch.choices(run_curves.LEARNT, known)] == ["entropy", "loss"]
+    assert [name for _, name in fusion_watch.choices(run_curves.COMBINED, known)] == ["coefficient", "mask"]
+    assert fusion_watch.choices(run_curves.LEARNT, []) == [("Entropy by task", "entropy")]
     run = {"id": "run-7", "state": "done", "jobs": [{"kind": "fuse", "total": 5, "state": "done"}]}
     watch = SimpleNamespace(run_curves=lambda run, names, points: {name: [[0, 1.0]] for name in names})
-    shown = fusion_watch.curves(SimpleNamespace(watch=watch), run, fusion_watch.LEARNT, "entropy", known)
+    shown = fusion_watch.curves(SimpleNamespace(watch=watch), run, run_curves.LEARNT, "entropy", known)
     assert shown["series"] == [{"name": "mood", "points": [[0, 1.0]]}] and shown["xmax"] == 0
