@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +16,7 @@ from core.fusion.objective import Objective, pull
 from core.fusion.prompts import TaskPrompts
 from core.fusion.setting import Fused, Setting
 from core.fusion.sums import Coefficients, Part, parts_of
-from core.fusion.trimming import above, magnitude_at
+from core.fusion.trimming import above, entries, limit_of
 
 if TYPE_CHECKING:
     from core.fusion.methods.adamerging import AdaMergingOptions, AdaMergingPPOptions
@@ -34,7 +34,12 @@ def adamerging_pp(setting: Setting, options: AdaMergingPPOptions) -> Fused:
     """The same on whole task vectors that were trimmed and freed of what contradicts the elected signs."""
     with torch.no_grad():
         vectors = agreeing(setting.vectors, options.density, setting.device, exact=options.trim == "exact")
-        parts = parts_of(vectors, setting.device)
+        parts: dict[str, Part] = {}
+        for path in paths_of(vectors):  # so that the matrices are held twice for one projection at a time
+            taken = [{path: vector.deltas.pop(path)} if path in vector.deltas else {} for vector in vectors]
+            parts |= parts_of(
+                [TaskVector(vector.name, deltas) for vector, deltas in zip(vectors, taken, strict=True)], setting.device
+            )
     return _learn(setting, options, parts)
 
 
@@ -116,16 +121,13 @@ def loop_of(setting: Setting, options: LearnedOptions, total: int) -> Loop:
 
 def objective_of(setting: Setting, options: LearnedOptions) -> Objective:
     """The entropy of the answers to the prompts of all tasks. Raises DataError where a task has none."""
-    candidate = setting.candidate
-    positions = getattr(candidate.model.config.get_text_config(), "max_position_embeddings", None)
-    length = setting.spec.train.max_length
-    limit = length if positions is None else min(length, positions)
+    limit, count, seed = setting.max_length, options.prompt_rows, setting.seed
     tasks = [
-        TaskPrompts(task, setting.encoder, options.prompts, limit=limit, count=options.prompt_rows, seed=setting.seed)
+        TaskPrompts(task, setting.encoder, options.prompts, limit=limit, count=count, seed=seed)
         for task in setting.tasks
     ]
     return Objective(
-        candidate,
+        setting.candidate,
         tasks,
         pad_id=setting.encoder.pad_id,
         kind=options.loss,
@@ -158,11 +160,12 @@ def agreeing(
 ) -> list[TaskVector]:
     """AdaMerging++'s task vectors, as whole matrices: trimmed, then zero where they oppose the elected sign.
 
-    The ``density`` largest entries of each run, all projections together, are kept; as in the published code that is
-    one entry more (and those that equal it), unless ``exact``. The sign of an entry is that of the trimmed sum; where
-    that is zero, the sign that most entries were given. Nothing is averaged.
+    The ``density`` largest entries of each run are kept, of all projections together, with zeros where only other runs
+    have one; as in the published code that is one entry more (and those that equal it), unless ``exact``. The sign of
+    an entry is that of the trimmed sum; where that is zero, the sign that most entries were given. Nothing is averaged.
     """
-    limits = [_limit(vector, density, device, exact) for vector in vectors]
+    keep = max(1, int(density * entries(vectors)) + (not exact))
+    limits = [limit_of(vector, keep, device) for vector in vectors]
     shapes = {path: vector.deltas[path].shape for vector in vectors for path in vector.deltas}
 
     def trimmed(path: str) -> dict[int, Tensor]:
@@ -181,16 +184,3 @@ def agreeing(
         for number, tensor in here.items():
             kept[number][path] = Delta(torch.where(tensor.sign() == elected, tensor, 0))
     return [TaskVector(vector.name, deltas) for vector, deltas in zip(vectors, kept, strict=True)]
-
-
-def _limit(vector: TaskVector, density: float, device: str | torch.device, exact: bool) -> float:
-    """The smallest magnitude that is kept."""
-    entries = sum(rows * columns for rows, columns in (delta.shape for delta in vector.deltas.values()))
-    keep = int(density * entries) + (not exact)
-    if keep >= entries:
-        return 0.0
-
-    def dense() -> Iterator[Tensor]:
-        return (delta.to(device).dense() for delta in vector.deltas.values())
-
-    return magnitude_at(dense, max(1, keep))

@@ -79,14 +79,14 @@ class Bench:
         self.lab, setting = lab, lab.setting
         self.batch_size = setting.spec.evaluation.batch_size
         encoder = _Remembering(setting.encoder)
-        self.view = ModelView(setting.candidate.model, encoder, max_length=lab.max_length)
+        self.view = ModelView(setting.candidate.model, encoder, max_length=setting.max_length)
         self.sheets = self._sheets(setting)
 
     def _sheets(self, setting: Setting) -> list[Sheet]:
         split, sheets = setting.spec.evaluation.split, []
-        for task, owner in zip(setting.tasks, owners(setting), strict=True):
+        for task in setting.tasks:
             if rows := task.rows(split)[: self.lab.options.sweep_rows]:
-                sheets.append(Sheet(task, rows, select(task.info.kind, task.metrics)[0], owner))
+                sheets.append(Sheet(task, rows, select(task.info.kind, task.metrics)[0], setting.owner(task)))
             else:
                 self.lab.say(f"{task.name} has no {split} rows: the sweep leaves it out.", level="warning")
         if not sheets:
@@ -127,14 +127,6 @@ class Bench:
 
     def _alone(self, vector: TaskVector, user: int, weight: float) -> Outcome:
         return self.outcome(weighted_sum([vector], [weight]), only=user)
-
-
-def owners(setting: Setting) -> list[int | None]:
-    """For each task the place of the first fused run that was trained on it, None where that cannot be told."""
-    return [
-        next((place for place, v in enumerate(setting.vectors) if {task.name, task.info.name} & set(v.tasks)), None)
-        for task in setting.tasks
-    ]
 
 
 class _Remembering:

@@ -18,7 +18,7 @@ from torch import Tensor
 from core.fusion.delta import Delta, TaskVector, paths_of, total
 from core.fusion.methods.task_arithmetic import check_weights
 from core.fusion.setting import Fused, Setting
-from core.fusion.trimming import above, dropped, largest, magnitude_at
+from core.fusion.trimming import above, dropped, entries, largest, limit_of
 
 if TYPE_CHECKING:
     from core.fusion.methods.dare import DareOptions, DareTiesOptions
@@ -144,21 +144,12 @@ def _trimming(setting: Setting, options: TiesOptions | MagnitudePruneOptions) ->
     """Largest entries: of each projection, or of a whole run, in which a projection it does not touch is all zeros."""
     if options.trim == "tensor" or options.density >= 1:
         return lambda run, tensor: largest(tensor, options.density)
-    shapes = {path: vector.deltas[path].shape for vector in setting.vectors for path in vector.deltas}
-    keep = max(1, int(options.density * sum(rows * columns for rows, columns in shapes.values())))
+    keep = max(1, int(options.density * entries(setting.vectors)))
     limits = []
     for vector in setting.vectors:
         setting.check()
-        limits.append(_limit(vector, keep, setting.device))
+        limits.append(limit_of(vector, keep, setting.device))
     return lambda run, tensor: above(tensor, limits[run])
-
-
-@torch.no_grad()
-def _limit(vector: TaskVector, keep: int, device: str) -> float:
-    """The smallest magnitude that is kept of a run; 0 where it has fewer entries than may be kept."""
-    if keep >= sum(rows * columns for rows, columns in (delta.shape for delta in vector.deltas.values())):
-        return 0.0
-    return magnitude_at(lambda: (delta.to(device).dense() for delta in vector.deltas.values()), keep)
 
 
 @contextmanager

@@ -34,6 +34,10 @@ class Delta:
         """(outputs, inputs)."""
         return self.up.shape[0], (self.up if self.down is None else self.down).shape[1]
 
+    @property
+    def finite(self) -> bool:
+        return all(bool(matrix.isfinite().all()) for matrix in (self.up, self.down) if matrix is not None)
+
     def dense(self) -> Tensor:
         """(outputs, inputs)."""
         return self.up if self.down is None else self.up @ self.down

@@ -35,9 +35,9 @@ def write_answers(setting: Setting, objective: Objective, known: dict[str, Answe
 
 
 def _ask(setting: Setting, objective: Objective, task: TaskPrompts) -> Answers:
-    trained = [vector for vector in setting.vectors if {task.name, task.task.info.name} & set(vector.tasks)]
-    if trained:
-        expert = trained[0]
+    owner = setting.owner(task.task)
+    if owner is not None:
+        expert = setting.vectors[owner]
     else:
         few = range(min(JUDGED, len(task)))
         expert = max(setting.vectors, key=lambda vector: _sureness(setting, objective, task, vector, few))

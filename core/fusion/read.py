@@ -66,7 +66,7 @@ def _deltas(source: Source, model: ModelSpec) -> dict[str, Delta]:
     gates = _Gates(source, tasks)
     with torch.no_grad():
         found = {path: gates.freeze(path, layer) for path, layer in mixture_layers(adapted)}
-    broken = next((path for path, delta in found.items() if not torch.isfinite(delta.up).all()), None)
+    broken = next((path for path, delta in found.items() if not delta.finite), None)
     if broken is not None:
         raise DataError(f"{source.name}: the update of {broken} is not finite.", "Leave it out, or train it again.")
     return found
@@ -136,8 +136,6 @@ class _Gates:
         weights = self._weights(path, layer)
         if any(word.needs_task for word in (site.down, site.up)) and self.task is None:
             raise self._refusal(path, "has a matrix for each task", "Name one of them, as in run-3:TASK.")
-        if site.down.width == "in":  # the up matrix is the whole update
-            return Delta(layer.tessera_up[NAME].experts()[0] * layer.scaling[NAME])
         return Delta(*layer.factors(NAME, weights, self.task))
 
     def _weights(self, path: str, layer: MixtureLayer) -> Tensor | None:

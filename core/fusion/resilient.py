@@ -69,12 +69,6 @@ class Resilience:
         )
 
     @cached_property
-    def max_length(self) -> int:
-        config = self.setting.candidate.model.config.get_text_config()
-        limit, positions = self.setting.spec.train.max_length, getattr(config, "max_position_embeddings", None)
-        return min(limit, positions or limit)
-
-    @cached_property
     def shots(self) -> Shots:
         setting = self.setting
         return draw_shots(
@@ -83,7 +77,7 @@ class Resilience:
             shots=self.options.shots,
             seed=setting.seed,
             split=setting.spec.evaluation.split,
-            max_length=self.max_length,
+            max_length=setting.max_length,
         )
 
     @cached_property

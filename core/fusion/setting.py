@@ -36,6 +36,17 @@ class Setting:
         return Candidate(load_base(self.spec.model, self.device), paths_of(self.vectors))
 
     @property
+    def max_length(self) -> int:
+        """Tokens of a sample at most: as in training, if the base reads that far."""
+        positions = getattr(self.candidate.model.config.get_text_config(), "max_position_embeddings", None)
+        return min(self.spec.train.max_length, positions or self.spec.train.max_length)
+
+    def owner(self, task: Task) -> int | None:
+        """The place of the first fused run that was trained on the task; None where that cannot be told."""
+        known = {task.name, task.info.name}
+        return next((place for place, vector in enumerate(self.vectors) if known & set(vector.tasks)), None)
+
+    @property
     def names(self) -> list[str]:
         """The fused runs, in order."""
         return [vector.name for vector in self.vectors]

@@ -175,11 +175,11 @@ def _worst_strongest(parts: Sequence[Part], sent: Sequence[Part], budget: float)
     energies: dict[int, float] = {}
     for part in sent:
         energies[part.user] = energies.get(part.user, 0.0) + part.energy
-    reachable = {part.user for part in parts}
+    reachable = [part for part in parts if part.energy or part.kind == "delta"]  # a factor of no power gets no noise
     if not reachable:
         return {}
-    strongest = max(sorted(reachable), key=energies.__getitem__)
-    flat = [part for part in parts if part.user == strongest and (part.energy or part.kind == "delta")]
+    strongest = max(sorted({part.user for part in reachable}), key=energies.__getitem__)
+    flat = [part for part in reachable if part.user == strongest]
     size = sum(part.size for part in flat)
     return {part: budget / size for part in flat}
 

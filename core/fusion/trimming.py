@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from peft.utils.merge_utils import prune
 from torch import Tensor
+
+from core.fusion.delta import TaskVector
 
 LOW = 16  # bits of a float32 that the second histogram sorts
 
@@ -19,6 +21,20 @@ def largest(tensor: Tensor, density: float) -> Tensor:
 def above(tensor: Tensor, threshold: float) -> Tensor:
     """The entries whose magnitude is at least ``threshold``, the others zero."""
     return torch.where(tensor.abs() >= threshold, tensor, 0)
+
+
+def entries(vectors: Sequence[TaskVector]) -> int:
+    """Of a whole task vector: a projection that a run does not touch is all zeros in it, if another one touches it."""
+    shapes = {path: delta.shape for vector in vectors for path, delta in vector.deltas.items()}
+    return sum(rows * columns for rows, columns in shapes.values())
+
+
+@torch.no_grad()
+def limit_of(vector: TaskVector, keep: int, device: str | torch.device) -> float:
+    """The smallest magnitude among a vector's ``keep`` largest entries; 0 where it has no more than that."""
+    if keep >= entries([vector]):
+        return 0.0
+    return magnitude_at(lambda: (delta.to(device).dense() for delta in vector.deltas.values()), keep)
 
 
 def dropped(tensor: Tensor, density: float) -> Tensor:

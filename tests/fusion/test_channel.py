@@ -224,6 +224,15 @@ def test_factors_of_no_power_get_no_noise():
         assert not received.deltas["x"].up.any() and not torch.equal(received.deltas["x"].down, torch.ones(2, 8))
 
 
+def test_the_strongest_attack_passes_over_a_run_whose_open_factors_have_no_power():
+    """Its power is in what is protected, so that no noise can be put on it."""
+    cold, warm = Delta(torch.zeros(8, 2), torch.zeros(2, 8)), Delta(torch.ones(8, 2), torch.ones(2, 8))
+    vectors = [TaskVector("a", {"x": cold, "y": warm.scaled(9.0)}), TaskVector("b", {"x": warm})]
+    shield, channel = Shield(clean=frozenset(["y"])), Channel(0.0, "worst_strongest", "factors")
+    _, actual = sending(vectors, "factors").variances(channel, shield)
+    assert {part.user for part, variance in actual.items() if variance} == {1}
+
+
 def test_factors_of_whole_matrices_are_refused_by_name():
     with pytest.raises(ConfigurationError, match=r"model\.layers\.0.*in a is one whole matrix"):
         sending(random_vectors(low_rank=False), "factors")

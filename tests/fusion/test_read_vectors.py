@@ -141,10 +141,11 @@ def test_an_adapter_of_another_base_is_refused(base: ModelSpec, tmp_path: Path):
         read_vectors([Source("run-7", tmp_path / "adapter")], base)
 
 
-def test_an_update_that_is_not_finite_is_refused(base: ModelSpec, tmp_path: Path):
+@pytest.mark.parametrize("part", ["tessera_up", "tessera_down"])
+def test_an_update_that_is_not_finite_is_refused(base: ModelSpec, tmp_path: Path, part: str):
     model = warm(base, MethodSpec(name="lora", options={"rank": 2}), ["one"])
     with torch.no_grad():
-        mixture_layers(model)[0][1].tessera_up["default"].weight.fill_(float("nan"))
+        getattr(mixture_layers(model)[0][1], part)["default"].weight.fill_(float("nan"))
     save(model, tmp_path)
     with pytest.raises(DataError, match="not finite"):
         read_vectors([Source("run-7", tmp_path)], base)
