@@ -21,7 +21,7 @@ from core.fusion.protection import Shield
 
 
 @dataclass(frozen=True)
-class Part:
+class SentMatrix:
     """A matrix that one user sends. ``kind``: delta, up or down; ``energy``: the sum of its squares."""
 
     user: int
@@ -57,7 +57,7 @@ class Transmission:
     vectors: Sequence[TaskVector]
     kind: str
     group_of: Callable[[str], str]
-    parts: list[Part] = field(init=False)
+    parts: list[SentMatrix] = field(init=False)
     _energies: dict[tuple[int, str], float] = field(init=False)  # of the updates themselves
 
     def __post_init__(self) -> None:
@@ -76,10 +76,12 @@ class Transmission:
         ]
         squares = _numbers([matrix.double().square().sum() for *_, matrix in matrices])
         self.parts = [
-            Part(user, path, kind, matrix.numel(), square)
+            SentMatrix(user, path, kind, matrix.numel(), square)
             for (user, path, kind, matrix), square in zip(matrices, squares, strict=True)
         ] or [
-            Part(user, path, "delta", int(np.prod(self.vectors[user].deltas[path].shape)), self._energies[user, path])
+            SentMatrix(
+                user, path, "delta", int(np.prod(self.vectors[user].deltas[path].shape)), self._energies[user, path]
+            )
             for user, path in keys
         ]
 
@@ -96,7 +98,7 @@ class Transmission:
         safe = [p.size for p in self.parts if p.path in shield.dropped or shield.covers(p.user, p.path)]
         return sum(safe) / sum(part.size for part in self.parts)
 
-    def variances(self, channel: Channel, shield: Shield) -> tuple[dict[Part, float], dict[Part, float]]:
+    def variances(self, channel: Channel, shield: Shield) -> tuple[dict[SentMatrix, float], dict[SentMatrix, float]]:
         """The noise variance of every part that is sent: as the receiver expects it, and as it is."""
         sent = [part for part in self.parts if part.path not in shield.dropped]
         if channel.ideal:
@@ -109,8 +111,10 @@ class Transmission:
         actual = attacks[channel.attack](open_, sent, budget) if channel.attack in attacks else {}
         return expected, dict.fromkeys(sent, 0.0) | (actual if channel.attack in attacks else expected)
 
-    def _worst_sum(self, parts: Sequence[Part], sent: Sequence[Part], budget: float) -> dict[Part, float]:
-        groups: dict[tuple[object, ...], list[Part]] = {}
+    def _worst_sum(
+        self, parts: Sequence[SentMatrix], sent: Sequence[SentMatrix], budget: float
+    ) -> dict[SentMatrix, float]:
+        groups: dict[tuple[object, ...], list[SentMatrix]] = {}
         for part in parts:
             key = (part.user, self.group_of(part.path)) if part.kind == "delta" else (part.user, part.path, part.kind)
             groups.setdefault(key, []).append(part)
@@ -123,7 +127,7 @@ class Transmission:
         """``sum_k a_k w (tau_k + n_k)`` on every projection that is sent; w: 1, or that of the receiver."""
         expected, actual = self.variances(channel, shield)
         powers = _powers(list(expected), channel) if channel.shrinkage else {}
-        hears: dict[tuple[int, str], list[tuple[Part, float]]] = {}
+        hears: dict[tuple[int, str], list[tuple[SentMatrix, float]]] = {}
         for part, variance in actual.items():
             w = shrinkage_weight(powers[part], expected[part]) if channel.shrinkage else 1.0
             if variance or w != 1.0:
@@ -151,7 +155,7 @@ class Transmission:
 
 
 def _disturbed(
-    delta: Delta, told: Sequence[tuple[Part, float]], variances: Mapping[Part, float], seed: int
+    delta: Delta, told: Sequence[tuple[SentMatrix, float]], variances: Mapping[SentMatrix, float], seed: int
 ) -> tuple[Delta, Tensor, Tensor]:
     """The update as the receiver has it, the energy of its error, and that of the noise on what was sent."""
     whole = told[0][0].kind == "delta"
@@ -170,7 +174,7 @@ def _disturbed(
     return Delta(heard["delta"]), error, injected
 
 
-def _worst_strongest(parts: Sequence[Part], sent: Sequence[Part], budget: float) -> dict[Part, float]:
+def _worst_strongest(parts: Sequence[SentMatrix], sent: Sequence[SentMatrix], budget: float) -> dict[SentMatrix, float]:
     """The whole budget, flat, on the user who sends the most energy of those that can be reached."""
     energies: dict[int, float] = {}
     for part in sent:
@@ -184,7 +188,7 @@ def _worst_strongest(parts: Sequence[Part], sent: Sequence[Part], budget: float)
     return {part: budget / size for part in flat}
 
 
-def _powers(parts: Sequence[Part], channel: Channel) -> dict[Part, float]:
+def _powers(parts: Sequence[SentMatrix], channel: Channel) -> dict[SentMatrix, float]:
     """The mean square that the SNR of each part is measured against: the user's vector's, or the factor's own."""
     whole = channel.transmission == "delta"
     key = (lambda part: part.user) if whole else (lambda part: (part.user, part.path, part.kind))
