@@ -146,7 +146,7 @@ def links(run: Mapping[str, Any], sources: Sequence[Mapping[str, Any]]) -> str:
     if run["state"] == "done":
         found += [("Compare with its sources", f"/compare?runs={','.join([run['id'], *own])}&baseline={run['id']}")]
         models = ",".join([run["id"], *own][:MODELS_IN_CHAT])
-        found += [("Chat with it and its sources", f"/chat?models={models}")]
+        found += [("Chat with it and its sources", f"/chat?runs={models}")]
     if own:
         found += [("Fuse these again", again(run["spec"], [one["name"] for one in sources if not one["run"]]))]
     found += [("Fuse other runs", "/fusion")]

@@ -272,7 +272,7 @@ def no_routing(run: dict[str, Any]) -> str:
     if run["unrouted"]:
         why = f"{run['unrouted']} Look at its scores instead, or talk to it beside a mixture."
         link = f'<a class="button" href="/compare?runs={name}">Compare scores</a> '
-        link += f'<a href="/chat?models={name}">Talk to it</a>'
+        link += f'<a href="/chat?runs={name}">Talk to it</a>'
     elif run["state"] == "done":
         why = "None was recorded while it trained. If it has gates, the inspector shows them token by token."
         link = f'<a class="button" href="/routing?run={name}&amp;tab=tokens">Open the inspector</a>'

@@ -16,7 +16,7 @@ from core.studio import Studio
 
 BUTTONS = ("cancel", "resume", "export", "bundle", "delete")
 PARTS = (
-    "chosen", "empty", "main", "list", "head", "links", *BUTTONS, "failure", "family", "curve", "scores", "facts",
+    "chosen", "empty", "main", "list", "head", "links", *BUTTONS, "failure", "menu", "curve", "scores", "facts",
     "said", "cloning",
 )  # fmt: skip
 CLEARED = ("links", "failure", "scores", "facts", "said")
@@ -98,8 +98,8 @@ def _menu(drawing: Drawing, run: Mapping[str, Any], family: str, known: Sequence
     offered = run_curves.offered(run, known)
     names = [name for _, name in offered]
     shown = family if family in names else names[0]
-    key = (offered, "" if shown == family else shown)
-    drawing.part("family", key, lambda: gr.update(choices=offered, value=shown))
+    key = (run["id"], offered, "" if shown == family else shown)
+    drawing.part("menu", key, lambda: gr.update(choices=offered, value=shown))
     return shown
 
 

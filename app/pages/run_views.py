@@ -258,7 +258,7 @@ def links(run: Mapping[str, Any]) -> str:
     routing = [] if run["unrouted"] else [("Routing", f"/routing?run={run['id']}")]
     if run["state"] == "done":
         found += [("Compare", f"/compare?runs={run['id']}"), *routing]
-        found += [("Chat", f"/chat?models={run['id']},base"), ("Fuse with others", f"/fusion?runs={run['id']}")]
+        found += [("Chat", f"/chat?runs={run['id']},base"), ("Fuse with others", f"/fusion?runs={run['id']}")]
     elif run["state"] in STATES["working"]:
         found += [("Routing so far", to) for _, to in routing]
     return '<nav class="links">' + "".join(f'<a href="{e(to)}">{e(name)}</a>' for name, to in found) + "</nav>"

@@ -72,9 +72,9 @@ def _detail(c: SimpleNamespace) -> None:
         c.yes = gr.Button("Yes", variant="stop", size="md", scale=0, min_width=150)
         c.no = gr.Button("No, keep it", size="md", scale=0, min_width=110)
     c.failure = ui.text("")
-    c.family = gr.Radio(
-        run_curves.CHOICES, value="loss", show_label=False, container=False, elem_classes="curve-choice"
-    )
+    # What is chosen goes to the server as text: the choices are another run's while a new one is on its way.
+    c.family = gr.Textbox("loss", elem_classes="unseen")
+    c.menu = gr.Radio(run_curves.CHOICES, value="loss", show_label=False, container=False, elem_classes="curve-choice")
     c.curve = ui.live_curve(elem_id="runs-curve")
     c.scores = ui.text("", "panel", "run-scores")
     c.facts = ui.text("", "panel", "run-facts")
@@ -130,11 +130,12 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
         answer = shown(studio, str(query.get("run") or "")[:80], family, filters, {})
         chosen = str(query.get("run") or "")[:80] or (answer[0] if isinstance(answer[0], str) else "")
         answer[0] = chosen
-        return [*answer, *choices(studio, filters), *fields(studio, chosen)]
+        return [*answer, family, *choices(studio, filters), *fields(studio, chosen)]
 
     filter_inputs = [getattr(c, name) for name in FILTERS]
-    page.load(opened, None, [*drawn, *filter_inputs, c.on, *form], **ui.QUIET)
+    page.load(opened, None, [*drawn, c.family, *filter_inputs, c.on, *form], **ui.QUIET)
     gr.Timer(1.0).tick(tick, trigger_mode="once", **redraw)
+    c.menu.input(None, c.menu, c.family, js="one => one", **ui.QUIET)
     c.family.change(draw, trigger_mode="always_last", **redraw)
     narrowing = [c.search.input, c.state.input, c.method.input, c.tag.input, c.dataset.input, c.seeds.input]
     gr.on(narrowing, _from_first(draw), asked, [*drawn, c.page], trigger_mode="always_last", **ui.QUIET)

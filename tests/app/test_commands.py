@@ -13,6 +13,7 @@ import pytest
 from app.cli import main
 from core.home import PROJECT
 from core.studio import Studio
+from tests.support import seed
 
 Home = list[str]
 
@@ -202,3 +203,37 @@ def test_two_processes_at_once_share_one_home(capsys, tmp_path: Path, recipe: Pa
             assert list(studio.follow(run))[-1].startswith(("cancelled", "finished"))
     finally:
         studio.dispatcher("stop")
+
+
+def test_commands_on_a_fused_run_work_or_say_why_not(capsys, tmp_path: Path):
+    seeded = seed.few(tmp_path / "home")
+    studio, home = seed.QuietStudio(seeded.home), ["--home", str(seeded.home)]
+    run = seed.fused(studio, seeded.dataset, [seeded.lora, seeded.molora], steps=8)
+    studio.close()
+
+    def said(*arguments: str, code: int = 0) -> str:
+        assert main([*home, *arguments]) == code
+        told = capsys.readouterr()
+        assert "Traceback" not in told.err
+        return told.err if code else told.out
+
+    assert "fused into one constant update" in said("routing", run)
+    compared = said("compare", run, seeded.lora)
+    assert f"{seeded.lora}, {seeded.molora}" in compared and "train." not in compared
+    assert "steps: 20" in said("clone", run, "--print", "--set", "method.options.steps=20")
+    refused = said("clone", run, "--set", "train.learning_rate=0.1", code=1)
+    assert "train.learning_rate is a setting of training" in refused and "method.options" in refused
+    assert "average" in said("clone", run, "--set", "method.name=lora", code=1)
+    path = tmp_path / "fused.yaml"
+    path.write_text(said("clone", run, "--print"), "utf-8")
+    assert f"a fusion of {seeded.lora}, {seeded.molora}" in said("preflight", str(path), code=1)
+
+
+def test_other_sources_of_a_fused_run_bring_their_own_tasks(tmp_path: Path):
+    seeded = seed.few(tmp_path / "home")
+    studio = seed.QuietStudio(seeded.home)
+    run = seed.fused(studio, seeded.dataset, [f"{seeded.lora}:mood", f"{seeded.molora}:topic"])
+    spec = studio.cloned_spec(run, changes={"sources": [f"{seeded.lora}:mood"]})
+    assert [task.task for task in spec.tasks] == ["mood"]
+    assert studio.cloned_spec(run, changes={"seed": 4}).tasks == studio.cloned_spec(run).tasks
+    studio.close()

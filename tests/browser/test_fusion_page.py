@@ -134,7 +134,7 @@ def test_two_runs_are_fused_and_what_was_lost_is_a_table(trained: Trained, page:
     link = page.get_by_role("link", name="Compare with its sources").get_attribute("href")
     assert link == f"/compare?runs={own},{trained.both}&baseline={own}"
     chat = page.get_by_role("link", name="Chat with it and its sources").get_attribute("href")
-    assert chat == f"/chat?models={own},{trained.both}"
+    assert chat == f"/chat?runs={own},{trained.both}"
     with page.expect_download() as saved:
         page.get_by_role("button", name="CSV").click()
     saved.value.save_as(tmp_path / "table.csv")

@@ -142,3 +142,23 @@ def test_an_empty_studio_leads_to_the_demo(serve: Callable, tmp_path: Path, page
     assert not page.locator(".runline").count()
     page.goto(f"{address}/compare")
     page.get_by_text("There is nothing to compare yet").wait_for()
+
+
+def test_the_curve_of_a_fused_run_stays_chosen_beside_runs_that_have_none(
+    serve: Callable, studio_home: seed.Seeded, page: Any
+):
+    studio = seed.QuietStudio(studio_home.home)
+    fused = seed.fused(studio, studio_home.dataset, [studio_home.lora, studio_home.molora], steps=8)
+    studio.close()
+    page.goto(f"{serve(studio_home.home, runs=runs)}/runs?run={fused}&curve=entropy")
+    page.locator("#runs-curve .axis", has_text="entropy (nats)").wait_for()
+    page.locator(".curve-choice").get_by_text("Coefficients", exact=True).click()
+    page.locator("#runs-curve .axis", has_text="mean coefficient").wait_for()
+    assert page.get_by_role("button", name="Clone and change one thing").count() == 0
+    line(page, studio_home.lora).click()
+    page.locator("#runs-curve .axis", has_text="loss (nats").wait_for()
+    assert page.locator(".curve-choice").get_by_text("Coefficients", exact=True).count() == 0
+    line(page, fused).click()
+    page.locator("#runs-curve .axis", has_text="mean coefficient").wait_for()
+    link = page.get_by_role("link", name="Fuse again").get_attribute("href")
+    assert link.startswith(f"/fusion?runs={studio_home.lora},{studio_home.molora}&method=adamerging")

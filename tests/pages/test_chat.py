@@ -54,6 +54,8 @@ def test_a_pane_holds_the_turns_of_its_model_with_a_way_to_their_routing():
     assert (turn["question"], turn["text"], turn["note"]) == ("q1", "red", "4 tokens · 2.0 tokens/s")
     link = urlsplit(turn["link"])
     assert link.path == "/routing" and parse_qs(link.query) == {"run": ["run-4"], "turn": ["7"]}
+    fused = views.pane("run-4", RUNS[0] | {"unrouted": "It was fused.", "trainable": 0}, turns)
+    assert fused["turns"][0]["link"] == "" and fused["about"] == "mosld"
     base = views.pane("base", None, turns)
     assert len(base["turns"]) == 2 and base["turns"][0]["link"] == ""
     assert views.pane("run-9", None, [])["about"] == "no such run"

@@ -26,6 +26,7 @@ from core.errors import ConfigurationError
 from core.home import ASSETS
 from core.schema import MethodSpec, ModelSpec, RunSpec, TrainSpec
 from core.studio import Studio
+from tests.support import seed
 from tests.support.seed import QuietStudio
 
 PRESETS = ("lora", "mosld", "molora", "hydralora")
@@ -463,6 +464,7 @@ def test_yaml_goes_both_ways(desk: state.Desk):
         ("tasks: [", "does not parse at line"),
         ("tasks: [{dataset: nowhere}]", "There is no data set"),
         ("[1]", "mapping"),
+        ("sources: [run-1, run-2]\nmethod: {name: ties}", "a fusion of run-1, run-2: this form is for training"),
         ("", "name at least one data set"),
     ],
 )
@@ -489,6 +491,16 @@ def test_a_clone_shows_what_differs(desk: state.Desk):
     desk.start(*page, "t")
     assert desk.studio.runs()[0]["parent"] == run
     desk.studio.cancel(run)
+
+
+def test_a_fused_run_is_not_opened_in_the_form_and_it_is_said_where_it_is(tmp_path: Path):
+    seeded = seed.few(tmp_path / "home")
+    studio = QuietStudio(seeded.home)
+    run = seed.fused(studio, seeded.dataset, [seeded.lora, seeded.molora])
+    shown = state.Desk(studio).open(None, {"clone": run})
+    said = shown[len(state.PARTS) + 1]
+    assert f"{run} is a fusion of {seeded.lora}, {seeded.molora}" in said and "Fuse again" in said
+    studio.close()
 
 
 def test_a_draft_of_a_deleted_data_set_keeps_the_rest(desk: state.Desk):

@@ -326,7 +326,7 @@ def test_sources_are_links_deleted_ones_are_named_and_long_names_are_short_and_h
     method = {"name": "ties", "options": {"density": 0.3}}
     spec = {"sources": ["run-1", "run-2"], "method": method, "seed": 0, "device": "cpu"}
     links = fusion_result.links({"id": "run-7", "state": "done", "method": "ties", "spec": spec}, fusion(LOST).sources)
-    assert "/compare?runs=run-7,run-1&amp;baseline=run-7" in links and "/chat?models=run-7,run-1" in links
+    assert "/compare?runs=run-7,run-1&amp;baseline=run-7" in links and "/chat?runs=run-7,run-1" in links
     assert "/fusion?runs=run-1&amp;method=ties" in links and "/routing" not in links
 
 

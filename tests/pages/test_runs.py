@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import time
 import zipfile
 from collections.abc import Iterator
+from html import unescape
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import gradio as gr
 import pytest
 
 from app.pages import run_curves, run_look, run_views, runs
+from app.pages.fusion_choice import Choice
 from app.pages.run_list import Filters, listing
 from core.errors import StudioError
 from core.jobs.ingest import ingest_events
@@ -185,6 +189,7 @@ def test_alarms_stand_above_the_log(studio, kept):
 def test_families_of_curves(studio, kept, family, count):
     run = studio.run(kept.lora)
     found = run_curves.curves(studio, run, family, list(studio.watch.curve_names(run["id"])))
+    assert run_curves.offered(run, []) == run_curves.CHOICES
     assert len(found["series"]) == count and found["y"]
     assert run_curves.family("no such") == "loss"
 
@@ -279,3 +284,47 @@ def test_three_hundred_runs_are_paged_and_quick(tmp_path):
     assert took < 1.0, f"{took:.3f} s"
     assert listing(studio, Filters(seeds=True), "")["pages"] == 1  # three settings with a hundred seeds each
     studio.close()
+
+
+# Fused runs
+
+
+def test_a_fused_run_names_sources_method_and_options_and_not_how_its_sources_were_trained(own):
+    studio, seeded = own
+    run = studio.run(seed.fused(studio, seeded.dataset, [seeded.lora, f"{seeded.molora}:mood"], steps=8))
+    told = run_views.facts(run)
+    assert "<b>AdaMerging</b>" in told and "interpretation" in told and "steps 8" in told
+    assert f'<a href="/runs?run={seeded.lora}">{seeded.lora}</a>' in told
+    assert f'<a href="/runs?run={seeded.molora}">{seeded.molora}:mood</a>' in told
+    assert "learning rate" not in told and "Trainable" not in told
+    assert "fused model stands" in run_views.scores(studio, run | {"state": "running"})
+
+
+def test_a_fused_run_is_cloned_on_the_fusion_page_with_what_it_changed(own):
+    studio, seeded = own
+    run = seed.fused(studio, seeded.dataset, [seeded.lora, seeded.molora], steps=8)
+    fresh, _ = run_look.look(studio, run, "loss", Filters(), {})
+    links = [unescape(link) for link in re.findall(r'href="([^"]+)"', fresh["links"])]
+    again = next(urlsplit(link) for link in links if link.startswith("/fusion?runs=") and "method" in link)
+    choice = Choice.of(dict(parse_qsl(again.query)))
+    assert choice.runs == (seeded.lora, seeded.molora) and choice.method == "adamerging"
+    assert choice.changes == {"method.options.steps": 8, "device": "cpu"}
+    assert f"/fusion?run={run}" in links and not any(link.startswith(("/experiment", "/routing")) for link in links)
+    assert not fresh["cloning"]["visible"]
+    assert run_look.look(studio, seeded.lora, "loss", Filters(), {})[0]["cloning"]["visible"]
+
+
+def test_the_curve_menu_of_a_fused_run_offers_what_it_learnt(own):
+    studio, seeded = own
+    sources = [seeded.lora, seeded.molora]
+    learnt, plain = seed.fused(studio, seeded.dataset, sources), seed.fused(studio, seeded.dataset, sources, "average")
+    fresh, seen = run_look.look(studio, learnt, "coefficient", Filters(), {})
+    offered = [name for _, name in fresh["menu"]["choices"]]
+    assert offered == ["entropy", "loss", "coefficient", "bound"] and fresh["menu"]["value"] == "coefficient"
+    assert [one["name"] for one in fresh["curve"]["series"]] == sources and fresh["curve"]["y"] == "mean coefficient"
+    now, seen = run_look.look(studio, learnt, "entropy", Filters(), seen)
+    assert "menu" not in now and now["curve"]["y"] == "entropy (nats)"  # what a person chose is not sent back
+    now, _ = run_look.look(studio, seeded.lora, "entropy", Filters(), seen)
+    assert (now["menu"]["choices"], now["menu"]["value"]) == (run_curves.CHOICES, "loss")
+    empty = run_look.look(studio, plain, "loss", Filters(), {})[0]["curve"]
+    assert not empty["series"] and "Nothing was learnt" in empty["empty"]

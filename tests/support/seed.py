@@ -118,6 +118,24 @@ def finished(
     return run
 
 
+def fused(studio: Studio, dataset: str, sources: Sequence[str], method: str = "adamerging", **options: Any) -> str:
+    """A fusion of runs that is done; one that learns has curves of its objective, entropies and coefficients."""
+    plain = spec(dataset).model_dump(mode="json") | {"name": f"{method} of {', '.join(sources)}"}
+    made = {"method": {"name": method, "options": options}, "sources": list(sources)}
+    run, folder = _add(studio, RunSpec.parse(plain | made))
+    with _events(folder, job="fuse") as say:
+        say("started", step=0, device="cpu", versions={}, trainable=0)
+        for step in range(0, 9, 2) if method == "adamerging" else ():
+            values = {"loss": 1.4 - 0.01 * step, "coefficients_at_bound": 0.0}
+            values |= {f"entropy/{task}": 0.6 - 0.01 * step for task in TASKS}
+            values |= {f"coefficient/{source}": 0.5 + 0.01 * step for source in sources}
+            say("metrics", step=step, values=values)
+        say("finished", step=8)
+    _adapter(folder)
+    ingest_events(studio.records.database, folder)
+    return run
+
+
 def failed(studio: Studio, dataset: str) -> str:
     run, folder = _add(studio, spec(dataset, "hydralora", name="too large <for> this GPU"))
     tail = [*(f'  File "core/training/run.py", line {n}' for n in range(60, 90)), "CUDA out of memory. Tried 20 GiB"]
@@ -179,16 +197,17 @@ def _add(studio: Studio, chosen: RunSpec, parent: str | None = None) -> tuple[st
         row, _ = stored_runs.add(session, spec=plain, name=chosen.name, datasets=datasets, parent=parent)
         folder = studio.home.run(row.id).create()
         write_json(folder.spec, plain)
-        stored_runs.set_parameters(session, run_id=row.number, trainable=PARAMETERS[chosen.method.name], total=TOTAL)
-        jobs.add(session, run=row.id, kind="train", device="cpu")
+        trainable, kind = (0, "fuse") if chosen.sources else (PARAMETERS[chosen.method.name], "train")
+        stored_runs.set_parameters(session, run_id=row.number, trainable=trainable, total=TOTAL)
+        jobs.add(session, run=row.id, kind=kind, device="cpu")
     return row.id, folder
 
 
 class _events:
     """FileSink as a context; each event is said a second after the one before."""
 
-    def __init__(self, folder: RunFolder, attempt: int = 1) -> None:
-        self._sink = FileSink(folder.events, run=folder.root.name, job="train", attempt=attempt)
+    def __init__(self, folder: RunFolder, attempt: int = 1, job: str = "train") -> None:
+        self._sink = FileSink(folder.events, run=folder.root.name, job=job, attempt=attempt)
         self._at = BEGAN + timedelta(hours=int(folder.root.name.rpartition("-")[2]), minutes=30 * (attempt - 1))
 
     def __enter__(self) -> Any:
