@@ -62,8 +62,8 @@ def find_source(name: str, runs: Path) -> SourceRun:
     Raises:
         NotFoundError: there is no such run or folder, or it has no adapter yet.
     """
-    whole, (head, _, task) = Path(name).expanduser(), name.partition(":")
-    for root, part in ((whole, ""), (Path(head).expanduser(), task), (runs / head, task)):
+    head, _, task = name.partition(":")
+    for root, part in ((_path(name), ""), (_path(head), task), (runs / head, task)):
         for folder in (root / "adapter", root):
             if (folder / CONFIG).is_file():
                 spec = folder.parent / "spec.json"
@@ -71,6 +71,13 @@ def find_source(name: str, runs: Path) -> SourceRun:
     if (runs / head / "spec.json").is_file():
         raise NotFoundError(f"{head} has no adapter to fuse.", "Wait until it is done, or resume it.")
     raise NotFoundError(f"There is no run {head!r}.", "Name finished runs such as run-3, or folders with an adapter.")
+
+
+def _path(name: str) -> Path:
+    try:
+        return Path(name).expanduser()
+    except RuntimeError:  # ~somebody who is not there
+        return Path(name)
 
 
 def check_source(source: SourceRun, model: ModelSpec) -> None:

@@ -41,7 +41,10 @@ FLAGS = ("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 
 @dataclass(frozen=True)
 class Subject:
-    """A run with routing, one task of it and a prompt; one run of each method, all seeds, and what they differ from."""
+    """A run with routing, one task of it and a prompt; one run of each method, all seeds, and what they differ from.
+
+    ``fused``: the newest finished fused run that learned coefficients, or "" where there is none.
+    """
 
     run: str
     task: str
@@ -49,6 +52,7 @@ class Subject:
     models: list[str]
     family: list[str]
     baseline: str
+    fused: str
 
 
 @dataclass(frozen=True)
@@ -79,6 +83,7 @@ def subject(studio: Studio, run: str | None, task: str | None) -> Subject:
         models=models,
         family=[one["id"] for one in alike][:12],
         baseline=newest.get("lora", "base"),
+        fused=next((one["id"] for one in studio.fused(limit=200) if studio.tables(one["id"], "coefficients")), ""),
     )
 
 
@@ -106,6 +111,7 @@ def check_adapters(studio: Studio, shown: Subject, wanted: list[Scene]) -> None:
 
 
 def scenes(shown: Subject) -> list[Scene]:
+    fusion = [Scene("fusion", "/fusion", {"run": shown.fused}, _fusion, 1500)] if shown.fused else []
     return [
         Scene("home", "/", act=_home),
         Scene("data", "/data", act=_data, height=1400),
@@ -115,6 +121,7 @@ def scenes(shown: Subject) -> list[Scene]:
         Scene("compare", "/compare", {"runs": ",".join(shown.family), "baseline": shown.baseline}, _compare, 1640),
         Scene("routing", "/routing", {"run": shown.run}, _routing, 1400),
         Scene("tokens", "/routing", _inspected(shown), _tokens, 1880),
+        *fusion,
         Scene("chat", "/chat", {"runs": ",".join([*shown.models, "base"])}, _chat),
     ]
 
@@ -156,6 +163,11 @@ def _runs(page: Any, shown: Subject) -> None:
 def _compare(page: Any, shown: Subject) -> None:
     page.locator(".compared td.best").first.wait_for()
     page.locator("#compare-curves path.smooth").first.wait_for()
+
+
+def _fusion(page: Any, shown: Subject) -> None:
+    page.locator("#fusion-watching table").first.wait_for()
+    page.locator("#fusion-watching .curve path").first.wait_for()
 
 
 def _routing(page: Any, shown: Subject) -> None:

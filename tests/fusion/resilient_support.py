@@ -15,7 +15,7 @@ from core.data.templates import TextEncoder
 from core.fusion.candidate import Candidate
 from core.fusion.delta import Delta, TaskVector
 from core.fusion.methods import fusion_method, options_of
-from core.fusion.realign import Recipe, Shots, draw_shots, realign
+from core.fusion.resilient.realign import Recipe, Shots, draw_shots, realign
 from core.fusion.setting import Fused, Setting
 from core.home import RunFolder
 from core.jobs.sinks import ListSink

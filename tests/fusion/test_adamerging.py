@@ -19,14 +19,14 @@ from learned_support import (
 )
 
 from core.errors import ConfigurationError, DataError
-from core.fusion.adamerging import CoefficientLearner, agreeing, coefficients_of, loop_of, objective_of
 from core.fusion.candidate import Candidate
 from core.fusion.combine import weighted_sum
 from core.fusion.delta import Delta, TaskVector
+from core.fusion.learned.adamerging import CoefficientLearner, agreeing, coefficients_of, loop_of, objective_of
+from core.fusion.learned.objective import Objective, pull
+from core.fusion.learned.prompts import Prompt
+from core.fusion.learned.sums import Coefficients, parts_of
 from core.fusion.methods import options_of
-from core.fusion.objective import Objective, pull
-from core.fusion.prompts import Prompt
-from core.fusion.sums import Coefficients, parts_of
 from core.jobs.sinks import Cancelled
 from core.models import load_base
 from core.schema import ModelSpec
@@ -303,7 +303,7 @@ def test_two_batches_per_step_add_their_losses(tmp_path):
 
 
 def test_a_collapse_that_lasts_ends_it_with_the_best_evaluation(tmp_path, monkeypatch):
-    monkeypatch.setattr("core.fusion.guards.SHARE", 0.9)  # a random model does not collapse further
+    monkeypatch.setattr("core.fusion.learned.guards.SHARE", 0.9)  # a random model does not collapse further
     setting = setting_for(tmp_path, "adamerging", steps=40, evaluate_every=1, learning_rate=0.1)
     fused = fuse(setting)
     alarms = [event for event in setting.sink.of("alarm") if event["step"]]
@@ -319,7 +319,7 @@ def test_a_collapse_that_lasts_ends_it_with_the_best_evaluation(tmp_path, monkey
 
 
 def test_an_alert_that_lasts_can_be_left_to_go_on(tmp_path, monkeypatch):
-    monkeypatch.setattr("core.fusion.guards.SHARE", 0.9)
+    monkeypatch.setattr("core.fusion.learned.guards.SHARE", 0.9)
     changes = {"steps": 12, "evaluate_every": 1, "learning_rate": 0.1, "on_alert": "continue"}
     setting = setting_for(tmp_path, "adamerging", **changes)
     assert fuse(setting).step == 12
@@ -329,8 +329,8 @@ def test_an_alert_that_lasts_can_be_left_to_go_on(tmp_path, monkeypatch):
 def test_a_task_without_rows_in_the_split_is_refused_by_name(tmp_path):
     from core.data.store import DatasetInfo, DatasetStore
     from core.data.tasks import load_tasks
+    from core.fusion.learned.prompts import check_prompts
     from core.fusion.methods import fusion_method
-    from core.fusion.prompts import check_prompts
     from core.schema import TaskSpec
 
     setting = setting_for(tmp_path, "adamerging")
@@ -363,7 +363,7 @@ def test_the_expert_of_an_open_ended_task_is_the_run_that_was_trained_on_it(tmp_
 
 
 def test_prompts_come_once_each_before_any_comes_again(tmp_path):
-    from core.fusion.prompts import TaskPrompts
+    from core.fusion.learned.prompts import TaskPrompts
 
     setting = setting_for(tmp_path, "adamerging")
     make = dict(limit=64, count=500, seed=3)

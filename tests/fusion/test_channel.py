@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from core.errors import ConfigurationError
-from core.fusion.channel import (
+from core.fusion.combine import weighted_sum
+from core.fusion.delta import Delta, TaskVector
+from core.fusion.resilient.channel import (
     Channel,
     noise_variance,
     normal,
@@ -20,11 +22,9 @@ from core.fusion.channel import (
     worst_covariance,
     worst_noise,
 )
-from core.fusion.combine import weighted_sum
-from core.fusion.delta import Delta, TaskVector
-from core.fusion.disentanglement import flip_probability
-from core.fusion.protection import Shield, group_of, layer_groups, within_budget
-from core.fusion.transmission import Transmission, energy
+from core.fusion.resilient.disentanglement import flip_probability
+from core.fusion.resilient.protection import Shield, group_of, layer_groups, within_budget
+from core.fusion.resilient.transmission import Transmission, energy
 from tests.fusion.resilient_support import EMBEDDING, entries, random_vectors
 
 ATTACKS = ("awgn", "worst_sum", "worst_strongest")

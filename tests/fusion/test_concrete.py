@@ -9,14 +9,14 @@ import torch
 from learned_support import Unlabelled, base_folder, fuse, resumed, same, setting_for, stopping
 
 from core.errors import ConfigurationError
-from core.fusion.adamerging import coefficients_of, objective_of
 from core.fusion.combine import weighted_sum
-from core.fusion.concrete import Inner, MaskLearner
 from core.fusion.delta import Delta, TaskVector
-from core.fusion.masks import Masks, StructuredMasks, logit_gradient, rescaled, sample
+from core.fusion.learned.adamerging import coefficients_of, objective_of
+from core.fusion.learned.concrete import Inner, MaskLearner
+from core.fusion.learned.masks import Masks, StructuredMasks, logit_gradient, rescaled, sample
+from core.fusion.learned.objective import pull
+from core.fusion.learned.sums import Coefficients, parts_of
 from core.fusion.methods import options_of
-from core.fusion.objective import pull
-from core.fusion.sums import Coefficients, parts_of
 from core.jobs.sinks import Cancelled
 from core.models import load_base
 

@@ -11,13 +11,13 @@ from learned_support import setting_for
 
 from core.evaluation.options import OptionSample, score_options
 from core.evaluation.view import ModelView
-from core.fusion.adamerging import objective_of
-from core.fusion.entropy import entropy, read_first_token, read_options, read_sequence
-from core.fusion.guards import PATIENCE, Guard
-from core.fusion.layout import option_table, positions_of, repeated, sequences, shared
+from core.fusion.learned.adamerging import objective_of
+from core.fusion.learned.entropy import entropy, read_first_token, read_options, read_sequence
+from core.fusion.learned.guards import PATIENCE, Guard
+from core.fusion.learned.layout import option_table, positions_of, repeated, sequences, shared
+from core.fusion.learned.objective import Objective, TaskReading
+from core.fusion.learned.prompts import Prompt
 from core.fusion.methods import options_of
-from core.fusion.objective import Objective, TaskReading
-from core.fusion.prompts import Prompt
 
 
 def readings_of(logits: list[list[float]], options: tuple[int, ...]) -> dict[str, TaskReading]:
@@ -188,8 +188,8 @@ def test_option_likelihoods_are_those_that_scoring_computes(objective, tmp_path)
 def test_a_batch_in_several_passes_gives_the_gradient_of_one(objective, monkeypatch):
     from learned_support import vectors_for
 
-    from core.fusion import objective as module
-    from core.fusion.sums import parts_of
+    from core.fusion.learned import objective as module
+    from core.fusion.learned.sums import parts_of
 
     vectors = vectors_for(Path(objective.candidate.model.config._name_or_path))
     made = {p: part.weighted(torch.full((len(part.runs),), 0.3)) for p, part in parts_of(vectors, "cpu").items()}

@@ -8,7 +8,7 @@ import pytest
 import torch
 from learned_support import fuse, resumed, same, setting_for, stopping
 
-from core.fusion.adamerging import objective_of
+from core.fusion.learned.adamerging import objective_of
 from core.fusion.methods import options_of
 from core.fusion.setting import Setting
 from core.jobs.sinks import Cancelled
@@ -67,8 +67,8 @@ def test_options_share_their_prompt_on_the_gpu_too(tmp_path, dtype):
 
 @pytest.mark.parametrize("loss", ["first_token", "options"])
 def test_a_step_waits_for_the_device_no_more_often_with_more_tasks(tmp_path, loss):
-    from core.fusion.adamerging import CoefficientLearner, coefficients_of
-    from core.fusion.sums import parts_of
+    from core.fusion.learned.adamerging import CoefficientLearner, coefficients_of
+    from core.fusion.learned.sums import parts_of
 
     setting = on_gpu(setting_of(tmp_path, "adamerging", loss=loss), "float32")
     options, parts = options_of(setting.spec.method), parts_of(setting.vectors, "cuda:0")

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from core.fusion.channel import Channel
 from core.fusion.delta import TaskVector
 from core.fusion.methods import options_of
-from core.fusion.protection import Shield
-from core.fusion.resilient import Resilience
+from core.fusion.resilient.channel import Channel
+from core.fusion.resilient.protection import Shield
+from core.fusion.resilient.resilience import Resilience
 from core.fusion.setting import Setting
 from tests.fusion.resilient_support import fuse, setting, small_store, sweep_table, trained_vectors
 from tests.support.tiny import tiny_base

@@ -15,8 +15,8 @@ from core.fusion.combine import weighted_sum
 from core.fusion.delta import Delta, TaskVector
 from core.fusion.methods import fusion_method, options_of
 from core.fusion.methods.r_mtllmf import ABLATION, split_arm
-from core.fusion.protection import embedding_paths
 from core.fusion.read import Source, read_vectors
+from core.fusion.resilient.protection import embedding_paths
 from core.fusion.save import save
 from core.jobs.sinks import Cancelled
 from core.schema import MethodSpec

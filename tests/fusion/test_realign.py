@@ -14,7 +14,15 @@ from core.data.templates import TextEncoder
 from core.errors import DataError
 from core.fusion.candidate import Candidate
 from core.fusion.delta import Delta
-from core.fusion.realign import Recipe, Shots, answer_loss, draw_shots, identity, mean_loss, realign
+from core.fusion.resilient.realign import (
+    Recipe,
+    Shots,
+    answer_loss,
+    draw_shots,
+    identity,
+    mean_loss,
+    realign,
+)
 from core.models import load_base
 from tests.fusion.resilient_support import EMBEDDING, TASKS, small_spec, small_store
 from tests.support.tiny import tiny_base
@@ -173,7 +181,7 @@ def test_the_same_seed_gives_the_same_model(base: Path, store: DatasetStore):
 
 
 def test_every_batch_has_the_tasks_in_equal_numbers(base: Path, store: DatasetStore):
-    from core.fusion.realign import _batches
+    from core.fusion.resilient.realign import _batches
 
     batches = _batches(shots_of(base, store).train, 4, seed=0)
     seen: list[tuple[int, ...]] = []

@@ -12,12 +12,12 @@ import torch
 
 from core.data.store import DatasetStore
 from core.errors import ConfigurationError
-from core.fusion import sweep as sweeping
-from core.fusion.bench import Bench
 from core.fusion.delta import Delta, TaskVector
 from core.fusion.methods import options_of
-from core.fusion.resilient import Resilience
-from core.fusion.sweep import COLUMNS
+from core.fusion.resilient import sweep as sweeping
+from core.fusion.resilient.resilience import Resilience
+from core.fusion.resilient.scoring import Bench
+from core.fusion.resilient.sweep import COLUMNS
 from core.home import BUNDLED_BASE_FOLDER
 from core.jobs.sinks import Cancelled
 from tests.fusion.resilient_support import (

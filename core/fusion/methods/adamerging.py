@@ -50,14 +50,14 @@ class AdaMergingPPOptions(AdaMergingOptions):
 
 
 def adamerging(setting: Setting, options: AdaMergingOptions) -> Fused:
-    from ..adamerging import adamerging
+    from ..learned.adamerging import adamerging
 
     check(options, setting.names, setting.tasks)
     return adamerging(setting, options)
 
 
 def adamerging_pp(setting: Setting, options: AdaMergingPPOptions) -> Fused:
-    from ..adamerging import adamerging_pp
+    from ..learned.adamerging import adamerging_pp
 
     check_whole(options, setting.names, setting.tasks)
     return adamerging_pp(setting, options)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from core.errors import ConfigurationError, DataError
-from core.fusion.prompts import check_prompts
+from core.fusion.learned.prompts import check_prompts
 
 from .base import FusionOptions
 

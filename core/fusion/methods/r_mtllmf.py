@@ -177,7 +177,7 @@ def check_protected(protected: Sequence[str], names: Sequence[str]) -> None:
 
 
 def fuse(setting: Setting, options: RMtllmfOptions) -> Fused:
-    from ..resilient import resilient
+    from ..resilient.resilience import resilient
 
     return resilient(setting, options)
 

@@ -13,13 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from core.fusion.bench import Bench, Outcome, References
 from core.fusion.methods.r_mtllmf import split_arm
-from core.fusion.protection import Shield
+from core.fusion.resilient.protection import Shield
+from core.fusion.resilient.scoring import Bench, Outcome, References
 from core.home import read_json, write_json
 
 if TYPE_CHECKING:
-    from core.fusion.resilient import Resilience
+    from core.fusion.resilient.resilience import Resilience
 
 COLUMNS = (
     "protection",

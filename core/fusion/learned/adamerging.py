@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from core.fusion.delta import Delta, TaskVector, paths_of
-from core.fusion.expert_answers import write_answers
-from core.fusion.guards import Guard
-from core.fusion.learning import Loop, load_optimizer, optimizer_state, resumed
-from core.fusion.objective import Objective, pull
-from core.fusion.prompts import TaskPrompts
+from core.fusion.learned.expert_answers import write_answers
+from core.fusion.learned.guards import Guard
+from core.fusion.learned.loop import Loop, load_optimizer, optimizer_state, resumed
+from core.fusion.learned.objective import Objective, pull
+from core.fusion.learned.prompts import TaskPrompts
+from core.fusion.learned.sums import Coefficients, Part, parts_of
 from core.fusion.setting import Fused, Setting
-from core.fusion.sums import Coefficients, Part, parts_of
 from core.fusion.trimming import above, entries, limit_of
 
 if TYPE_CHECKING:

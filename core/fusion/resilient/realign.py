@@ -93,14 +93,13 @@ def answer_loss(model: PreTrainedModel, items: Sequence[Item], pad_id: int) -> T
 def mean_loss(model: PreTrainedModel, items: Sequence[Sequence[Item]], pad_id: int) -> float:
     """The answer loss of every task's rows, read in small batches, averaged over the tasks."""
     with torch.no_grad():
-        found = [
-            torch.stack(
-                [answer_loss(model, rows[i : i + AT_ONCE], pad_id) for i in range(0, len(rows), AT_ONCE)]
-            ).mean()
-            for rows in items
-            if rows
-        ]
+        found = [_in_parts(model, rows, pad_id) for rows in items if rows]
     return float(torch.stack(found).mean())
+
+
+def _in_parts(model: PreTrainedModel, rows: Sequence[Item], pad_id: int) -> Tensor:
+    parts = [rows[i : i + AT_ONCE] for i in range(0, len(rows), AT_ONCE)]
+    return torch.stack([answer_loss(model, part, pad_id) * len(part) for part in parts]).sum() / len(rows)
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from core.evaluation.statistics import estimate
 from core.evaluation.view import ModelView
 from core.fusion.combine import weighted_sum
 from core.fusion.delta import Deltas, TaskVector
-from core.fusion.disentanglement import Decision, decisions, disagreement
+from core.fusion.resilient.disentanglement import Decision, decisions, disagreement
 from core.fusion.setting import Setting
 from core.jobs.sinks import Sink
 
 if TYPE_CHECKING:
-    from core.fusion.resilient import Resilience
+    from core.fusion.resilient.resilience import Resilience
 
 
 @dataclass(frozen=True)

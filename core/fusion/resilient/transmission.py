@@ -14,10 +14,10 @@ import torch
 from torch import Tensor
 
 from core.errors import ConfigurationError
-from core.fusion.channel import Channel, noise_variance, normal, shrinkage_weight, worst_noise
 from core.fusion.combine import weighted_sum
 from core.fusion.delta import Delta, TaskVector, paths_of, total
-from core.fusion.protection import Shield
+from core.fusion.resilient.channel import Channel, noise_variance, normal, shrinkage_weight, worst_noise
+from core.fusion.resilient.protection import Shield
 
 
 @dataclass(frozen=True)

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from core.fusion.adamerging import CoefficientLearner, coefficients_of, facts_of, loop_of
 from core.fusion.delta import Delta
-from core.fusion.learning import load_optimizer, optimizer_state
-from core.fusion.masks import FinalMask, Masks, StructuredMasks
-from core.fusion.objective import Objective, pull
+from core.fusion.learned.adamerging import CoefficientLearner, coefficients_of, facts_of, loop_of
+from core.fusion.learned.loop import load_optimizer, optimizer_state
+from core.fusion.learned.masks import FinalMask, Masks, StructuredMasks
+from core.fusion.learned.objective import Objective, pull
+from core.fusion.learned.sums import Coefficients, Part, parts_of
 from core.fusion.setting import Fused, Setting
-from core.fusion.sums import Coefficients, Part, parts_of
 
 if TYPE_CHECKING:
     from core.fusion.methods.concrete import ConcreteAdaMergingOptions, ConcreteOptions

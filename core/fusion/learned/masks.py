@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from core.fusion.delta import Delta
-from core.fusion.objective import Gradient
-from core.fusion.sums import Part
+from core.fusion.learned.objective import Gradient
+from core.fusion.learned.sums import Part
 
 FinalMask = Literal["sample", "discrete", "expected"]
 OUT, IN = " out", " in"  # ends of the names of structured logits

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from core.fusion.objective import TaskReading
+    from core.fusion.learned.objective import TaskReading
 
 SHARE = 0.5  # of its start, below which a value counts as fallen
 PATIENCE = 3  # evaluations in a row

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from core.fusion.candidate import Candidate
 from core.fusion.delta import Delta, Deltas
-from core.fusion.entropy import OptionTable, Reading, entropy, read_first_token, read_options, read_sequence
-from core.fusion.layout import Layout, option_table, positions_of, repeated, sequences, shared
-from core.fusion.prompts import Prompt, TaskPrompts
+from core.fusion.learned.entropy import OptionTable, Reading, entropy, read_first_token, read_options, read_sequence
+from core.fusion.learned.layout import Layout, option_table, positions_of, repeated, sequences, shared
+from core.fusion.learned.prompts import Prompt, TaskPrompts
 
 Gradient = tuple[Tensor | None, Tensor | None]  # of the two matrices of an update; None: not asked for
 Loss = Literal["options", "first_token", "sequence"]

@@ -12,15 +12,23 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
-from core.fusion.channel import Channel
 from core.fusion.combine import weights_of
 from core.fusion.delta import TaskVector
 from core.fusion.methods.r_mtllmf import RMtllmfOptions, split_arm
-from core.fusion.protection import RANKED, Protector, Shield, embedding_paths, group_of, layer_groups, without_effect
-from core.fusion.realign import Realigned, Recipe, Shots, draw_shots, mean_loss, realign
+from core.fusion.resilient.channel import Channel
+from core.fusion.resilient.protection import (
+    RANKED,
+    Protector,
+    Shield,
+    embedding_paths,
+    group_of,
+    layer_groups,
+    without_effect,
+)
+from core.fusion.resilient.realign import Realigned, Recipe, Shots, draw_shots, mean_loss, realign
+from core.fusion.resilient.sweep import sweep
+from core.fusion.resilient.transmission import Received, Transmission
 from core.fusion.setting import Fused, Setting
-from core.fusion.sweep import sweep
-from core.fusion.transmission import Received, Transmission
 
 NAMED = 4  # groups of a ranking that are said
 

@@ -14,8 +14,8 @@ from torch.optim import Optimizer
 
 from core.errors import ConfigurationError
 from core.fusion.delta import Delta
-from core.fusion.guards import PATIENCE, Guard
-from core.fusion.objective import Objective
+from core.fusion.learned.guards import PATIENCE, Guard
+from core.fusion.learned.objective import Objective
 from core.fusion.setting import Setting
 from core.jobs.sinks import Cancelled
 from core.training import checkpoints

@@ -9,9 +9,9 @@ import torch
 from core.evaluation.generate import GenerationSample, generate
 from core.evaluation.view import ModelView
 from core.fusion.delta import TaskVector
-from core.fusion.layout import repeated
-from core.fusion.objective import Objective
-from core.fusion.prompts import LONGEST_ANSWER, Prompt, TaskPrompts
+from core.fusion.learned.layout import repeated
+from core.fusion.learned.objective import Objective
+from core.fusion.learned.prompts import LONGEST_ANSWER, Prompt, TaskPrompts
 from core.fusion.setting import Setting
 
 Answers = dict[str, list[int]]  # number of the prompt -> tokens

@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from core.fusion.entropy import OptionTable
-from core.fusion.prompts import Prompt
+from core.fusion.learned.entropy import OptionTable
+from core.fusion.learned.prompts import Prompt
 
 Prefix = tuple[int, ...]  # of an option
 WORTH = 1.2  # how many times as many tokens the repeated prompts must have for the shared layout

@@ -1,0 +1,1 @@
+"""Coefficients and masks that are learned from unlabelled prompts: AdaMerging and Concrete subspace learning."""
