@@ -76,6 +76,7 @@ def subject(studio: Studio, run: str | None, task: str | None) -> Subject:
     newest = {one["method"]: one["id"] for one in reversed(alike)} | {known["method"]: chosen}
     models = [chosen, *(run for method, run in newest.items() if method != known["method"])][:3]
     task = task or known["tasks"][0]
+    learns = {method["name"] for method in studio.fusion_methods() if method["learns"]}
     return Subject(
         run=chosen,
         task=task,
@@ -83,7 +84,7 @@ def subject(studio: Studio, run: str | None, task: str | None) -> Subject:
         models=models,
         family=[one["id"] for one in alike][:12],
         baseline=newest.get("lora", "base"),
-        fused=next((one["id"] for one in studio.fused(limit=200) if studio.tables(one["id"], "coefficients")), ""),
+        fused=next((one["id"] for one in studio.fused(limit=200) if one["method"] in learns), ""),
     )
 
 

@@ -82,6 +82,8 @@ def as_text(value: Any) -> str:
     """A setting as people write it."""
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if value is None:
+        return "empty"
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 

@@ -37,7 +37,7 @@ def curves(
     name = name if name in offered else offered[0]
     family = families[name]
     found = studio.watch.run_curves(run["id"], members(family, sorted(known)), POINTS)
-    job = fuse_job(run)
+    job, waits = fuse_job(run), run["state"] in (*WORKING, "queued")
     return {
         "name": f"{run['id']}-{name}",
         "series": [
@@ -47,7 +47,7 @@ def curves(
         "xmax": job["total"] if job and job["total"] and job["state"] in WORKING else 0,
         "x": "step",
         "y": family.unit,
-        "empty": f"No {family.label.lower()} yet." if run["state"] in (*WORKING, "queued") else "None was recorded.",
+        "empty": f"{family.label}: {'none yet' if waits else 'this method learns none'}.",
     }
 
 
