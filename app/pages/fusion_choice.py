@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
 MOST = 24
+RUN = re.compile(r"run-\d+(:.+)?")
 METHOD = "task_arithmetic"
+OPTION, ABOUT = "method.options.", ("name", "seed", "device")  # settings that the form has fields for
 FIGURES = {"cosine": "Cosine", "signs": "Sign disagreement", "norms": "Norm"}
 ALL = "all"
 OWNED = ("run", "runs", "method", "figure", "at", "changes", "curve", "attack")
@@ -65,9 +68,10 @@ def again(spec: Mapping[str, Any], gone: Sequence[str] = ()) -> str:
 
 
 def runs_in(value: Any) -> tuple[str, ...]:
-    """Ids from a list or from text with commas, each once."""
+    """Ids (and a task behind a colon) from a list or from text with commas, each once; folders are not for pages."""
     named: Sequence[Any] = value.split(",") if isinstance(value, str) else value or ()
-    return tuple(dict.fromkeys(str(run).strip()[:80] for run in named if str(run).strip()))[:MOST]
+    found = (str(run).strip()[:80] for run in named)
+    return tuple(dict.fromkeys(run for run in found if RUN.fullmatch(run)))[:MOST]
 
 
 def toggled(runs: Sequence[str], run: str) -> tuple[str, ...]:
@@ -76,10 +80,11 @@ def toggled(runs: Sequence[str], run: str) -> tuple[str, ...]:
 
 
 def changes_in(value: Any) -> dict[str, Any]:
-    """Changed settings, as one JSON object has them; what cannot be read is none."""
+    """Changed settings, as one JSON object has them; what cannot be read, or has no field in the form, is none."""
     if isinstance(value, str) and value:
         try:
             value = json.loads(value[:10_000])
         except ValueError:
             value = None
-    return {str(name): one for name, one in value.items()} if isinstance(value, Mapping) else {}
+    named = value.items() if isinstance(value, Mapping) else ()
+    return {str(name): one for name, one in named if name in ABOUT or str(name).startswith(OPTION)}

@@ -8,12 +8,10 @@ from typing import Any
 from urllib.parse import urlencode
 
 from app import forms
-from app.pages.fusion_choice import Choice
+from app.pages.fusion_choice import ABOUT, OPTION, Choice
 from app.ui import components as ui
 from core.errors import ConfigurationError
 
-OPTION = "method.options."
-ABOUT = ("name", "seed", "device")
 FORM = ("form", "rank")  # options that every method has: what is saved
 e = ui.escape
 

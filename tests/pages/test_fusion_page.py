@@ -90,6 +90,12 @@ def test_an_address_is_read_written_and_nonsense_falls_back():
     assert len(Choice.of({"runs": [f"run-{n}" for n in range(99)]}).runs) == MOST
 
 
+def test_an_address_names_no_folders_and_nothing_that_the_form_has_not():
+    query = {"runs": "/etc/adapter,run-3:mood,../run-1", "changes": '{"sources": ["/etc/adapter"], "model.base": "/x"}'}
+    assert Choice.of(query) == Choice(runs=("run-3:mood",))
+    assert toggled(("run-1",), "/etc/adapter") == ("run-1",)
+
+
 def test_a_click_adds_a_run_at_the_end_and_a_second_one_takes_it_out():
     assert toggled(("run-1",), "run-2") == ("run-1", "run-2")
     assert toggled(("run-1", "run-2"), "run-1") == ("run-2",)
