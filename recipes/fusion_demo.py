@@ -58,11 +58,11 @@ def expert(dataset: str, task: str, steps: int) -> RunSpec:
 
 
 def options(method: FusionMethod, steps: int) -> dict[str, Any]:
-    """Defaults, but fewer steps of what learns."""
+    """Defaults, saved whole so that no SVD is scored in place of the method; fewer steps of what learns."""
     if not method.learns:
-        return {}
+        return {"form": "dense"}
     known = method.options.model_fields
-    given = {"steps": steps, "coefficient_steps": steps, "batch_size": 4, "evaluate_every": steps}
+    given = {"form": "dense", "steps": steps, "coefficient_steps": steps, "batch_size": 4, "evaluate_every": steps}
     given |= {"coefficient_learning_rate": COEFFICIENTS, "learning_rate": MASK if "mask" in known else COEFFICIENTS}
     return {name: value for name, value in given.items() if name in known}
 
@@ -117,8 +117,8 @@ def _row(name: str, values: Mapping[str, float], best: float, seconds: str) -> s
 def caption(steps: int, fusion_steps: int) -> str:
     """How the table came about, and how far its figures can be trusted."""
     told = (
-        f"Experts: LoRA, {steps} steps each. Methods that learn took {fusion_steps} steps, the published ones hundreds "
-        "to thousands; `r_mtllmf` alone saw answers, 16 of each task. "
+        f"Experts: LoRA, {steps} steps each; fused models saved whole. Methods that learn took {fusion_steps} steps, "
+        "the published ones hundreds to thousands; `r_mtllmf` alone saw answers, 16 of each task. "
         f"{ROWS} test rows for each task and one seed: the standard error of a score is at most {0.5 / ROWS**0.5:.3f}. "
         "*lost*: mean of the experts minus mean. *seconds*: fusing and scoring, on the CPU."
     )
