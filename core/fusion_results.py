@@ -145,7 +145,7 @@ def fusion(records: Records, home: Home, row: RunRow) -> Fusion:
         raise ConfigurationError(f"{row.id} was trained, not fused.", "Fuse it with another: python app.py fuse.")
     names = [name.partition(":")[0] for name in spec.sources]
     with records.read() as session:
-        known = {one.id: one for one in _present(session, names)}
+        known = {one.id: one for one in runs.present(session, runs=names)}
         joint = _joint(runs.page(session, state="done", base=row.base, limit=MOST_JOINT).rows, row)
         wanted = [row.id, *known, *([joint.id] if joint else [])]
         found = stored.of_runs(session, runs=wanted, primary_only=True)
@@ -170,20 +170,6 @@ def fusion(records: Records, home: Home, row: RunRow) -> Fusion:
         "options": spec.method.options,
     }
     return Fusion(views.run(row), sources, described, _table(lines))
-
-
-def _present(session: Any, names: Sequence[str]) -> list[RunRow]:
-    """Those of the runs that are still there."""
-    from storage.errors import MissingError
-    from storage.queries import runs
-
-    found = []
-    for name in dict.fromkeys(names):
-        try:
-            found.append(runs.get(session, run=name))
-        except MissingError:
-            continue
-    return found
 
 
 def _joint(candidates: Sequence[RunRow], row: RunRow) -> RunRow | None:

@@ -88,7 +88,7 @@ def _fuse(
         device=device,
         resume=resume,
     )
-    fused = method.fuse(setting, options)
+    fused = method.apply(setting, options)
     rows = save(fused, setting, options)
     lossy = max(rows, key=lambda row: row.relative_error)
     if lossy.relative_error > LOSSY:

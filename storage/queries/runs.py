@@ -168,10 +168,16 @@ def matching(
 
 def many(session: Session, *, runs: Sequence[str]) -> list[RunRow]:
     """The named runs with their specs, in the given order."""
-    found = {r.slug: r for r in session.scalars(select(Run).where(Run.slug.in_(list(runs))))}
-    if missing := [run for run in runs if run not in found]:
+    found = present(session, runs=runs)
+    if missing := [run for run in runs if run not in {row.id for row in found}]:
         raise MissingError(f"There is no run {', '.join(missing)}.", "List the runs to see their ids.")
-    return _rows(session, [found[run] for run in runs], with_spec=True)
+    return found
+
+
+def present(session: Session, *, runs: Sequence[str]) -> list[RunRow]:
+    """As ``many``, without those that are gone."""
+    found = {r.slug: r for r in session.scalars(select(Run).where(Run.slug.in_(list(runs))))}
+    return _rows(session, [found[run] for run in runs if run in found], with_spec=True)
 
 
 def counts(session: Session) -> dict[str, int]:

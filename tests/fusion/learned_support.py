@@ -78,7 +78,7 @@ def setting_for(
 
 
 def fuse(setting: Setting) -> Fused:
-    return fusion_method(setting.spec.method.name).fuse(setting, options_of(setting.spec.method))
+    return fusion_method(setting.spec.method.name).apply(setting, options_of(setting.spec.method))
 
 
 def same(a: Fused, b: Fused) -> bool:

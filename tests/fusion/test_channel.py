@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch import Tensor
 
 from core.errors import ConfigurationError
 from core.fusion.combine import weighted_sum
@@ -15,20 +16,51 @@ from core.fusion.resilient.channel import (
     Channel,
     noise_variance,
     normal,
-    product_noise_variance,
-    rate,
-    shrinkage_mse,
     shrinkage_weight,
-    worst_covariance,
     worst_noise,
 )
-from core.fusion.resilient.disentanglement import flip_probability
 from core.fusion.resilient.protection import Shield, group_of, layer_groups, within_budget
 from core.fusion.resilient.transmission import Transmission, energy
 from tests.fusion.resilient_support import EMBEDDING, entries, random_vectors
 
 ATTACKS = ("awgn", "worst_sum", "worst_strongest")
 EMBEDDINGS = frozenset([EMBEDDING])
+
+
+# Closed forms that the checks hold the channel against
+
+
+def shrinkage_mse(power: float, designed: float, actual: float) -> float:
+    """The mean squared error of a receiver made for the noise variance ``designed`` where it is ``actual``."""
+    w = shrinkage_weight(power, designed)
+    return (1 - w) ** 2 * power + w**2 * actual
+
+
+def worst_covariance(signal: np.ndarray, budget: float, thermal: float = 0.0) -> np.ndarray:
+    """The covariance ``R`` of trace ``budget`` that minimises ``log det(I + (R + v I)^-1 S)``: aligned with ``S``."""
+    values, vectors = np.linalg.eigh(signal)
+    return (vectors * worst_noise(np.clip(values, 0, None), budget, thermal=thermal)) @ vectors.T
+
+
+def rate(signal: np.ndarray, noise: np.ndarray, thermal: float = 0.0) -> float:
+    """``log2 det(I + (R + v I)^-1 S)`` in bits."""
+    received = noise + thermal * np.eye(len(signal))
+    return float((np.linalg.slogdet(received + signal)[1] - np.linalg.slogdet(received)[1]) / math.log(2))
+
+
+def product_noise_variance(up: Tensor, down: Tensor, up_std: float, down_std: float) -> Tensor:
+    """The variance of every entry of ``(B + N_B)(A + N_A) - B A``, for noise of these standard deviations."""
+    ranks = up.shape[1]
+    of_up, of_down = up.square().sum(1, keepdim=True), down.square().sum(0, keepdim=True)
+    return down_std**2 * of_up + up_std**2 * of_down + ranks * up_std**2 * down_std**2
+
+
+def flip_probability(margin: float, gradient_norm: float, deviation: float) -> float:
+    """The chance that Gaussian noise of this standard deviation on every weight turns a choice between two.
+
+    To first order: ``Q(|m| / (q ||grad m||))`` with the margin ``m`` and its gradient by the weights.
+    """
+    return 0.5 * math.erfc(abs(margin) / (deviation * gradient_norm) / math.sqrt(2))
 
 
 def sending(vectors: list[TaskVector], kind: str = "delta") -> Transmission:

@@ -52,14 +52,12 @@ class AdaMergingPPOptions(AdaMergingOptions):
 def adamerging(setting: Setting, options: AdaMergingOptions) -> Fused:
     from ..learned.adamerging import adamerging
 
-    check(options, setting.names, setting.tasks)
     return adamerging(setting, options)
 
 
 def adamerging_pp(setting: Setting, options: AdaMergingPPOptions) -> Fused:
     from ..learned.adamerging import adamerging_pp
 
-    check_whole(options, setting.names, setting.tasks)
     return adamerging_pp(setting, options)
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from core.errors import ConfigurationError
 from core.schema import Spec
 
 if TYPE_CHECKING:
@@ -35,6 +36,12 @@ class FusionMethod:
     note: str = ""
     check: Callable[[Any, Sequence[str], Sequence[Task]], None] | None = None
 
+    def apply(self, setting: Setting, options: Any) -> Fused:
+        """``fuse``, after the same check as before the job was queued: rows and runs may have changed since."""
+        if self.check is not None:
+            self.check(options, setting.names, setting.tasks)
+        return self.fuse(setting, options)
+
 
 class FusionOptions(Spec):
     """What every fusion method lets its user choose."""
@@ -46,3 +53,13 @@ class FusionOptions(Spec):
         "fine-tune, else the SVD.",
     )
     rank: int | None = Field(None, ge=1, le=1024, description="Rank of the SVD; empty: the ranks of the runs together.")
+
+
+def refuse_factors(options: FusionOptions) -> None:
+    """For methods that change single entries. Raises ConfigurationError where factors are asked for."""
+    if options.form == "concatenated":
+        raise ConfigurationError(
+            "method.options.form is concatenated, but a method that changes single entries gives no sum of the runs' "
+            "factors.",
+            "Choose svd or dense, or leave it at auto.",
+        )

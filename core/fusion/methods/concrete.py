@@ -74,14 +74,12 @@ def check_mask(options: MaskOptions, names: Sequence[str], tasks: Sequence[Task]
 def concrete_task_arithmetic(setting: Setting, options: ConcreteOptions) -> Fused:
     from ..learned.concrete import concrete_task_arithmetic
 
-    check_mask(options, setting.names, setting.tasks)
     return concrete_task_arithmetic(setting, options)
 
 
 def concrete_adamerging(setting: Setting, options: ConcreteAdaMergingOptions) -> Fused:
     from ..learned.concrete import concrete_adamerging
 
-    check_mask(options, setting.names, setting.tasks)
     return concrete_adamerging(setting, options)
 
 

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from core.errors import ConfigurationError, DataError
+from core.errors import DataError
 from core.fusion.learned.prompts import check_prompts
 
-from .base import FusionOptions
+from .base import FusionOptions, refuse_factors
 
 if TYPE_CHECKING:
     from core.data.tasks import Task
@@ -53,9 +53,5 @@ def check(options: LearnedOptions, names: Sequence[str], tasks: Sequence[Task]) 
 
 def check_whole(options: LearnedOptions, names: Sequence[str], tasks: Sequence[Task]) -> None:
     """``check`` for methods that change single entries. Raises ConfigurationError where factors are asked for."""
-    if options.form == "concatenated":
-        raise ConfigurationError(
-            "This method changes single entries, so its result is no sum of the runs' factors.",
-            "Choose the form svd or dense, or leave it at auto.",
-        )
+    refuse_factors(options)
     check(options, names, tasks)

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from core.errors import ConfigurationError
 
-from .base import FusionMethod, FusionOptions
+from .base import FusionMethod, FusionOptions, refuse_factors
 
 if TYPE_CHECKING:
     from core.data.tasks import Task
@@ -37,12 +37,7 @@ def check_weights(options: TaskArithmeticOptions, names: Sequence[str], tasks: S
 def check_entries(options: TaskArithmeticOptions, names: Sequence[str], tasks: Sequence[Task] = ()) -> None:
     """For methods that change single entries; raises ConfigurationError too where factors are asked for."""
     check_weights(options, names)
-    if options.form == "concatenated":
-        raise ConfigurationError(
-            "method.options.form is concatenated, but a method that changes single entries gives no sum of the runs' "
-            "factors.",
-            "Choose svd or dense, or leave it at auto.",
-        )
+    refuse_factors(options)
 
 
 def average(setting: Setting, options: FusionOptions) -> Fused:

@@ -56,12 +56,6 @@ def shrinkage_weight(power: float, designed: float) -> float:
     return power / (power + designed) if power else 1.0
 
 
-def shrinkage_mse(power: float, designed: float, actual: float) -> float:
-    """The mean squared error of a receiver made for the noise variance ``designed`` where it is ``actual``."""
-    w = shrinkage_weight(power, designed)
-    return (1 - w) ** 2 * power + w**2 * actual
-
-
 def worst_noise(
     signal: Sequence[float], budget: float, *, thermal: float = 0.0, sizes: Sequence[float] | None = None
 ) -> np.ndarray:
@@ -87,22 +81,3 @@ def worst_noise(
         low, high = (middle, high) if float(d @ noise(middle)) > budget else (low, middle)
     found = noise((low + high) / 2)
     return found * (budget / float(d @ found))
-
-
-def worst_covariance(signal: np.ndarray, budget: float, thermal: float = 0.0) -> np.ndarray:
-    """The covariance ``R`` of trace ``budget`` that minimises ``log det(I + (R + v I)^-1 S)``: aligned with ``S``."""
-    values, vectors = np.linalg.eigh(signal)
-    return (vectors * worst_noise(np.clip(values, 0, None), budget, thermal=thermal)) @ vectors.T
-
-
-def rate(signal: np.ndarray, noise: np.ndarray, thermal: float = 0.0) -> float:
-    """``log2 det(I + (R + v I)^-1 S)`` in bits."""
-    received = noise + thermal * np.eye(len(signal))
-    return float((np.linalg.slogdet(received + signal)[1] - np.linalg.slogdet(received)[1]) / math.log(2))
-
-
-def product_noise_variance(up: Tensor, down: Tensor, up_std: float, down_std: float) -> Tensor:
-    """The variance of every entry of ``(B + N_B)(A + N_A) - B A``, for noise of these standard deviations."""
-    ranks = up.shape[1]
-    of_up, of_down = up.square().sum(1, keepdim=True), down.square().sum(0, keepdim=True)
-    return down_std**2 * of_up + up_std**2 * of_down + ranks * up_std**2 * down_std**2

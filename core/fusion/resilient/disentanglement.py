@@ -7,7 +7,6 @@ where answers are free.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 from core.data.kinds import OPTION_KINDS
@@ -48,11 +47,3 @@ def next_tokens(view: ModelView, task: Task, rows: Rows, progress: Progress, *, 
 def disagreement(one: Sequence[Decision], other: Sequence[Decision]) -> float:
     """The share of rows where two models decide differently."""
     return sum(a != b for a, b in zip(one, other, strict=True)) / len(one)
-
-
-def flip_probability(margin: float, gradient_norm: float, deviation: float) -> float:
-    """The chance that Gaussian noise of this standard deviation on every weight turns a choice between two.
-
-    To first order: ``Q(|m| / (q ||grad m||))`` with the margin ``m`` and its gradient by the weights.
-    """
-    return 0.5 * math.erfc(abs(margin) / (deviation * gradient_norm) / math.sqrt(2))
