@@ -198,6 +198,11 @@ class Site:
         return any(word.needs_task for word in (self.down, self.gate, self.up))
 
     @property
+    def by_sample(self) -> bool:
+        """Whether its words must know which tokens are of one sample."""
+        return self.gate.unit == "sample" or self.gate.guided or self.needs_task
+
+    @property
     def leads(self) -> bool:
         return self.leader == self.name
 

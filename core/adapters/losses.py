@@ -40,9 +40,10 @@ def auxiliary_losses(tape: RoutingTape) -> dict[str, Tensor]:
     averaged = Counter(slot.adapter for slot in balanced if _averaged(slot))
     for slot in balanced:
         weight = slot.site.gate.balance / (averaged[slot.adapter] if _averaged(slot) else 1)
-        groups.setdefault((slot.adapter, weight, slot.probs.shape, slot.probs.device), []).append(slot)
+        key = (slot.adapter, weight, slot.probs.shape, slot.probs.device, slot.site.by_sample)
+        groups.setdefault(key, []).append(slot)
     total: Tensor | None = None
-    for (_, weight, _, device), slots in groups.items():
+    for (_, weight, _, device, _), slots in groups.items():
         probs = torch.stack([slot.probs for slot in slots])
         weights = torch.stack([slot.weights.detach() for slot in slots])
         parts = slots[0].site.gate.groups(slots[0].site)

@@ -19,6 +19,7 @@ from .cells import Linear, Site, plan
 from .config import MixtureConfig, needs_task
 from .embedding import EmbeddingLayer, output_head, tied_head, token_embedding
 from .layer import MixtureLayer
+from .packed import Pack
 from .prelude import Prelude
 from .tape import ANSWER, BASE, PROMPT, Addressing, RoutingTape, roles
 from .voting import vote
@@ -114,11 +115,13 @@ class MixtureModel(BaseTuner):
         task_index: Tensor | None = None,
         token_role: Tensor | None = None,
         side_inputs: dict[str, Tensor] | None = None,
+        pack: Pack | None = None,
         **kwargs: Any,
     ) -> Any:
+        """With ``pack`` the rows hold several samples, and what is said of the batch is said of these."""
         if self.training:
             self._refuse_reentrant_checkpointing()
-        given = _Given(task_index, token_role, side_inputs or {})
+        given = _Given(task_index, token_role, side_inputs or {}, pack)
         cache = self._begin(given, args, kwargs)
         output = self.model(*args, **kwargs)
         self._end(cache if cache is not None else getattr(output, "past_key_values", None))
@@ -176,11 +179,16 @@ class MixtureModel(BaseTuner):
         addressing = given.address(batch, kwargs.get("attention_mask"), kwargs.get("labels"), past > 0)
         if self._two_texts:  # roles and shape are those of one text
             addressing = replace(addressing, token_role=None, shape=None)
+        if self._names is not None and given.pack is not None:
+            raise ConfigurationError("A pack of samples cannot use several adapters.", "Leave adapter_names out.")
         if self._names is not None:
             addressing = addressing.split(_repeat(self._names, batch.shape[0], "adapter_names"), batch.device)
         self._check_tasks(addressing)
         kept = getattr(cache, "tessera_priors", None) if past else given.priors
-        given.priors = self.prelude.prepare(self, batch, addressing, kept)
+        if given.pack is not None:
+            given.priors = self.prelude.prepare(self, given.pack.apart(batch), addressing.pack.samples, kept)
+        else:
+            given.priors = self.prelude.prepare(self, batch, addressing, kept)
         if past:
             decisions = getattr(cache, "tessera_decisions", None)
         else:
@@ -261,14 +269,22 @@ class MixtureModel(BaseTuner):
 class _Given:
     """What the caller said of the batch, and what one generation has seen of it so far."""
 
-    def __init__(self, task_index: Tensor | None, token_role: Tensor | None, side: dict[str, Tensor]) -> None:
-        self.task_index, self.token_role, self.side = task_index, token_role, side
+    def __init__(
+        self,
+        task_index: Tensor | None,
+        token_role: Tensor | None,
+        side: dict[str, Tensor],
+        pack: Pack | None = None,
+    ) -> None:
+        self.task_index, self.token_role, self.side, self.pack = task_index, token_role, side, pack
         self.generating = False
         self.priors: dict[int, Tensor] | None = None  # by slot number: what gates were told of the prompts
         self._prompt: Tensor | None = None
         self._steps = 0
 
     def address(self, batch: Tensor, mask: Any, labels: Tensor | None, continued: bool) -> Addressing:
+        if self.pack is not None:
+            return self.pack.address(self.task_index, self.token_role, self.side)
         rows, tokens = batch.shape[:2]
         if self.generating:
             role = self._generation_role(batch, mask)

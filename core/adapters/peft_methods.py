@@ -77,9 +77,12 @@ class BaselineModel(PeftModelForCausalLM):
         kwargs.pop("token_role", None)
         kwargs.pop("side_inputs", None)
         self.batch.task_index = kwargs.pop("task_index", None)
+        packed = kwargs.pop("pack", None) is not None
         self.batch.base_rows = None if names is None else self._rows_of_base(names)
         config = self.active_peft_config
         if isinstance(config, PolyConfig):
+            if packed:
+                raise ConfigurationError("Poly mixes its skills by row, so samples cannot share one.", "Do not pack.")
             _check_tasks(config, self.batch.task_index)
         return kwargs
 

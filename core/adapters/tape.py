@@ -14,6 +14,7 @@ from .losses import auxiliary_losses
 
 if TYPE_CHECKING:
     from .cells import Site
+    from .packed import Pack
 
 PAD, PROMPT, ANSWER = 0, 1, 2
 BASE = "__base__"
@@ -45,16 +46,22 @@ class Addressing:
     """Whose tokens a batch holds: for every sample its task, for every token its role, and named side inputs.
 
     ``parts`` splits a batch whose rows use different adapters: adapter -> the addressing of its rows, with ``rows``
-    saying which these are. ``continued``: the batch goes on from a KV cache.
+    saying which these are. ``continued``: the batch goes on from a KV cache. ``pack``: its rows hold several samples,
+    of which ``pack.samples`` is the addressing; roles and tasks are then those of the pack's tokens.
     """
 
-    task_index: Tensor | None = None  # (batch,)
+    task_index: Tensor | None = None  # (batch,), or (rows, tokens) of a pack
     token_role: Tensor | None = None  # (batch, tokens): PAD, PROMPT or ANSWER
     side: dict[str, Tensor] = field(default_factory=dict)  # each (batch, ...)
     rows: Tensor | None = None
     parts: dict[str, Addressing] | None = None
     continued: bool = False
     shape: tuple[int, int] | None = None  # (batch, tokens)
+    pack: Pack | None = None
+
+    def seen_by(self, site: Site) -> Addressing:
+        """The layout in which a site's words decide: a sample a row where they ask for the sample."""
+        return self.pack.samples if self.pack is not None and site.by_sample else self
 
     def take(self, rows: Tensor) -> Addressing:
         def pick(value: Tensor | None) -> Tensor | None:
@@ -202,11 +209,11 @@ class RoutingTape:
 
     def role_of(self, slot: Slot) -> Tensor | None:
         """The roles of the tokens that ``slot`` routed, (batch, tokens)."""
-        role = self.addressing.token_role
+        role = self.addressing.seen_by(slot.site).token_role
         return role if role is None or slot.rows is None else role.index_select(0, slot.rows.to(role.device))
 
     def tasks_of(self, slot: Slot) -> Tensor | None:
-        tasks = self.addressing.task_index
+        tasks = self.addressing.seen_by(slot.site).task_index
         return tasks if tasks is None or slot.rows is None else tasks.index_select(0, slot.rows.to(tasks.device))
 
     def auxiliary_losses(self) -> dict[str, Tensor]:

@@ -110,7 +110,8 @@ class RoutingRecorder:
             )
         role = role.to(device)
         by_role = torch.stack([role == PROMPT, role == ANSWER], -1).float()  # (batch, tokens, roles)
-        return (by_role.unsqueeze(-1) * by_task[:, None, None, :]).flatten(0, 1).flatten(1)
+        by_task = by_task if task.dim() == 2 else by_task.unsqueeze(1)  # (batch, tokens or 1, tasks)
+        return (by_role.unsqueeze(-1) * by_task.unsqueeze(2)).flatten(0, 1).flatten(1)
 
     def snapshot(self, reset: bool = True) -> RoutingSnapshot:
         """What was recorded since the last reset."""
