@@ -106,6 +106,9 @@ class TrainSpec(Spec):
     max_length: int = Field(512, ge=8, description="Tokens per sample; longer prompts lose their middle.")
     sampling: Literal["proportional", "temperature", "uniform"] = Field("proportional", description="Mix of tasks.")
     temperature: float = Field(2.0, ge=1, description="Temperature sampling: weights are sizes to the power 1/T.")
+    packing: bool = Field(
+        True, description="Lay short samples end to end in rows, where none sees another, instead of padding them."
+    )
     activation_checkpointing: bool = Field(False, description="Recompute activations: less memory, more time.")
     log_every: int = Field(10, ge=1, description="Steps between points of the curves.")
     evaluate_every: int | None = Field(None, ge=1, description="Steps between validations; empty: ten per run.")

@@ -83,9 +83,9 @@ class Collator:
             **{name: torch.stack([item[name] for item in items]) for name in items[0] if name.startswith(SIDE)},
         }
 
-    def _pad(self, sequences: list[list[int]], value: int, length: int, dtype: torch.dtype) -> torch.Tensor:
+    def _pad(self, sequences: list[Sequence[int]], value: int, length: int, dtype: torch.dtype) -> torch.Tensor:
         padded = torch.full((len(sequences), length), value, dtype=dtype)
-        for row, ids in zip(padded, sequences, strict=True):
-            place = slice(length - len(ids), length) if self.side == "left" else slice(0, len(ids))
-            row[place] = torch.tensor(ids, dtype=dtype)
+        rows = padded.numpy()
+        for row, ids in zip(rows, sequences, strict=True):
+            row[length - len(ids) if self.side == "left" else 0 :][: len(ids)] = ids
         return padded

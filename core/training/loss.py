@@ -10,57 +10,129 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from core.adapters.packed import Pack
 from core.data.batches import IGNORED, SIDE, Collator
+from core.data.packing import places
+from core.training.cross_entropy import WHOLE, in_chunks
 
 ADDRESSING = ("input_ids", "attention_mask", "task_index", "token_role")
+SAVED = 0.1  # the share of a padded batch that a pack must save
+STEP = 32  # packed samples are numbered in a layout whose width is a multiple of this, so that shapes come again
 
 
 class AnswerCollator:
     """Adds to a padded batch where its answers are, so that the device need not search for them.
 
     ``predicts`` (N,): flat positions (row * T + column) whose next token is an answer token; ``targets`` (N,): that
-    token; ``target_task`` (N,): the task of its row. ``labels`` is left out: the model is not asked for a loss.
+    token; ``target_task`` (N,): the task of its row. ``answers`` counts these by task, and ``tokens`` all that are no
+    padding, both for the host. ``labels`` is left out: the model is not asked for a loss.
+
+    With ``packing`` a batch with much padding also has ``place`` and ``back`` (see ``core.data.packing``), and
+    ``predicts`` then counts the positions of the pack.
     """
 
-    def __init__(self, pad_id: int) -> None:
-        self.collator = Collator(pad_id)
+    def __init__(self, pad_id: int, packing: bool = False) -> None:
+        self.pad_id, self.packing = pad_id, packing
 
-    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
-        batch = self.collator(items)
+    def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+        lengths = [len(item["input_ids"]) for item in items]
+        pack = self._pack(lengths) if self.packing else {}
+        batch = Collator(self.pad_id, multiple_of=STEP if pack else 1)(items) | pack
         labels = batch.pop("labels")
         rows, columns = torch.nonzero(labels[:, 1:] != IGNORED, as_tuple=True)
+        tasks = batch["task_index"][rows]
         return batch | {
-            "predicts": rows * labels.shape[1] + columns,
+            "predicts": pack["place"][rows, columns] if pack else rows * labels.shape[1] + columns,
             "targets": labels[rows, columns + 1],
-            "target_task": batch["task_index"][rows],
+            "target_task": tasks,
+            "answers": torch.bincount(tasks).tolist(),
+            "tokens": sum(lengths),
         }
+
+    def _pack(self, lengths: Sequence[int]) -> dict[str, Tensor]:
+        """Nothing where a pack would save too little."""
+        place, back = places(lengths, -(-max(lengths) // STEP) * STEP)
+        if back.size > (1 - SAVED) * len(lengths) * max(lengths):
+            return {}
+        return {"place": torch.from_numpy(place), "back": torch.from_numpy(back)}
 
 
 class AnswerHead:
     """Runs a causal language model and keeps the logits of the answer positions alone.
 
     The output embedding is most of the memory of a large vocabulary; where it is a plain linear layer it sees only
-    the positions that have a loss.
+    the positions that have a loss, and many of them in parts.
     """
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
         head = model.get_output_embeddings()
         self.head = head if isinstance(head, nn.Linear) else None  # an adapted head needs its whole batch
+        self._last: bool | None = None  # see _is_last
 
-    def logits(self, batch: Mapping[str, Tensor]) -> Tensor:
+    def logits(self, batch: Mapping[str, Any]) -> Tensor:
         """Logits of shape (N, vocabulary) at ``batch["predicts"]``."""
+        with self._narrowed(batch["predicts"]):
+            logits = self._run(batch)
+        return logits if logits.dim() == 2 else logits.flatten(0, 1)[batch["predicts"]]
+
+    def losses(self, batch: Mapping[str, Any]) -> Tensor:
+        """Cross-entropy of each answer token, (N,) in float32 or wider."""
+        if self.head is not None and len(batch["targets"]) * self.head.out_features > WHOLE and self._is_last(batch):
+            return in_chunks(self._states(batch), batch["targets"], self.head)
+        logits = self.logits(batch)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        return F.cross_entropy(logits, batch["targets"], reduction="none")
+
+    def _run(self, batch: Mapping[str, Any]) -> Tensor:
         inputs: dict[str, Any] = {name: batch[name] for name in ADDRESSING}
         side = {name.removeprefix(SIDE): value for name, value in batch.items() if name.startswith(SIDE)}
         if side:
             inputs["side_inputs"] = side
-        with self._narrowed(batch["predicts"]):
-            logits = self.model(**inputs, use_cache=False).logits
-        return logits if logits.dim() == 2 else logits.flatten(0, 1)[batch["predicts"]]
+        if "place" in batch:
+            pack = Pack(batch["place"], batch["back"])
+            inputs["pack"] = pack
+            inputs["input_ids"] = pack.together(batch["input_ids"])
+            inputs["position_ids"] = pack.positions
+            inputs["attention_mask"] = pack.mask(self.model.get_base_model().dtype)
+        return self.model(**inputs, use_cache=False).logits
 
-    def losses(self, batch: Mapping[str, Tensor]) -> Tensor:
-        """Cross-entropy of each answer token, (N,) in float32."""
-        return F.cross_entropy(self.logits(batch).float(), batch["targets"], reduction="none")
+    def _states(self, batch: Mapping[str, Any]) -> Tensor:
+        """What enters the head at ``batch["predicts"]``, (N, width); the head itself sees one position."""
+        found: list[Tensor] = []
+
+        def keep(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            found.append(given[0].flatten(0, -2)[batch["predicts"]])
+            return (found[0][:1], *given[1:])
+
+        hook = self.head.register_forward_pre_hook(keep)
+        try:
+            self._run(batch)
+        finally:
+            hook.remove()
+        return found[0]
+
+    @torch.no_grad()
+    def _is_last(self, batch: Mapping[str, Any]) -> bool:
+        """Whether the base gives the head's logits as they are, neither scaled nor capped; looked at once, on a token
+        and without dropout."""
+        if self._last is None:
+            token = {
+                name: value[:1] if name.startswith(SIDE) or value.dim() < 2 else value[:1, :1]
+                for name, value in batch.items()
+                if name in ADDRESSING or name.startswith(SIDE)
+            }
+            found: list[Tensor] = []
+            training = self.model.training
+            hook = self.head.register_forward_hook(lambda _, given, output: found.append(output))
+            self.model.eval()
+            try:
+                logits = self._run(token)
+            finally:
+                hook.remove()
+                self.model.train(training)
+            self._last = bool(found) and torch.equal(found[-1].view(-1), logits.view(-1))
+        return self._last
 
     @contextmanager
     def _narrowed(self, positions: Tensor) -> Iterator[None]:
@@ -75,25 +147,25 @@ class AnswerHead:
 
 
 class Window:
-    """Sums since the last point of the curves, kept on the device and read once per point."""
+    """Sums since the last point of the curves; losses stay on the device and are read once per point."""
 
     def __init__(self, tasks: Sequence[str], device: torch.device | str) -> None:
         self.tasks = list(tasks)
         self.loss = torch.zeros(len(tasks), dtype=torch.float64, device=device)
-        self.tokens = torch.zeros_like(self.loss)
-        self.rest = torch.zeros(2, dtype=torch.float64, device=device)  # micro-steps, input tokens
         self.auxiliary: dict[str, Tensor] = {}  # by name
+        self.tokens = torch.zeros(len(tasks), dtype=torch.float64)  # of answers
+        self.rest = torch.zeros(2, dtype=torch.float64)  # micro-steps, input tokens
         self.seconds = 0.0
 
-    def add(self, losses: Tensor, batch: Mapping[str, Tensor], auxiliary: Mapping[str, Tensor]) -> None:
-        losses, task = losses.detach().double(), batch["target_task"]
-        self.loss.index_add_(0, task, losses)
-        self.tokens.index_add_(0, task, torch.ones_like(losses))
-        self.rest[0] += 1
-        self.rest[1] += batch["attention_mask"].sum()
+    def add(self, losses: Tensor, batch: Mapping[str, Any], auxiliary: Mapping[str, Tensor]) -> None:
+        self.loss.index_add_(0, batch["target_task"], losses.detach().double())
+        for task, count in enumerate(batch["answers"]):
+            self.tokens[task] += count
+        self.rest += torch.tensor((1, batch["tokens"]))
         for name, value in auxiliary.items():
-            value = value.detach().double().to(self.rest.device)
-            self.auxiliary[name] = self.auxiliary[name] + value if name in self.auxiliary else value
+            if name not in self.auxiliary:
+                self.auxiliary[name] = torch.zeros((), dtype=torch.float64, device=self.loss.device)
+            self.auxiliary[name] += value.detach().to(self.loss.device)
 
     def values(self) -> dict[str, float]:
         """Mean loss per answer token, over all and per task; mean auxiliary losses and their sum; tokens per second."""
@@ -126,4 +198,4 @@ class Window:
         self.seconds = state["seconds"]
         for name in ("loss", "tokens", "rest"):
             getattr(self, name).copy_(state[name])
-        self.auxiliary = {name: value.to(self.rest.device) for name, value in state["auxiliary"].items()}
+        self.auxiliary = {name: value.to(self.loss.device) for name, value in state["auxiliary"].items()}

@@ -28,6 +28,7 @@ from core.schema import RunSpec
 from core.training import checkpoints
 from core.training.experts import experts_of
 from core.training.loss import AnswerCollator
+from core.training.packing import obstacle
 from core.training.plan import Plan, RunOrder
 from core.training.prepare import Setting, prepare
 from core.training.probe import Probe
@@ -149,6 +150,7 @@ def _trainer(
     mixture = MixtureSampler(dataset.sizes, settings.sampling, settings.temperature, spec.seed)
     plan = Plan.of(settings, len(mixture))
     bf16 = device.startswith("cuda") and model.get_base_model().dtype == torch.bfloat16
+    packing = settings.packing and _packs(model, rows.length, sink)
     if settings.activation_checkpointing:
         checkpoint_activations(model)
     return TaskTrainer(
@@ -157,7 +159,7 @@ def _trainer(
         plan=plan,
         order=RunOrder(mixture, plan.samples),
         dataset=dataset,
-        collator=AnswerCollator(rows.encoder.pad_id),
+        collator=AnswerCollator(rows.encoder.pad_id, packing),
         tasks=rows.names,
         sink=sink,
         probe=rows.validation(sink),
@@ -167,6 +169,14 @@ def _trainer(
         checkpoint_facts={"settings": fingerprint(spec)},
         patience=settings.early_stopping,
     )
+
+
+def _packs(model: nn.Module, length: int, sink: Sink) -> bool:
+    """Whether samples can be packed; says why not."""
+    if reason := obstacle(model, length):
+        message = f"Samples are padded, not packed (train.packing): {reason}."
+        sink.emit("log", level="info", message=message)
+    return not reason
 
 
 def _steps(trainer: TaskTrainer, checkpoint: Path | None) -> int:
