@@ -15,6 +15,7 @@ from transformers.pytorch_utils import Conv1D
 from ..errors import ConfigurationError
 from .cells import Site
 from .modules.base import wide
+from .ops import close_products, open_products
 from .tape import Addressing, RoutingTape, Slot
 
 # Adapter, inputs, results and their addressing to the results with that adapter's update.
@@ -37,6 +38,7 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         self.tape = tape
         self.quantization_backend = resolve_quantization_backend(self.get_base_layer(), **quantization)
         self.transposed = isinstance(self.get_base_layer(), Conv1D)
+        self.plain = type(self.base_layer) is nn.Linear
         self.scaling: dict[str, float] = {}
         self.sites: dict[str, Site] = {}
         self.slots: dict[str, Slot] = {}
@@ -67,6 +69,10 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         if self.disable_adapters and self.merged:
             self.unmerge()
+        if self.tape.decoder is not None and not self.idle:
+            return self.tape.decoder(self, x)
+        if self.plain and not self.idle and (adapter := self._alone(x)) is not None:
+            return self._with_base(adapter, x)
         result = self.base_layer(x, *args, **kwargs)
         if self.idle:
             return result
@@ -78,6 +84,41 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
     def idle(self) -> bool:
         """Whether what the base computes stays as it is: nothing is asked for, or its weight holds it."""
         return self.disable_adapters or self.merged or self.tape.silent
+
+    def _alone(self, x: Tensor) -> str | None:
+        """The one adapter whose products can be taken together with the base's; None: the general way."""
+        here = [adapter for adapter in self.active_adapters if adapter in self.scaling]
+        if len(here) != 1 or self.tape.addressing.parts is not None:
+            return None
+        (adapter,), base = here, self.base_layer
+        if self.sites[adapter].down.width == "in" or base._forward_hooks or base._forward_pre_hooks:
+            return None
+        weight, kind = base.weight, x.device.type
+        if torch.is_autocast_enabled(kind):
+            return adapter if weight.dtype == torch.get_autocast_dtype(kind) else None
+        return adapter if weight.dtype == x.dtype == self.tessera_up[adapter].dtype else None
+
+    def _with_base(self, adapter: str, x: Tensor) -> Tensor:
+        """Base and adapter together: each product that joins another accumulates into it."""
+        base, down, addressing = self.base_layer, self.tessera_down[adapter], self.tape.addressing
+        x = x.to(base.weight.dtype)
+        flat = x.dim() == 2 and addressing.lies_flat(x)
+        if flat:
+            x = x.unflatten(0, addressing.shape)
+        entered, matrix = down.enter(x), down.matrix()
+        gate = self.tessera_gate[adapter] if adapter in self.slots else None
+        router = None if gate is None else gate.matrix()
+        if entered is x and (router is None or not gate.detached):
+            parts = (matrix,) if router is None else (matrix, router)
+            ticket, joint = open_products(x, base.weight, parts)
+            product, logits = (joint, None) if router is None else joint.split([len(part) for part in parts], -1)
+            folded, up = self._mix(adapter, product, logits, matrix, addressing)
+            result = close_products(ticket, x, base.weight, base.bias, folded, up)
+        else:
+            product, logits = self._products(x, entered, matrix, gate, router)
+            folded, up = self._mix(adapter, product, logits, matrix, addressing)
+            result = add_product(base(x), folded, up)
+        return result.flatten(0, 1) if flat else result
 
     def _adapt(self, x: Tensor, result: Tensor, add: Add) -> Tensor:
         """The base's ``result`` for ``x`` with the updates of the adapters added, each by ``add``."""
@@ -103,27 +144,44 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
 
     def _fold(self, adapter: str, x: Tensor, addressing: Addressing) -> tuple[Tensor, Tensor]:
         """The scaled hidden state (..., columns) and the up matrix (outputs, columns) whose product is the update."""
-        down, up = self.tessera_down[adapter], self.tessera_up[adapter]
-        matrix = down.matrix()
+        down = self.tessera_down[adapter]
         if not torch.is_autocast_enabled(x.device.type):  # autocast casts both sides of a product itself
-            x = self._cast_input_dtype(x, up.dtype)
-        entered = down.enter(x)
+            x = self._cast_input_dtype(x, self.tessera_up[adapter].dtype)
         gate = self.tessera_gate[adapter] if adapter in self.slots else None
-        router = None if gate is None else gate.matrix()
+        matrix, router = down.matrix(), None if gate is None else gate.matrix()
+        product, logits = self._products(x, down.enter(x), matrix, gate, router)
+        return self._mix(adapter, product, logits, matrix, addressing)
+
+    def _products(
+        self, x: Tensor, entered: Tensor, matrix: Tensor | None, gate: nn.Module | None, router: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """What the down matrix makes of ``entered`` and the router of ``x``: one product where both see the same."""
         if router is not None and matrix is not None and entered is x and not gate.detached:
             joint = functional.linear(x, torch.cat((matrix, router)))
-            product, logits = joint.split((matrix.shape[0], router.shape[0]), dim=-1)
-        else:
-            product = entered if matrix is None else functional.linear(entered, matrix)
-            logits = None if router is None else functional.linear(x.detach() if gate.detached else x, router)
+            return joint.split((matrix.shape[0], router.shape[0]), dim=-1)
+        product = entered if matrix is None else functional.linear(entered, matrix)
+        logits = None if router is None else functional.linear(x.detach() if gate.detached else x, router)
+        return product, logits
+
+    def _mix(
+        self, adapter: str, product: Tensor, logits: Tensor | None, matrix: Tensor | None, addressing: Addressing
+    ) -> tuple[Tensor, Tensor]:
+        """From both products to the scaled hidden state and the up matrix; the gate's decision goes on the tape."""
+        down, up = self.tessera_down[adapter], self.tessera_up[adapter]
+        pack = addressing.pack if self.sites[adapter].by_sample else None
+        if pack is not None:  # these words see a sample a row
+            product, logits = pack.apart(product), None if logits is None else pack.apart(logits)
+            addressing = pack.samples
         hidden = down.hidden(product, addressing)
-        if gate is None:
-            return up.fold(hidden, None, self.scaling[adapter]), up.matrix()
+        if adapter not in self.slots:
+            folded = up.fold(hidden, None, self.scaling[adapter])
+            return folded if pack is None else pack.together(folded), up.matrix()
         slot = self.slots[adapter]
-        routing = gate(logits, addressing, slot, matrix)
+        routing = self.tessera_gate[adapter](logits, addressing, slot, matrix)
         losses = up.losses(hidden, routing, addressing) if self.training else {}
         slot.write(routing, addressing.rows, losses)
-        return up.fold(hidden, routing.mixing, self.scaling[adapter]), up.matrix()
+        folded = up.fold(hidden, routing.mixing, self.scaling[adapter])
+        return folded if pack is None else pack.together(folded), up.matrix()
 
     def delta_weight(self, adapter: str, weights: Tensor | None = None, task: int | None = None) -> Tensor:
         """The update (outputs, inputs) for fixed gate ``weights``; None: the experts are added up.

@@ -16,17 +16,36 @@ if TYPE_CHECKING:
     from ..cells import Site
     from ..words.gate import RouterGate, TaskGate
 
+FEW = 8  # selected experts up to which maxima one after the other beat a sort, in compiled code
+
 
 def route(logits: Tensor, selected: int, renormalise: bool = True) -> Routing:
     """Softmax in float32 (or wider); the ``selected`` largest are kept, made to sum to one or as they were."""
     probs = wide(logits).softmax(-1)
     if selected >= probs.shape[-1]:
         return Routing(probs, probs)
+    if torch.compiler.is_compiling() and selected <= FEW:
+        kept = _largest(probs.detach(), selected)
+        weights = (probs * kept).clamp_min(torch.finfo(probs.dtype).tiny) * kept
+        return Routing(probs, weights / weights.sum(-1, keepdim=True) if renormalise else weights)
     top = probs.topk(selected, dim=-1)
     values = top.values.clamp_min(torch.finfo(probs.dtype).tiny)  # a selected expert never has weight zero
     if renormalise:
         values = values / values.sum(-1, keepdim=True)
     return Routing(probs, torch.zeros_like(probs).scatter(-1, top.indices, values))
+
+
+def _largest(probs: Tensor, selected: int) -> Tensor:
+    """One where an expert is among the ``selected`` largest, else zero: maxima one after the other.
+
+    A compiler makes one kernel of this and what surrounds it; of a sort it cannot.
+    """
+    experts = torch.arange(probs.shape[-1], device=probs.device)
+    kept = torch.zeros_like(probs)
+    for _ in range(selected):
+        best = (probs - 2 * kept).argmax(-1, keepdim=True)
+        kept = kept + (experts == best)
+    return kept
 
 
 def over_prompt(logits: Tensor, addressing: Addressing) -> Tensor:
