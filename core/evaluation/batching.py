@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from core.errors import OutOfMemoryError
 from core.jobs.sinks import Cancelled, Sink
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+AHEAD = 2  # batches that the device may have to do while the host prepares the next one
 
 
 class Progress:
@@ -37,34 +42,66 @@ class Progress:
             self.sink.emit("progress", step=self.done, total=self.total, phase="scoring", seconds_left=round(left, 1))
 
 
+class Coming:
+    """A tensor on its way to the host, which goes on meanwhile."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._here = tensor.to("cpu", non_blocking=True)
+        self._copied = None
+        if tensor.is_cuda:
+            self._copied = torch.cuda.Event()
+            self._copied.record(torch.cuda.current_stream(tensor.device))
+
+    def numpy(self) -> np.ndarray:
+        """Waits for this copy alone, not for what was asked of the device after it."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._here.numpy()
+
+
 def in_batches(
     samples: Sequence[T],
-    work: Callable[[list[T]], list[R]],
+    work: Callable[[list[T]], list[R] | Callable[[], list[R]]],
     *,
-    size: int,
+    size: int | Callable[[int], int],
     length: Callable[[T], int],
     done: Callable[[int], None] = lambda rows: None,
 ) -> list[R]:
     """``work`` on all samples in batches of ``size``, results in the samples' order.
 
-    Samples of like length go together, the longest first, so that memory runs out early if it does; then the size is
-    halved. Raises OutOfMemoryError where a single sample is too much.
+    ``size`` may depend on the length of a batch's longest sample. Samples of like length go together, the longest
+    first, so that memory runs out early if it does; then the size is halved. ``work`` may return a function that waits
+    for its results: it is called when the next batches are under way. Raises OutOfMemoryError where a single sample is
+    too much.
     """
-    order = sorted(range(len(samples)), key=lambda i: -length(samples[i]))
+    lengths = [length(sample) for sample in samples]
+    order = sorted(range(len(samples)), key=lambda i: -lengths[i])
     results: dict[int, R] = {}
-    start = 0
+    under_way: deque[tuple[list[int], Callable[[], list[R]]]] = deque()
+
+    def settle() -> None:
+        places, found = under_way.popleft()
+        results.update(zip(places, found(), strict=True))
+        done(len(places))
+
+    start, share = 0, 1.0
     while start < len(order):
-        part = order[start : start + size]
+        longest = lengths[order[start]]
+        wanted = size if isinstance(size, int) else size(longest)
+        part = order[start : start + max(1, int(wanted * share))]
         try:
             found = work([samples[i] for i in part])
         except torch.OutOfMemoryError:
             found = None
         if found is None:  # outside the handler: the traceback would keep the batch's tensors alive
-            size = _half(len(part), length(samples[part[0]]))
+            share = _half(len(part), longest) / wanted
             continue
-        results.update(zip(part, found, strict=True))
+        under_way.append((part, found if callable(found) else lambda found=found: found))
+        while len(under_way) > (AHEAD if callable(found) else 0):
+            settle()
         start += len(part)
-        done(len(part))
+    while under_way:
+        settle()
     return [results[i] for i in range(len(samples))]
 
 

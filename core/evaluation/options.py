@@ -1,20 +1,29 @@
 """Log-likelihoods of answer options.
 
 An option's log-likelihood is the sum of the log-probabilities of its tokens after the prompt, the end-of-sequence
-token included; its length-normalised variant is the mean over the same tokens. The prompt is computed once: the
-options continue it from the KV cache. Log-probabilities are taken in float32.
+token included; its length-normalised variant is the mean over the same tokens. A sample is one row: the prompt stands
+in it once and the options behind it as a tree (``trees``); what all prompts begin with is computed once in all.
+Log-probabilities are taken in float32, at the positions that predict option tokens alone.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from core.evaluation.batching import in_batches
-from core.evaluation.view import Batch, ModelView, can_select, left_padded, pad, select
+from core.evaluation.batching import Coming, in_batches
+from core.evaluation.continuing import continued, repeated
+from core.evaluation.prefix import Prefix, reads_trees
+from core.evaluation.trees import OptionSample, plant
+from core.evaluation.view import ModelView
+
+LOGITS = 2**26  # of the positions whose logits are made float32 at once
+LIGHT = 2**15  # logits that take about the memory of a token on its way through a base
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,96 +34,88 @@ class OptionScores:
     means: tuple[float, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class OptionSample:
-    """Token ids of a prompt and of its options, each ending in the end-of-sequence token."""
-
-    prompt: list[int]
-    options: list[list[int]]
-    task_index: int = 0
-
-    @property
-    def length(self) -> int:
-        return len(self.prompt) + max(map(len, self.options))
-
-
 def score_options(
     view: ModelView,
     samples: Sequence[OptionSample],
     *,
     batch_size: int = 32,
-    share_prompt: bool = True,
+    way: str = "tree",
     done: Callable[[int], None] = lambda rows: None,
 ) -> list[OptionScores]:
-    """The scores of every sample's options. ``share_prompt`` False computes each prompt again for each option."""
-    work = _cached if share_prompt else _whole
+    """The scores of every sample's options.
 
-    def batch(part: list[OptionSample]) -> list[OptionScores]:
-        return [
-            OptionScores(tuple(sums), tuple(s / len(o) for s, o in zip(sums, sample.options, strict=True)))
-            for sample, sums in zip(part, work(view, part, batch_size), strict=True)
-        ]
-
+    ``way``: ``tree``, or for bases that take no attention mask of their own ``cache`` (the options continue copies of
+    the prompt's KV cache) and ``repeat`` (each option behind its prompt). A way that the base cannot go gives way to
+    the next.
+    """
     with view.active():
-        return in_batches(samples, batch, size=batch_size, length=lambda sample: sample.length, done=done)
+        if not samples:
+            return []
+        if way == "tree" and reads_trees(view, samples):
+            return _in_trees(view, samples, batch_size, done)
+        work = repeated if way == "repeat" else continued
+        return in_batches(
+            samples,
+            lambda part: [
+                _scores(sums, sample.options) for sample, sums in zip(part, work(view, part, batch_size), strict=True)
+            ],
+            size=batch_size,
+            length=lambda sample: sample.length,
+            done=done,
+        )
 
 
-def _cached(view: ModelView, samples: list[OptionSample], batch_size: int) -> list[list[float]]:
-    pad_id, device = view.encoder.pad_id, view.device
-    prompts = left_padded([s.prompt for s in samples], [s.task_index for s in samples], pad_id, device)
-    out = view(prompts, use_cache=True, keep=1)
-    if not can_select(out.past_key_values):
-        return _whole(view, samples, batch_size)
-    first = out.logits[:, -1].float().log_softmax(dim=-1)
-    flat = [(owner, option) for owner, sample in enumerate(samples) for option in sample.options]
-    owners = torch.tensor([owner for owner, _ in flat], device=device)
-    sums = first[owners, torch.tensor([option[0] for _, option in flat], device=device)]
-    longer = [i for i, (_, option) in enumerate(flat) if len(option) > 1]
-    longer.sort(key=lambda i: len(flat[i][1]))
-    size = view.sequences(batch_size, prompts.ids.shape[1] + max(len(option) for _, option in flat))
-    for start in range(0, len(longer), size):
-        rows = torch.tensor(longer[start : start + size], device=device)
-        options = [flat[i][1] for i in longer[start : start + size]]
-        batch = prompts.follow(owners[rows], [option[:-1] for option in options], pad_id)
-        logits = view(batch, cache=select(out.past_key_values, owners[rows]), use_cache=True).logits
-        sums[rows] += _picked(logits, [option[1:] for option in options])
-    return _by_sample(sums, samples)
+def _in_trees(
+    view: ModelView, samples: Sequence[OptionSample], batch_size: int, done: Callable[[int], None]
+) -> list[OptionScores]:
+    prefix = Prefix.of(view, samples)
+    weight = view.model.config.get_text_config().vocab_size / LIGHT
+
+    def cost(sample: OptionSample) -> int:
+        """In tokens: those of its row, and the logits."""
+        nodes = len(sample.tree.ids)
+        return len(sample.prompt) + nodes + int(weight * (1 + nodes))
+
+    def batch(part: list[OptionSample]) -> Callable[[], list[OptionScores]]:
+        found = Coming(_chosen(view, part, prefix))
+        return lambda: _parted(found.numpy(), part)
+
+    with precision(view):
+        return in_batches(
+            samples, batch, size=lambda tokens: view.sequences(batch_size, tokens), length=cost, done=done
+        )
 
 
-def _whole(view: ModelView, samples: list[OptionSample], batch_size: int) -> list[list[float]]:
-    pairs = [(sample, option) for sample in samples for option in sample.options]
-    order = sorted(range(len(pairs)), key=lambda i: len(pairs[i][0].prompt) + len(pairs[i][1]))
-    sums = torch.zeros(len(pairs), device=view.device)
-    for start in range(0, len(order), batch_size):
-        part = order[start : start + batch_size]
-        options = [pairs[i][1] for i in part]
-        batch = _sequences_of([pairs[i] for i in part], view)
-        keep = max(map(len, options)) + 1
-        logits = view(batch, keep=keep).logits[:, -keep:-1]
-        sums[torch.tensor(part, device=view.device)] = _picked(logits, options, side="left")
-    return _by_sample(sums, samples)
+def _chosen(view: ModelView, samples: Sequence[OptionSample], prefix: Prefix) -> Tensor:
+    """Log-probabilities of all tokens of all options, one after the other."""
+    planted = plant(samples, prefix.length, view.encoder.pad_id, view.device, view.model.dtype)
+    logits = view.at(planted.batch, planted.places, cache=prefix.cache)
+    return log_probabilities(logits, planted.source, planted.target)
 
 
-def _sequences_of(pairs: list[tuple[OptionSample, list[int]]], view: ModelView) -> Batch:
-    return left_padded(
-        [sample.prompt for sample, _ in pairs],
-        [sample.task_index for sample, _ in pairs],
-        view.encoder.pad_id,
-        view.device,
-        [option for _, option in pairs],
-    )
+def log_probabilities(logits: Tensor, source: Tensor, target: Tensor) -> Tensor:
+    """Those of the tokens ``target`` at the places ``source`` of ``logits`` (places, vocabulary), in float32."""
+    rows = max(1, LOGITS // logits.shape[1])
+    totals = torch.cat([part.float().logsumexp(dim=-1) for part in logits.split(rows)])
+    return logits[source, target].float() - totals[source]
 
 
-def _picked(logits: Tensor, targets: Sequence[Sequence[int]], side: str = "right") -> Tensor:
-    """Summed log-probabilities of ``targets`` (padded at ``side``) under logits (samples, tokens, vocabulary)."""
-    ids, present = pad(targets, 0, logits.device, side)
-    logits = logits[:, : ids.shape[1]].float()
-    chosen = logits.gather(-1, ids[..., None])[..., 0] - logits.logsumexp(dim=-1)
-    return (chosen * present).sum(dim=1)
-
-
-def _by_sample(sums: Tensor, samples: list[OptionSample]) -> list[list[float]]:
-    values, found = iter(sums.tolist()), []
+def _parted(chosen: np.ndarray, samples: Sequence[OptionSample]) -> list[OptionScores]:
+    lengths = np.concatenate([sample.tree.lengths for sample in samples])
+    sums = np.add.reduceat(chosen.astype(np.float64), np.cumsum(lengths) - lengths).tolist()
+    found, start = [], 0
     for sample in samples:
-        found.append([next(values) for _ in sample.options])
+        found.append(_scores(sums[start : start + len(sample.options)], sample.options))
+        start += len(sample.options)
     return found
+
+
+def _scores(sums: Sequence[float], options: Sequence[Sequence[int]]) -> OptionScores:
+    return OptionScores(tuple(sums), tuple(total / len(option) for total, option in zip(sums, options, strict=True)))
+
+
+def precision(view: ModelView) -> torch.autocast | nullcontext:
+    """An adapter over a base in half precision computes as it was trained: under autocast, not in float32."""
+    dtype = view.model.dtype
+    half = dtype in (torch.bfloat16, torch.float16) and view.device.type == "cuda"
+    return torch.autocast("cuda", dtype) if half and view.adapted and view.adapter else nullcontext()

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from core.data.batches import ANSWER, PAD, PROMPT
 from core.data.templates import TextEncoder
@@ -70,6 +70,22 @@ class ModelView:
         finally:
             self.model.train(training)
 
+    def at(self, batch: Batch, places: Tensor, *, cache: Cache | None = None) -> Tensor:
+        """Logits (N, vocabulary) at the flat positions ``places`` (row * columns + column) alone.
+
+        A head that is adapted sees the whole batch, as its gates may.
+        """
+        base = self.model.get_base_model() if self.adapted else self.model
+        head = base.get_output_embeddings()
+        narrow = isinstance(head, nn.Linear)
+        hook = head.register_forward_pre_hook(lambda _, given: (_at(given[0], places),)) if narrow else None
+        try:
+            logits = self(batch, cache=cache, use_cache=cache is not None).logits
+        finally:
+            if hook is not None:
+                hook.remove()
+        return logits if narrow else _at(logits, places)
+
     def __call__(self, batch: Batch, *, cache: Cache | None = None, keep: int = 0, use_cache: bool = False) -> Any:
         """A forward pass; ``keep``: logits of the last so many positions only (0: of all)."""
         extra: dict[str, Any] = {}
@@ -90,7 +106,8 @@ class ModelView:
 
 @dataclass(frozen=True)
 class Batch:
-    """``ids``, ``positions`` and ``roles`` are (samples, tokens); ``mask`` also covers what lies in the cache.
+    """``ids``, ``positions`` and ``roles`` are (samples, tokens); ``mask`` also covers what lies in the cache, or is
+    (samples, 1, tokens, tokens seen) and added to attention scores.
 
     ``names``: the adapter of each sample where they differ, ``__base__`` for none.
     """
@@ -143,6 +160,10 @@ def pad(sequences: Sequence[Sequence[int]], pad_id: int, device: torch.device, s
         ids[i, place] = torch.tensor(sequence, dtype=torch.long)
         mask[i, place] = 1
     return ids.to(device), mask.to(device)
+
+
+def _at(states: Tensor, places: Tensor) -> Tensor:
+    return states.flatten(0, 1).index_select(0, places)
 
 
 def can_select(cache: Any) -> bool:

@@ -46,9 +46,9 @@ def plainly(model, sample):
     return sums
 
 
-@pytest.mark.parametrize("share_prompt", [True, False])
-def test_option_scores_equal_one_pass_per_option(view, share_prompt):
-    found = score_options(view, samples(view.encoder), batch_size=4, share_prompt=share_prompt)
+@pytest.mark.parametrize("way", ["tree", "cache", "repeat"])
+def test_option_scores_equal_one_pass_per_option(view, way):
+    found = score_options(view, samples(view.encoder), batch_size=4, way=way)
     for sample, scores in zip(samples(view.encoder), found, strict=True):
         assert scores.sums == pytest.approx(plainly(view.model, sample), abs=1e-4)
 

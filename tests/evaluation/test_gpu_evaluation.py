@@ -38,9 +38,10 @@ def test_option_scores_on_cuda_equal_those_on_the_cpu(base, gate):
     wanted = samples(cpu.encoder)
     for a, b in zip(score_options(cpu, wanted), score_options(cuda, wanted, batch_size=3), strict=True):
         assert b.sums == pytest.approx(a.sums, abs=2e-2)
-    shared, whole = (score_options(cuda, wanted, share_prompt=share) for share in (True, False))
-    for a, b in zip(shared, whole, strict=True):
-        assert b.sums == pytest.approx(a.sums, abs=1e-3)
+    trees, *others = (score_options(cuda, wanted, way=way) for way in ("tree", "cache", "repeat"))
+    for other in others:
+        for a, b in zip(trees, other, strict=True):
+            assert b.sums == pytest.approx(a.sums, abs=1e-3)
 
 
 @pytest.mark.parametrize("gate", GATES)

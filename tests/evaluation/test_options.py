@@ -9,6 +9,7 @@ from core.evaluation.view import ModelView
 from tests.support.tiny import tiny_base
 
 TEXTS = ("Say red, green or blue.", "What is the sentiment?", "A dull story, badly told; I wanted my money back.", "x")
+WAYS = ("tree", "cache", "repeat")
 OPTIONS = ("yes", "no", "a much longer answer of several words", "")
 
 
@@ -39,11 +40,11 @@ def plainly(model, sample):
     return sums
 
 
-@pytest.mark.parametrize("share_prompt", [True, False])
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_sums_equal_one_pass_per_option(view, batch_size, share_prompt):
+def test_sums_equal_one_pass_per_option(view, batch_size, way):
     wanted = samples(view.encoder)
-    found = score_options(view, wanted, batch_size=batch_size, share_prompt=share_prompt)
+    found = score_options(view, wanted, batch_size=batch_size, way=way)
     for sample, scores in zip(wanted, found, strict=True):
         assert scores.sums == pytest.approx(plainly(view.model, sample), abs=1e-4)
 
@@ -66,7 +67,7 @@ def test_the_model_keeps_its_mode_and_few_rows_fit_where_memory_is_short(view, m
 
     def short(self, batch, **options):
         sizes.append(len(batch.ids))
-        if len(batch.ids) > 4:
+        if len(batch.ids) > 2:
             raise torch.OutOfMemoryError("no room")
         return call(self, batch, **options)
 
@@ -77,6 +78,6 @@ def test_the_model_keeps_its_mode_and_few_rows_fit_where_memory_is_short(view, m
     found = score_options(view, wanted, batch_size=4)
     assert view.model.training
     view.model.eval()
-    assert max(sizes) > 4 and sizes[-1] <= 4  # it was refused, and went on with less
+    assert max(sizes) > 2 and sizes[-1] <= 2  # it was refused, and went on with less
     for a, b in zip(expected, found, strict=True):
         assert a.sums == pytest.approx(b.sums, abs=1e-4)
