@@ -32,7 +32,7 @@ def training_arguments(spec: RunSpec, plan: Plan, output: Path, device: str, bf1
         warmup_steps=plan.warmup,
         weight_decay=train.weight_decay,
         max_grad_norm=train.max_grad_norm,
-        optim="adamw_torch_fused" if cuda else "adamw_torch",
+        optim="adamw_torch_fused",
         bf16=bf16,
         use_cpu=not cuda,
         seed=spec.seed,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 import resource
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +75,8 @@ class TaskTrainer(Trainer):
         super().__init__(model, arguments, data_collator=collator, train_dataset=dataset, callbacks=[Rhythm(self)])
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # says the same to earlier transformers
+        self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        model.zero_grad = partial(_forget, self.trained)
         self.head = AnswerHead(model)
         self.window = Window(tasks, self.args.device)
         self.clock = Clock(sink, plan.total)
@@ -97,6 +101,20 @@ class TaskTrainer(Trainer):
         if not auxiliary:
             return loss
         return loss + torch.stack(list(auxiliary.values())).sum() / self.current_gradient_accumulation_steps
+
+    def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
+        """Trainer's, without its walk over all modules of the base: only a validation leaves training mode, and comes
+        back to it."""
+        if not model.training:
+            model.train()
+        with self.compute_loss_context_manager():
+            loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
+        self.accelerator.backward(loss)
+        return loss.detach()
+
+    def _clip_grad_norm(self, model: Any) -> Tensor:
+        """Over what is trained: Trainer's asks every parameter of the base."""
+        return torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0  # nothing reads them, and counting walks over all parameters at every step
@@ -218,6 +236,12 @@ class Rhythm(TrainerCallback):
         trainer.clock.report(step)
         if step < trainer.plan.total and trainer.clock.asked_to_stop():
             trainer.interrupted = control.should_save = control.should_training_stop = True
+
+
+def _forget(trained: Sequence[Tensor]) -> None:
+    """In place of a model's own ``zero_grad``, which at every step walks over a base that has no gradients."""
+    for parameter in trained:
+        parameter.grad = None
 
 
 def restore_model(model: torch.nn.Module, checkpoint: Path) -> None:
