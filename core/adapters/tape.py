@@ -14,6 +14,7 @@ from .losses import auxiliary_losses
 
 if TYPE_CHECKING:
     from .cells import Site
+    from .decoding import GrowingRows
     from .packed import Pack
 
 PAD, PROMPT, ANSWER = 0, 1, 2
@@ -163,6 +164,7 @@ class RoutingTape:
         self.addressing = Addressing()
         self.spare = Page()
         self.silent = False  # true while the base is asked something before a pass: the layers add nothing to it
+        self.decoder: GrowingRows | None = None  # computes the layers while answers grow by one token
         self.step = 0  # optimiser steps done, told by the trainer: some auxiliary losses begin later
 
     def add(self, adapter: str, site: Site) -> Slot:
@@ -230,7 +232,7 @@ class RoutingTape:
         return torch.stack(losses).sum() if losses else None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "addressing": Addressing(), "spare": Page(), "silent": False}
+        return {**self.__dict__, "addressing": Addressing(), "spare": Page(), "silent": False, "decoder": None}
 
 
 def roles(
