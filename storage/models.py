@@ -5,7 +5,18 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, BigInteger, ForeignKey, Index, LargeBinary, MetaData, String, Text, UniqueConstraint
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    MetaData,
+    String,
+    Text,
+    UniqueConstraint,
+    false,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from storage.types import UtcDateTime, now
@@ -115,6 +126,7 @@ class Job(Base):
     cancel_requested: Mapped[datetime | None]
     resume: Mapped[bool] = mapped_column(default=False)
     lost_attempts: Mapped[int] = mapped_column(default=0)
+    alone: Mapped[bool] = mapped_column(default=False, server_default=false())  # it ran out of memory beside others
     failure: Mapped[str | None] = mapped_column(String(32))
     message: Mapped[str | None] = mapped_column(Text)
     hint: Mapped[str | None] = mapped_column(Text)
@@ -164,6 +176,8 @@ class Attempt(Base):
     versions: Mapped[dict[str, Any] | None]
     # Said by the worker's own last event; the attempt has ended only when its process is gone too.
     said: Mapped[str | None] = mapped_column(String(16))
+    memory_peak: Mapped[int | None] = mapped_column(BigInteger)  # bytes of a GPU, as the worker said at its end
+    memory_key: Mapped[str | None] = mapped_column(String(16), index=True)  # equal for attempts that take the same
     __table_args__ = (UniqueConstraint("job_id", "number"), Index("ix_attempts_ended", "ended"))
 
 

@@ -8,11 +8,12 @@ import subprocess
 from dataclasses import dataclass
 
 QUERY_SECONDS = 20
+GPU_JOBS = 4
 
 
 @dataclass(frozen=True)
 class Device:
-    """``cuda:<number as nvidia-smi counts>`` or ``cpu``; ``slots`` jobs fit on it at once.
+    """``cuda:<number as nvidia-smi counts>`` or ``cpu``; at most ``slots`` jobs work on it at once.
 
     ``visible`` is what its jobs get as ``CUDA_VISIBLE_DEVICES``; ``argument`` is the device as the worker names it.
     """
@@ -30,22 +31,33 @@ class Device:
 
     @property
     def share(self) -> float:
+        """The least that a job gets of it."""
         return 1.0 / self.slots
 
 
 def list_devices() -> list[Device]:
-    """GPUs as nvidia-smi names them, within ``CUDA_VISIBLE_DEVICES``; then the CPU with ``TESSERA_CPU_JOBS`` slots.
+    """GPUs as nvidia-smi names them, within ``CUDA_VISIBLE_DEVICES``; then the CPU.
 
-    Raises ``OSError`` or ``subprocess.SubprocessError`` when nvidia-smi is there but does not answer.
+    ``TESSERA_GPU_JOBS`` and ``TESSERA_CPU_JOBS`` say how many jobs work on one at once. A GPU that does not tell its
+    memory has one. Raises ``OSError`` or ``subprocess.SubprocessError`` when nvidia-smi is there but does not answer.
     """
     return [*_gpus(), Device("cpu", "CPU", visible="", slots=cpu_slots())]
 
 
 def cpu_slots() -> int:
+    return _jobs("TESSERA_CPU_JOBS", 1)
+
+
+def gpu_slots() -> int:
+    """Four, or fewer on machines of few cores: a worker keeps about two of them busy."""
+    return _jobs("TESSERA_GPU_JOBS", max(1, min(GPU_JOBS, (os.cpu_count() or 1) // 2)))
+
+
+def _jobs(variable: str, default: int) -> int:
     try:
-        return max(1, int(os.environ.get("TESSERA_CPU_JOBS", "1")))
-    except ValueError:
-        return 1
+        return max(1, int(os.environ[variable]))
+    except (KeyError, ValueError):
+        return default
 
 
 def requests_for(device: Device, devices: list[Device]) -> list[str]:
@@ -80,7 +92,8 @@ def _gpus() -> list[Device]:
 
 def _gpu(line: str) -> tuple[str, Device]:
     index, uuid, title, total, free = (part.strip() for part in line.split(",", 4))
-    return uuid, Device(f"cuda:{index}", title, index, 1, _gib(total), _gib(free))
+    memory = _gib(total)
+    return uuid, Device(f"cuda:{index}", title, index, gpu_slots() if memory else 1, memory, _gib(free))
 
 
 def _gib(mebibytes: str) -> float | None:

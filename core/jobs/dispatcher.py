@@ -24,10 +24,11 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from core.home import Home, write_json
-from core.jobs import holds
+from core.jobs import holds, placing
 from core.jobs.devices import Device, all_requests, list_devices, requests_for
 from core.jobs.executors import Executor, LocalExecutor
 from core.jobs.ingest import ingest_events
+from core.jobs.placing import Start
 from core.jobs.processes import Process, boot_id
 from core.jobs.service import (
     Lock,
@@ -40,13 +41,14 @@ from core.jobs.service import (
 )
 from core.jobs.settling import Ending, judge, read_tail
 from storage import Database, StorageError
-from storage.queries import attempts, jobs, runs, settings
+from storage.queries import attempts, jobs, logs, runs, settings
 from storage.queries.attempts import OpenAttempt
 from storage.types import now
 
 __all__ = ["Dispatcher", "Limits", "dispatcher_status", "ensure_dispatcher", "register_web", "stop_dispatcher"]
 
 log = logging.getLogger("tessera.dispatcher")
+ALONE = "The memory ran out while the job had a part of its device: it is queued again and will have it alone."
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Limits:
     beat: float = 5.0
     device_refresh: float = 60.0
     device_retry: float = 10.0
+    memory_refresh: float = 5.0
     idle: float | None = 300.0
     lost_attempts: int = 3
     pass_bytes: int = 8 << 20
@@ -126,7 +129,7 @@ class Dispatcher:
             except OSError:  # one run's folder must not hold up the others
                 log.exception("%s/%s cannot be looked after; the next pass tries again", attempt.run, attempt.job)
         if busy:
-            self._refresh_devices()
+            self._refresh_devices(self.limits.device_refresh)
             self._refuse_impossible()
             self._start_ready()
         self._beat(watched)
@@ -233,7 +236,11 @@ class Dispatcher:
         )
 
     def _conclude(self, session: Session, attempt: OpenAttempt, ending: Ending) -> None:
-        jobs.row(session, job=attempt.job_id).lost_attempts = ending.lost_attempts
+        row = jobs.row(session, job=attempt.job_id)
+        row.lost_attempts, row.alone = ending.lost_attempts, row.alone or ending.alone
+        if ending.alone:
+            line = logs.NewLine(attempt.number, now(), "warning", ALONE)
+            logs.extend(session, run_id=attempt.run_id, job_id=attempt.job_id, lines=[line])
         if ending.resume:
             jobs.requeue(session, job=attempt.job_id)
             return
@@ -250,15 +257,16 @@ class Dispatcher:
     def _flag(self, attempt: OpenAttempt) -> Path:
         return self.home.run(attempt.folder).jobs / f"{attempt.job}-{attempt.number}.cancel"
 
-    def _refresh_devices(self) -> None:
-        if time.monotonic() - self._devices_at < self.limits.device_refresh:
+    def _refresh_devices(self, seconds: float) -> None:
+        """List the devices again if that was longer ago."""
+        if time.monotonic() - self._devices_at < seconds:
             return
         try:
             self._devices = self._list_devices()
             self._devices_at = time.monotonic()
         except (OSError, subprocess.SubprocessError) as error:
             log.warning("the devices cannot be listed: %s", error)  # those known before stay in use
-            self._devices_at = time.monotonic() - self.limits.device_refresh + self.limits.device_retry
+            self._devices_at = time.monotonic() - seconds + self.limits.device_retry
 
     def _refuse_impossible(self) -> None:
         requests = all_requests(self._devices)
@@ -274,29 +282,32 @@ class Dispatcher:
 
     def _start_ready(self) -> None:
         with self.database.session() as session:
-            shares = attempts.leased_shares(session)
-            waiting = jobs.waiting(session)
-        for device in self._devices if waiting else []:
-            free = 1.0 - shares.get(device.name, 0.0)
-            while free >= device.share - 1e-6 and self._start_next(device):
-                free -= device.share
-        if waiting:
-            holds.give_way(self.database, self._devices)
+            if not jobs.waiting(session):
+                return
+            free = placing.room(session, self._devices)
+        if any(device.name in free and device.memory_gib for device in self._devices):
+            self._refresh_devices(self.limits.memory_refresh)  # other programs take memory too
+        with self.database.session() as session:  # most passes find nothing and need no lock
+            ready = placing.next_start(session, self._devices) is not None
+        while ready and self._start_next():
+            pass
+        holds.give_way(self.database, self._devices)
 
-    def _start_next(self, device: Device) -> bool:
-        """Claim the first job that may run on this device and start its worker."""
-        token = uuid.uuid4().hex
+    def _start_next(self) -> bool:
+        """Claim the next job that finds room and start its worker."""
+        token, host = uuid.uuid4().hex, socket.gethostname()
         with self.database.write() as session:
-            job_id = jobs.claim(session, requests=requests_for(device, self._devices))
-            if job_id is None:
+            start = placing.next_start(session, self._devices)
+            if start is None:
                 return False
-            attempt = attempts.begin(
-                session, job=job_id, token=token, device=device.name, share=device.share, host=socket.gethostname()
-            ).id
+            job_id, device = start.job, start.device
+            jobs.claim(session, requests=requests_for(device, self._devices), job=job_id)
+            kept = {"share": start.share, "memory_key": start.key}
+            attempt = attempts.begin(session, job=job_id, token=token, device=device.name, host=host, **kept).id
             job = jobs.get(session, job=job_id)
             owner = runs.get(session, run=job.run)
         try:
-            process = self._launch(job, owner, device, token)
+            process = self._launch(job, owner, start, token)
         except OSError as error:
             log.exception("%s/%s cannot be started", job.run, job.name)
             with self.database.write() as session:
@@ -306,10 +317,11 @@ class Dispatcher:
                 jobs.end(session, job=job_id, state="failed", failure="internal", message=message, hint=hint)
             return True
         self._note(attempt, process)
-        log.info("%s/%s attempt %s on %s: pid %s", job.run, job.name, job.attempt, device.name, process.pid)
+        place = f"{device.name} ({start.share:.0%})"
+        log.info("%s/%s attempt %s on %s: pid %s", job.run, job.name, job.attempt, place, process.pid)
         return True
 
-    def _launch(self, job: jobs.JobRow, owner: runs.RunRow, device: Device, token: str) -> Process:
+    def _launch(self, job: jobs.JobRow, owner: runs.RunRow, start: Start, token: str) -> Process:
         folder = self.home.run(owner.folder).create()
         if not folder.spec.exists():
             write_json(folder.spec, owner.spec)
@@ -322,14 +334,15 @@ class Dispatcher:
             "run": owner.folder,
             "attempt": job.attempt,
             "kind": job.kind,
-            "device": device.argument,
+            "device": start.device.argument,
+            "share": start.share,
             "home": str(self.home.root),
             "resume": job.resume,
             "arguments": job.arguments,
             "cancel": str(flag),
         }
         write_json(path, content)
-        return self.executor.start(path, log=folder.logs / f"{name}.log", device=device, token=token)
+        return self.executor.start(path, log=folder.logs / f"{name}.log", device=start.device, token=token)
 
     def _beat(self, watched: list[OpenAttempt]) -> None:
         if time.monotonic() - self._beat_at < self.limits.beat:

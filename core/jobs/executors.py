@@ -51,6 +51,7 @@ class LocalExecutor:
         path = os.pathsep.join(part for part in (str(PROJECT), os.environ.get("PYTHONPATH", "")) if part)
         environment = {
             "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin beside another job starve both
+            **_threads(device),
             **os.environ,
             TOKEN_VARIABLE: token,
             "CUDA_VISIBLE_DEVICES": device.visible,
@@ -94,3 +95,8 @@ class LocalExecutor:
         if child is not None and gone:
             child.wait()
         return gone
+
+
+def _threads(device: Device) -> dict[str, str]:
+    """Each of the jobs that share a device gets its part of the cores."""
+    return {} if device.slots == 1 else {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // device.slots))}

@@ -217,6 +217,9 @@ class _Batch:
     def estimate(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
         runs.set_memory(self.session, run_id=self.run_id, estimate=safe.whole(event.get("memory")))
 
+    def memory(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
+        attempt.memory_peak = safe.whole(event.get("peak"))
+
     def progress(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
         job = known.job
         job.step, job.total = safe.step(event), safe.whole(event.get("total"))
@@ -354,6 +357,7 @@ _Handler = Callable[[_Batch, _Known, Attempt, dict[str, Any]], None]
 _HANDLERS: dict[str, _Handler] = {
     "started": _Batch.started,
     "estimate": _Batch.estimate,
+    "memory": _Batch.memory,
     "progress": _Batch.progress,
     "metrics": _Batch.metrics,
     "routing": _Batch.routing,

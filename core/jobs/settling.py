@@ -15,7 +15,8 @@ EXIT_CANCELLED = 3
 
 @dataclass(frozen=True)
 class Ending:
-    """``outcome`` of the attempt, ``state`` of its job, and whether the job is queued again instead."""
+    """``outcome`` of the attempt, ``state`` of its job, and whether the job is queued again instead, to run ``alone``
+    on its device from now on."""
 
     outcome: str
     state: str
@@ -25,6 +26,7 @@ class Ending:
     message: str | None = None
     hint: str | None = None
     tail: str | None = None
+    alone: bool = False
 
 
 def judge(
@@ -36,6 +38,8 @@ def judge(
     in a row may be lost without a new checkpoint (0: a lost job waits for a person). A machine that was started anew
     and a dispatcher that died while starting the worker are not the job's fault and do not count.
     """
+    if said.outcome == "failed" and said.failure == "memory" and said.shared and not said.cancelling:
+        return Ending("failed", "queued", said.lost_attempts, resume=True, alone=True)
     if said.outcome == "failed":
         return Ending("failed", "failed", 0, False, said.failure, said.message, said.hint, said.tail or tail)
     if said.outcome == "done":

@@ -7,6 +7,7 @@ An event is one flat JSON object. Every event has ``run``, ``job``, ``attempt``,
 started        ``step`` the attempt resumes from (0: from the start), ``device``, ``versions``, ``trainable`` and
                ``total`` parameters. Points of earlier attempts past ``step`` are void: no step counts twice.
 estimate       ``memory``: bytes that training was estimated to take at its peak, said before it starts
+memory         ``peak``: bytes of the GPU that the job held at most, said before its last event
 progress       ``step``, ``total``, ``phase`` (loading, embedding prompts, training, fusing, scoring), ``seconds_left``
 metrics        ``step``, ``values``: name -> number. Names: ``loss``, ``loss/<task>``, ``validation/<task>``,
                ``validation``, ``auxiliary_loss``, ``auxiliary_loss/<name>``, ``learning_rate``, ``grad_norm``,

@@ -18,6 +18,7 @@ from typing import Any
 from core.errors import StudioError
 from core.home import Home, RunFolder, read_json
 from core.jobs.sinks import Cancelled, FileSink, Sink, Tee
+from core.memory import CONTEXT, size
 from core.schema import RunSpec, TaskSpec
 
 DONE, FAILED, CANCELLED = 0, 1, 3
@@ -77,7 +78,7 @@ def run_job(job: dict[str, Any], sink: Sink) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        step = JOBS[job["kind"]](job, sink)
+        step = _do(job, sink)
     except Cancelled as stopped:
         sink.emit("cancelled", step=stopped.step)
         return CANCELLED
@@ -93,6 +94,15 @@ def run_job(job: dict[str, Any], sink: Sink) -> int:
         return FAILED
     sink.emit("finished", step=step)
     return DONE
+
+
+def _do(job: dict[str, Any], sink: Sink) -> int:
+    try:
+        return JOBS[job["kind"]](job, sink)
+    finally:
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.cuda.is_initialized():
+            sink.emit("memory", peak=torch.cuda.max_memory_reserved())
 
 
 def describe_failure(error: BaseException) -> dict[str, str]:
@@ -127,7 +137,7 @@ def _train(job: dict[str, Any], sink: Sink) -> int:
     from core.training.run import train
 
     experts = (job.get("arguments") or {}).get("experts") or ()
-    device = _device(job, spec)
+    device = _device(job, spec, sink)
     return train(spec, folder, store, sink, device=device, resume=bool(job.get("resume")), experts=experts)
 
 
@@ -137,7 +147,7 @@ def _score(job: dict[str, Any], sink: Sink) -> int:
     from core.models import pick_device
     from core.training.settings import versions
 
-    device = pick_device(_device(job, spec))
+    device = pick_device(_device(job, spec, sink))
     sink.emit("started", step=0, device=device, versions=versions())
     given = job.get("arguments") or {}
     tasks = [TaskSpec.parse(task) for task in given["tasks"]] if given.get("tasks") else None
@@ -152,7 +162,7 @@ def _fuse(job: dict[str, Any], sink: Sink) -> int:
     sink.emit("progress", step=0, total=0, phase="loading", seconds_left=None)
     from core.fusion.run import fuse
 
-    runs, device = Home.open(job["home"]).runs, _device(job, spec)
+    runs, device = Home.open(job["home"]).runs, _device(job, spec, sink)
     return fuse(spec, folder, store, sink, runs=runs, device=device, resume=bool(job.get("resume")))
 
 
@@ -168,19 +178,30 @@ def _open(job: dict[str, Any]) -> tuple[RunFolder, Any, RunSpec]:
     return folder, DatasetStore(home.datasets), RunSpec.parse(read_json(folder.spec))
 
 
-def _device(job: dict[str, Any], spec: RunSpec) -> str:
+def _device(job: dict[str, Any], spec: RunSpec, sink: Sink) -> str:
     """The job's device as this process sees it: a GPU is made the only visible one, so that nothing touches another."""
     import torch
 
-    device = job.get("device") or spec.device
+    device, share = job.get("device") or spec.device, job.get("share", 1.0)
     kind, _, index = device.partition(":")
     if kind != "cuda" or torch.cuda.is_initialized():
         return device
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None and index:
-        os.environ["CUDA_VISIBLE_DEVICES"] = index
-        return "cuda:0"
+    if os.environ.get("CUDA_VISIBLE_DEVICES") is None and index:
+        os.environ["CUDA_VISIBLE_DEVICES"], device = index, "cuda:0"
+    if share < 1.0 and torch.cuda.is_available():
+        _stay_within(share, sink)
     return device
+
+
+def _stay_within(share: float, sink: Sink) -> None:
+    """Limit what torch may hold of the GPU, so that no job pushes out another."""
+    import torch
+
+    total = torch.cuda.get_device_properties(0).total_memory
+    allowed = max(int(share * total) - CONTEXT, 0)
+    torch.cuda.set_per_process_memory_fraction(allowed / total)
+    message = f"Other jobs may run on the same GPU: this one has {share:.0%} of it and may hold {size(allowed)}."
+    sink.emit("log", level="info", message=message)
 
 
 def _limit_threads() -> None:

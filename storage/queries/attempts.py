@@ -55,13 +55,15 @@ class OpenAttempt:
 
 @dataclass(frozen=True)
 class LastWords:
-    """What an attempt and its job say when its process is gone; ``outcome`` is None without a last event."""
+    """What an attempt and its job say when its process is gone; ``outcome`` is None without a last event, ``shared``
+    says that it had a part of its device only."""
 
     outcome: str | None
     cancelling: bool
     checkpoint_step: int | None
     resumed_from: int | None
     lost_attempts: int
+    shared: bool
     failure: str | None
     message: str | None
     hint: str | None
@@ -101,10 +103,12 @@ def open_ones(session: Session) -> list[OpenAttempt]:
     ]
 
 
-def begin(session: Session, *, job: int, token: str, device: str, share: float, host: str) -> Attempt:
+def begin(
+    session: Session, *, job: int, token: str, device: str, share: float, host: str, memory_key: str | None = None
+) -> Attempt:
     """A new attempt and the lease of its device, before there is a process."""
     last = session.scalar(select(func.max(Attempt.number)).where(Attempt.job_id == job)) or 0
-    attempt = Attempt(job_id=job, number=last + 1, token=token, device=device, host=host)
+    attempt = Attempt(job_id=job, number=last + 1, token=token, device=device, host=host, memory_key=memory_key)
     session.add_all([attempt, Lease(job_id=job, device=device, share=share)])
     session.flush()
     return attempt
@@ -124,12 +128,14 @@ def last_words(session: Session, *, attempt: int) -> LastWords:
     found, job = session.execute(
         select(Attempt, Job).join(Job, Job.id == Attempt.job_id).where(Attempt.id == attempt)
     ).one()
+    lease = session.get(Lease, job.id)
     return LastWords(
         outcome=found.said,
         cancelling=job.state == "cancelling",
         checkpoint_step=found.checkpoint_step,
         resumed_from=found.resumed_from,
         lost_attempts=job.lost_attempts,
+        shared=lease is not None and lease.share < 1.0,
         failure=job.failure,
         message=job.message,
         hint=job.hint,
@@ -153,6 +159,18 @@ def leased_shares(session: Session) -> dict[str, float]:
     """Device -> the sum of the shares that jobs hold on it; 1 where a process outside the queue holds it."""
     shares = dict(session.execute(select(Lease.device, func.sum(Lease.share)).group_by(Lease.device)).tuples().all())
     return shares | dict.fromkeys(session.scalars(select(DeviceHold.device)), 1.0)
+
+
+def memory_peak(session: Session, *, key: str) -> int | None:
+    """Bytes of a GPU that finished attempts of this kind took at most; None where none was measured."""
+    query = select(func.max(Attempt.memory_peak)).where(Attempt.memory_key == key, Attempt.outcome == "done")
+    return session.scalar(query)
+
+
+def overflowed(session: Session, *, key: str) -> bool:
+    """Whether a job of this kind has run out of memory beside others."""
+    query = select(Attempt.id).join(Job, Job.id == Attempt.job_id).where(Attempt.memory_key == key, Job.alone)
+    return session.scalar(query.limit(1)) is not None
 
 
 def leases(session: Session) -> list[dict[str, Any]]:

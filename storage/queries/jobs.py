@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Exists, and_, func, or_, select, update
+from sqlalchemy import Exists, Select, and_, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from storage.errors import ConflictError, MissingError
@@ -183,18 +183,19 @@ def move_to_front(session: Session, *, job: int) -> JobRow:
     return get(session, job=job)
 
 
-def claim(session: Session, *, requests: Sequence[str]) -> int | None:
-    """Take the first ready job that asks for one of these devices: ``queued`` becomes ``starting``, exactly once.
+def next_ready(session: Session, *, requests: Sequence[str], passed_over: Sequence[int] = ()) -> Job | None:
+    """The first job that may start and asks for one of these devices, as the stored object."""
+    query = _ready(requests).where(Job.id.not_in(list(passed_over)))
+    return session.scalars(query.order_by(*_order()).limit(1)).one_or_none()
+
+
+def claim(session: Session, *, requests: Sequence[str], job: int | None = None) -> int | None:
+    """Take the first ready job that asks for one of these devices, or this one: ``queued`` becomes ``starting``.
 
     One UPDATE with a sub-select, so two claimants never get the same job.
     """
-    first = (
-        select(Job.id)
-        .where(Job.state == "queued", Job.device.in_(list(requests)), ~_blocked())
-        .order_by(*_order())
-        .limit(1)
-        .scalar_subquery()
-    )
+    query = _ready(requests) if job is None else _ready(requests).where(Job.id == job)
+    first = query.with_only_columns(Job.id).order_by(*_order()).limit(1).scalar_subquery()
     statement = (
         update(Job).where(Job.id == first, Job.state == "queued").values(state="starting").returning(Job.id, Job.run_id)
     )
@@ -251,8 +252,7 @@ def waiting(session: Session) -> int:
 
 def wanted(session: Session, *, requests: Sequence[str]) -> bool:
     """Whether a job that may start asks for one of these devices."""
-    query = select(Job.id).where(Job.state == "queued", Job.device.in_(list(requests)), ~_blocked())
-    return session.scalar(query.limit(1)) is not None
+    return session.scalars(_ready(requests).limit(1)).first() is not None
 
 
 def free_name(session: Session, *, run_id: int, kind: str) -> str:
@@ -273,6 +273,10 @@ def _cancel_dependants(session: Session, failed: Job) -> None:
         end(
             session, job=job, state="cancelled", failure=DEPENDENCY, message=reason, hint=f"Resume {failed.name} first."
         )
+
+
+def _ready(requests: Sequence[str]) -> Select[tuple[Job]]:
+    return select(Job).where(Job.state == "queued", Job.device.in_(list(requests)), ~_blocked())
 
 
 def _blocked() -> Exists:

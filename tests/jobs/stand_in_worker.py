@@ -36,6 +36,11 @@ def main() -> int:
     if job["resume"] and checkpoint.exists():
         first = json.loads(checkpoint.read_text())["step"]
     total = wish.get("steps", 20)
+    if wish.get("peak"):  # bytes of the GPU
+        sink.emit("memory", peak=wish["peak"])
+    if job["share"] < wish.get("least_share", 0.0):
+        sink.emit("failed", failure="memory", message="The device ran out of memory.", hint="Lower it.", tail="")
+        return 1
     sink.emit("started", step=first, device=job["device"], versions={"worker": "1"}, trainable=10, total=100)
     for step in range(first + 1, total + 1):
         if wish.get("heed_cancel", True) and sink.cancelled():
