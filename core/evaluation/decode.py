@@ -31,7 +31,7 @@ class Decoding:
         task_index: Sequence[int],
         names: Sequence[str] | None = None,
     ) -> None:
-        self.view = view
+        self.view, self._bare = view, not view.adapted  # as it is now: the base itself is told of adapters that come
         self.rows = list(range(len(prompts))) if names is None else together(names)
         prompts, task_index = [prompts[row] for row in self.rows], [task_index[row] for row in self.rows]
         batch = left_padded(prompts, task_index, view.encoder.pad_id, view.device)
@@ -82,14 +82,14 @@ class Decoding:
         number = 1 + max(self.rows)
         rows = [*self.rows, *(number + row for row in other.rows)]
         self.logits = torch.cat([self.logits, other.logits])[torch.tensor(order, device=self.logits.device)]
-        self.rows, self.view = [rows[place] for place in order], other.view
+        self.rows, self.view, self._bare = [rows[place] for place in order], other.view, other._bare
         return True
 
     def under(self, view: ModelView) -> None:
         """Go on where the bare base that answers has got adapters since."""
-        if self.view.adapted or not view.adapted:
+        if not self._bare or not view.adapted:
             return
-        self.view = view
+        self.view, self._bare = view, False
         if self._grown is not None:
             self._grown = self._grown.under(view)
         self._batch = replace(self._batch, names=[BASE] * len(self.rows))
@@ -117,6 +117,7 @@ class Grown:
         self, view: ModelView, slab: Slab, task_index: Tensor, names: list[str] | None, rows: GrowingRows | None
     ) -> None:
         self._view, self._slab, self._tasks, self._names, self._rows = view, slab, task_index, names, rows
+        self._bare = not view.adapted
         self._base = view.model.get_base_model() if view.adapted else view.model
         self._additive = self._base.dtype if self._base.config._attn_implementation == "eager" else None
         self._graph: graphs.StepGraph | None = None
@@ -168,7 +169,7 @@ class Grown:
 
     def under(self, view: ModelView) -> Grown:
         """The same answers where the bare base that gives them has got adapters since."""
-        if self._view.adapted or not view.adapted:
+        if not self._bare or not view.adapted:
             return self
         return Grown.after(view, self._slab, self._tasks, [BASE] * len(self._tasks))
 
