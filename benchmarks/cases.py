@@ -10,16 +10,16 @@ from typing import Any, Literal
 import torch
 from torch import nn
 from transformers import LlamaForCausalLM
-from transformers.modeling_layers import GradientCheckpointingLayer
 
 from benchmarks.bases import sharing_weights
 from benchmarks.rivals import RIVALS
 from core.adapters.attach import attach
 from core.adapters.methods import preset_named, presets
 from core.schema import MethodSpec
+from core.training.compiling import compile_regions
 from core.training.settings import checkpoint_activations
 
-Mode = Literal["eager", "regions", "whole"]
+Mode = Literal["eager", "regions", "graphs", "whole"]
 TASKS = [f"task-{number}" for number in range(8)]  # methods with an expert for each task have 8 like the others
 EXPERTS, RANK = 8, 8
 ANCHORS = ("frozen", "peft-lora", "mosld")
@@ -33,8 +33,9 @@ RANKS = (4, 8, 16, 32, 64)
 class Case:
     """One model and how it is run.
 
-    ``mode``: eager, each block compiled by itself (``regions``) or the model compiled as a whole. ``extras``: dropout
-    and auxiliary losses as the method has them by default. ``recorder``: routing is recorded in every step.
+    ``mode``: eager, each block compiled by itself (``regions``), this and its step as one CUDA graph (``graphs``), or
+    the model compiled as a whole. ``extras``: dropout and auxiliary losses as the method has them by default.
+    ``recorder``: routing is recorded in every step.
     """
 
     method: str
@@ -98,19 +99,12 @@ def _wake(model: nn.Module) -> None:
 
 
 def compiled(model: nn.Module, mode: Mode) -> Callable[..., Any]:
-    """What to call in place of ``model``."""
+    """What to call in place of ``model``; blocks are compiled as the studio compiles them, rivals' too."""
     if mode == "whole":
         return torch.compile(model, dynamic=False)
-    if mode == "regions":
-        compile_blocks(model)
+    if mode != "eager" and not compile_regions(model, dynamic=False):
+        raise ValueError("there are no blocks to compile")
     return model
-
-
-def compile_blocks(model: nn.Module) -> None:
-    """The same for every model: each decoder layer is a graph of its own."""
-    for block in model.modules():
-        if isinstance(block, GradientCheckpointingLayer):
-            block.compile(dynamic=False)
 
 
 def _both(case: Case) -> list[Case]:
@@ -124,6 +118,7 @@ def core() -> Iterator[Case]:
     yield Case("frozen", "regions")
     yield Case("peft-lora", "regions")
     yield Case("mosld", "regions")
+    yield Case("mosld", "graphs")
     yield Case("frozen")
     yield Case("mosld", recorder=False)
     yield Case("mosld", extras=False, recorder=False)
@@ -138,6 +133,13 @@ def whole() -> Iterator[Case]:
     yield Case("peft-lora")
     for name in ANCHORS:
         yield Case(name, "whole")
+
+
+def graphs() -> Iterator[Case]:
+    """Steps as CUDA graphs, which the studio's trainer makes of them; the anchors get them too."""
+    for name in ("mosld", "peft-lora", "frozen"):
+        yield Case(name, "graphs")
+        yield Case(name, "regions")
 
 
 def methods() -> Iterator[Case]:
@@ -200,7 +202,7 @@ def _anchors() -> Iterator[Case]:
     yield Case("mosld", "regions")
 
 
-GRIDS = ("core", "whole", "methods", "rivals", "experts", "rank", "sequence", "batch", "checkpointing")
+GRIDS = ("core", "graphs", "whole", "methods", "rivals", "experts", "rank", "sequence", "batch", "checkpointing")
 
 
 def cases(grid: str, rows: int, tokens: int) -> list[Case]:

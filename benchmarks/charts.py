@@ -89,7 +89,7 @@ def _lines(axes: Any, chart: Chart) -> None:
     axes.set_xscale("log", base=2)
     axes.set_xticks(chart.ticks, [f"{tick:g}" for tick in chart.ticks])
     axes.minorticks_off()
-    axes.set_ylim(bottom=0)
+    axes.set_ylim(0, 1.08 * max(y for line in chart.lines for y in line.y))
     axes.set(xlabel=chart.across, ylabel=chart.up)
 
 

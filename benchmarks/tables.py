@@ -9,7 +9,7 @@ from typing import Any
 Row = dict[str, Any]
 SAME = ("rows", "tokens", "checkpointing")  # what two cases must share to be compared
 PLAIN = {"experts": 8, "rank": 8, "extras": True, "recorder": True}
-MODES = {"eager": "eager", "regions": "compiled", "whole": "compiled whole"}
+MODES = {"eager": "eager", "regions": "compiled", "graphs": "compiled, CUDA graphs", "whole": "compiled whole"}
 
 
 def measured(rows: Sequence[Row]) -> list[Row]:

@@ -7,7 +7,7 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -18,8 +18,9 @@ from benchmarks.cases import TASKS, Case, compiled
 from core.adapters.attach import tape_of
 from core.errors import StudioError
 from core.routing.recorder import RoutingRecorder
+from core.training.graphs import StepGraphs
 
-WARM = 3
+WARM = 3  # steps after the first that are not counted
 PRODUCT = 8192  # rows and columns of the product that the card's rate is measured with
 
 
@@ -51,6 +52,23 @@ class Steps:
         except StudioError:
             self.tape = None
         self.recorder = RoutingRecorder(self.tape, TASKS) if self.tape is not None and case.recorder else None
+        self.failures: list[str] = []
+        self.graphs = self._graphs() if case.mode == "graphs" else None
+
+    def _graphs(self) -> StepGraphs:
+        """Forward and backward as one CUDA graph, into whose own leaf the input embeddings are copied."""
+        width = self.embed.weight.shape[1]
+        self.leaf = torch.empty(
+            self.case.rows, self.case.tokens, width, device=self.device, dtype=self.embed.weight.dtype
+        ).requires_grad_()
+
+        def work(batch: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+            with torch.no_grad():
+                self.leaf.copy_(batch["inputs_embeds"])
+            loss = self.loss({**batch, "inputs_embeds": self.leaf})
+            return loss, {"loss": loss}
+
+        return StepGraphs(work, [*self.trained, self.leaf], ragged={}, told=self.failures.append)
 
     def batch(self) -> dict[str, Tensor]:
         """Input embeddings and labels; for mixtures also each row's task and each token's role, half prompt."""
@@ -63,14 +81,21 @@ class Steps:
             batch["token_role"] = role.expand(rows, -1)
         return batch
 
-    def step(self, batch: dict[str, Tensor]) -> Tensor:
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
             loss = self.forward(**batch).loss
             auxiliary = None if self.tape is None else self.tape.auxiliary_loss()
             loss = loss if auxiliary is None else loss + auxiliary
         if self.recorder is not None:
             self.recorder.update()
-        loss.backward()
+        return loss
+
+    def step(self, batch: dict[str, Tensor]) -> Tensor:
+        if self.graphs is not None:
+            loss = self.graphs(batch)["loss"]
+        else:
+            loss = self.loss(batch)
+            loss.backward()
         if self.optimiser is not None:
             self.optimiser.step()
             self.optimiser.zero_grad(set_to_none=True)
@@ -93,8 +118,10 @@ class Steps:
     def prepare(self) -> float:
         """Seconds of the first step, where compilation happens; then the other steps that do not count."""
         first = self.timed().seconds
-        for _ in range(WARM - 1):
+        for _ in range(WARM):
             self.timed()
+        if self.failures:
+            raise RuntimeError(f"no CUDA graph: {self.failures[0]}")
         return first
 
     def waits(self) -> int:
