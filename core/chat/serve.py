@@ -11,7 +11,8 @@ requests; replies carry the ``id`` of theirs and end with ``done`` or ``error`` 
     {"op": "load", "id", "adapters"}            {"op": "stop", "id": of a request on this connection}
     {"op": "status", "id"} -> status            {"op": "leave"}: end, if nobody else needs this worker
 
-Requests are computed a token each in turn. One whose connection closes is dropped before its next token. SIGTERM:
+Answers grow together, a token each at a time, and traces take turns with them. A request whose connection closes is
+dropped before its next token. SIGTERM:
 finish what is being computed, take nothing new, end; the place is free for another worker at once.
 """
 

@@ -1,11 +1,13 @@
 """Chats: seeds repeat, company changes nothing, stopping stops."""
 
 import threading
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from core.chat.engine import ChatEngine, draw
+from core.chat.answers import GrowingText, draw
+from core.chat.engine import ChatEngine
 from core.chat.settings import Sampling
 from core.errors import ConfigurationError, NotFoundError
 from core.evaluation.decode import Decoding
@@ -86,7 +88,7 @@ def test_a_stopped_answer_computes_no_further_token(engine, monkeypatch):
         if len(pieces) == 3:
             stop.set()
     assert pieces[-1].ended == "stopped" and pieces[-1].tokens == 3
-    assert len(passes) == 3
+    assert len(passes) == 2
 
 
 def test_adapters_come_and_go(engine, folders):
@@ -121,15 +123,67 @@ def test_a_task_is_known_by_name(engine):
         list(engine.stream("a-token", MESSAGES, Sampling(task="other")))
 
 
+def drawn_from(logits, **cut):
+    """What 400 draws from the same logits give."""
+    sampling = Sampling(**{"temperature": 1, "top_p": 1.0, **cut})
+    random = torch.Generator().manual_seed(0)
+    asked = SimpleNamespace(sampling=sampling, random=random)
+    return draw(logits.expand(400, -1), [asked] * 400)
+
+
 def test_top_k_and_top_p_cut_the_tail():
-    logits = torch.log(torch.tensor([0.5, 0.3, 0.15, 0.05]))
+    logits = torch.log(torch.tensor([0.15, 0.5, 0.05, 0.3]))
 
     def drawn(**cut):
-        random = torch.Generator().manual_seed(0)
-        return {draw(logits, Sampling(temperature=1, **{"top_p": 1.0, **cut}), random) for _ in range(400)}
+        return set(drawn_from(logits, **cut))
 
     assert drawn() == {0, 1, 2, 3}
-    assert drawn(top_k=3) == {0, 1, 2}
-    assert drawn(top_p=0.7) == {0, 1}
-    assert drawn(top_p=0.1) == {0}
-    assert draw(logits, Sampling(temperature=0), torch.Generator()) == 0
+    assert drawn(top_k=3) == {0, 1, 3}
+    assert drawn(top_p=0.7) == {1, 3}
+    assert drawn(top_k=3, top_p=0.6) == {1, 3}
+    assert drawn(top_p=0.1) == drawn(temperature=0) == {1}
+    counts = torch.tensor(drawn_from(logits)).bincount(minlength=4) / 400
+    torch.testing.assert_close(counts, logits.exp(), atol=0.08, rtol=0)
+
+
+@pytest.mark.parametrize("cut", [{}, {"top_p": 0.8}, {"top_k": 300}, {"top_k": 300, "top_p": 0.9}, {"top_k": 5}])
+def test_a_large_vocabulary_is_drawn_from_as_a_small_one(cut, monkeypatch):
+    """The few that are looked at first change nothing, whether the tail is flat or steep."""
+    for steep in (1e-6, 0.002, 1.0):
+        logits = -steep * torch.arange(1000.0)
+        found = drawn_from(logits, **cut)
+        monkeypatch.setattr("core.chat.answers.LIKELY", 1000)
+        assert drawn_from(logits, **cut) == found
+        monkeypatch.undo()
+
+
+def test_each_row_is_drawn_by_its_own_settings():
+    logits = torch.log(torch.tensor([[0.1, 0.2, 0.7]])).expand(3, -1)
+    settings = [{"temperature": 0}, {"temperature": 5.0, "top_p": 1.0}, {"top_k": 1}]
+    found = {tuple(draw(logits, [asked(seed, **one) for one in settings])) for seed in range(60)}
+    assert {row[0] for row in found} == {row[2] for row in found} == {2}
+    assert {row[1] for row in found} == {0, 1, 2}
+
+
+def asked(seed, **settings):
+    return SimpleNamespace(sampling=Sampling(**settings), random=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize(
+    "text", ["Grüße, 漢字 and 🙂👩‍👩‍👧 in one line. " * 4, "  two  spaces\n\tand a tab ", "e\u0301te\u0301"]
+)
+def test_text_that_grows_token_by_token_is_the_text_of_all(engine, text):
+    ids = engine.encoder.ids(text)
+    growing, grown = GrowingText(engine.encoder), ""
+    for end in range(1, len(ids) + 1):
+        piece = growing.grown(ids[:end], whole=end == len(ids))
+        assert "\ufffd" not in piece
+        grown += piece
+    assert grown == engine.encoder.decode(ids) and len(ids) > 4
+
+
+def test_half_a_character_is_told_when_nothing_follows(engine):
+    ids = engine.encoder.ids("a漢")[:-1]
+    growing = GrowingText(engine.encoder)
+    said = [growing.grown(ids[:end], whole=False) for end in range(1, len(ids) + 1)]
+    assert "".join(said) == "a" and growing.grown(ids, whole=True) == engine.encoder.decode(ids)[1:] != ""

@@ -3,10 +3,12 @@
 import threading
 
 import pytest
+import torch
 
 from core.chat.engine import ChatEngine
 from core.chat.work import Ticket, Work
-from core.schema import ModelSpec
+from core.evaluation.decode import Decoding
+from core.schema import MethodSpec, ModelSpec
 from tests.support.adapted import adapter_folder, method
 
 MESSAGES = [{"role": "user", "content": "Say red."}]
@@ -111,7 +113,7 @@ def test_one_failure_ends_one_request(engine, monkeypatch):
     assert desk.of(2)[-1]["op"] == "done"
     assert "No adapter 'nobody' is loaded" in desk.of(3)[-1]["message"]
     assert "is not understood" in desk.of(4)[-1]["message"]
-    monkeypatch.setattr(type(engine), "side_by_side", lambda *_: (_ for _ in ()).throw(RuntimeError("odd")))
+    monkeypatch.setattr(type(engine), "prompt", lambda *_: (_ for _ in ()).throw(RuntimeError("odd")))
     desk.ask(5)
     desk.run()
     assert desk.of(5)[-1]["message"] == "RuntimeError: odd"
@@ -147,3 +149,112 @@ def test_requests_come_from_any_thread(engine):
     [thread.join() for thread in threads]
     desk.run()
     assert {reply["id"] for reply in desk.replies if reply["op"] == "done"} == set(range(8))
+
+
+METHODS = {"mosld": MethodSpec(name="mosld"), "lora": MethodSpec(name="lora"), "task": method("task")}
+LONG = "A long text, line after line. " * 12
+PANES = (("m-mosld", "Say red."), ("m-lora", LONG), ("m-task", "Grüße, 漢字 🙂!"), (None, "Say blue."))
+
+
+@pytest.fixture(scope="module")
+def panes(base, tmp_path_factory):
+    """Four panes of different methods with different questions: number -> the request's names and more."""
+    root = tmp_path_factory.mktemp("panes")
+    found = {}
+    for number, (name, question) in enumerate(PANES, 1):
+        more = {"messages": [{"role": "user", "content": question}]}
+        more["settings"] = {"max_new_tokens": 20, "temperature": 0, "task": "echo" if name == "m-task" else None}
+        if name is not None:
+            spec = METHODS[name.removeprefix("m-")]
+            more["adapters"] = {name: str(adapter_folder(base, root / name, spec, seed=number + 4))}
+        found[number] = {"names": [name], **more}
+    return found
+
+
+@pytest.fixture(scope="module")
+def pane_engine(base):
+    return ChatEngine(ModelSpec(base=str(base)), "cpu")
+
+
+@pytest.fixture(scope="module")
+def alone(pane_engine, panes):
+    """What each pane says when nobody else asks."""
+    texts, known = {}, {}
+    for number, pane in panes.items():
+        desk = Desk(pane_engine)
+        desk.work._adapters = known
+        desk.ask(number, **pane)
+        texts[number] = text(desk.run())
+        known = desk.work._adapters
+    assert len(set(texts.values())) == len(panes) and all(len(said) > 10 for said in texts.values())
+    return texts, known
+
+
+def desk_of(pane_engine, alone, on=lambda reply: None):
+    desk = Desk(pane_engine, on)
+    desk.work._adapters = alone[1]
+    return desk
+
+
+def test_panes_of_different_methods_are_one_batch_and_say_what_each_says_alone(pane_engine, panes, alone, monkeypatch):
+    sizes, push = [], Decoding.push
+    monkeypatch.setattr(Decoding, "push", lambda self, tokens: sizes.append(len(tokens)) or push(self, tokens))
+    desk = desk_of(pane_engine, alone)
+    for number, pane in panes.items():
+        desk.ask(number, **pane)
+    desk.run()
+    assert {number: text(desk.of(number)) for number in panes} == alone[0]
+    assert sizes[0] == 4 and len(sizes) < 20, "one pass for a token of all"
+
+
+def test_a_pane_that_is_stopped_and_one_that_joins_change_no_other(pane_engine, panes, alone):
+    tickets = {}
+
+    def on(reply):
+        if reply["id"] == 1 and reply.get("tokens") == 4:
+            tickets[1].stop.set()
+        if reply["id"] == 2 and reply.get("tokens") == 7:
+            for number in (3, 4):
+                tickets[number] = desk.ask(number, **panes[number])
+
+    desk = desk_of(pane_engine, alone, on)
+    tickets |= {number: desk.ask(number, **panes[number]) for number in (1, 2)}
+    desk.run()
+    last = desk.of(1)[-2]
+    assert (last["ended"], last["tokens"]) == ("stopped", 4) and alone[0][1].startswith(text(desk.of(1)))
+    assert {number: text(desk.of(number)) for number in (2, 3, 4)} == {n: alone[0][n] for n in (2, 3, 4)}
+
+
+def test_one_pane_that_fails_leaves_the_others(pane_engine, panes, alone, monkeypatch):
+    desk = desk_of(pane_engine, alone)
+    without_task = {**panes[3], "settings": {"max_new_tokens": 5, "temperature": 0}}
+    for number, pane in (panes | {3: without_task}).items():
+        desk.ask(number, **pane)
+    desk.run()
+    assert "none of its tasks was chosen" in desk.of(3)[-1]["message"]
+    assert {number: text(desk.of(number)) for number in (1, 2, 4)} == {n: alone[0][n] for n in (1, 2, 4)}
+
+    prompt = ChatEngine.prompt
+    nothing = lambda self, messages, new: [] if LONG in str(messages) else prompt(self, messages, new)  # noqa: E731
+    monkeypatch.setattr(ChatEngine, "prompt", nothing)
+    desk = desk_of(pane_engine, alone)
+    for number, pane in panes.items():
+        desk.ask(number, **pane)
+    desk.run()
+    assert desk.of(2)[-1]["op"] == "error"
+    assert {number: text(desk.of(number)) for number in (1, 3, 4)} == {n: alone[0][n] for n in (1, 3, 4)}
+
+
+def test_a_pass_that_fails_ends_what_grows_and_the_next_question_is_answered(pane_engine, panes, alone, monkeypatch):
+    def fail(self, tokens):
+        raise torch.OutOfMemoryError("full")
+
+    desk = desk_of(pane_engine, alone)
+    with monkeypatch.context() as patch:
+        patch.setattr(Decoding, "push", fail)
+        desk.ask(1, **panes[1])
+        desk.ask(4, **panes[4])
+        desk.run()
+    assert all("device's memory" in desk.of(number)[-1]["message"] for number in (1, 4))
+    desk.ask(1, **panes[1])
+    assert text(desk.run()[-30:]).endswith(alone[0][1]) and not desk.work.active
