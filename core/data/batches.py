@@ -10,6 +10,7 @@ from typing import Any, Literal
 import torch
 from torch.utils.data import Dataset
 
+from core.data.encoded import EncodedRows
 from core.data.tasks import Task
 from core.data.templates import Encoded, TextEncoder
 
@@ -19,17 +20,27 @@ SIDE = "side_"  # begins the names of side inputs, one tensor a row
 
 
 class TaskDataset(Dataset):
-    """The rows of several tasks behind one flat index (task by task), encoded when they are asked for.
+    """The rows of several tasks behind one flat index (task by task), as ids.
 
     ``side`` holds what else goes with each row, (rows, ...) by name; batches have it as ``side_<name>``.
     """
 
     def __init__(self, tasks: Sequence[Task], encoder: TextEncoder, split: str, max_length: int | None = None) -> None:
-        self.tasks, self.encoder, self.max_length = list(tasks), encoder, max_length
-        self.rows = [task.rows(split) for task in self.tasks]
+        self.tasks = list(tasks)
+        self.rows = [EncodedRows(task, encoder, split, max_length) for task in self.tasks]
         self.sizes = [len(rows) for rows in self.rows]
         self._ends = list(accumulate(self.sizes))
         self.side: dict[str, torch.Tensor] = {}
+
+    @property
+    def kept(self) -> bool:
+        """Whether all ids are there already."""
+        return all(rows.kept for rows in self.rows)
+
+    def keep(self) -> None:
+        """Encode all rows that are not, and keep them for later runs."""
+        for rows in self.rows:
+            rows.keep()
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0
@@ -43,10 +54,8 @@ class TaskDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         place, row = self.locate(index)
-        task = self.tasks[place]
-        encoded = self.encoder.encode(self.rows[place][row], task.template, self.max_length)
         beside = {f"{SIDE}{name}": values[index] for name, values in self.side.items()}
-        return as_item(encoded, task.index) | beside
+        return as_item(self.rows[place][row], self.tasks[place].index) | beside
 
 
 def as_item(encoded: Encoded, task_index: int) -> dict[str, Any]:

@@ -57,6 +57,11 @@ class DatasetStore:
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root)
 
+    @property
+    def tokens(self) -> Path:
+        """Ids of rows, which anybody may delete: in the caches of the home."""
+        return self.root.parent / "cache" / "tokens"
+
     def add(self, info: DatasetInfo, splits: Mapping[str, Mapping[str, Rows]]) -> DatasetInfo:
         """Store ``splits[split][task]`` and return the data set's info with id, counts and task facts filled in.
 

@@ -16,12 +16,18 @@ from core.training.plan import Plan
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 NOT_THE_CURVE = ("checkpoint_every", "checkpoints_kept")  # settings that may change between attempts
-LOADERS = 2  # processes that encode rows while a GPU computes
+LOADERS = 2  # processes that encode rows while a GPU computes; rows that are ids already need none
 
 
-def training_arguments(spec: RunSpec, plan: Plan, output: Path, device: str, bf16: bool) -> TrainingArguments:
-    """Arguments for one device; saving, validation and reporting are left to the studio's own trainer."""
+def training_arguments(
+    spec: RunSpec, plan: Plan, output: Path, device: str, bf16: bool, encoded: bool = False
+) -> TrainingArguments:
+    """Arguments for one device; saving, validation and reporting are left to the studio's own trainer.
+
+    ``encoded``: rows come as ids, so that making a batch takes less time than handing it over between processes.
+    """
     train, cuda = spec.train, device.startswith("cuda")
+    loaders = LOADERS if cuda and not encoded else 0
     arguments = TrainingArguments(
         output_dir=str(output),
         max_steps=plan.total,
@@ -45,8 +51,8 @@ def training_arguments(spec: RunSpec, plan: Plan, output: Path, device: str, bf1
         disable_tqdm=True,
         remove_unused_columns=False,
         dataloader_pin_memory=cuda,
-        dataloader_num_workers=LOADERS if cuda else 0,
-        dataloader_multiprocessing_context="fork" if cuda else None,
+        dataloader_num_workers=loaders,
+        dataloader_multiprocessing_context="fork" if loaders else None,
     )
     arguments._n_gpu = min(1, arguments.n_gpu)  # one device per job: never DataParallel
     return arguments
