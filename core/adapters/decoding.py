@@ -6,7 +6,7 @@ the adapters of one projection are computed side by side where a CUDA graph reco
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,8 +90,7 @@ class GrowingRows:
             self._layers[layer] = self._join(layer, x)
         joined = self._layers[layer]
         if joined is not None and x.dtype == joined.seen:
-            result, quantised = layer.base_layer(x), layer.quantization_backend
-            return joined(result if quantised is None else quantised.maybe_clone_base_result(result), x)
+            return joined(layer, x)
         self.tuner.tape.decoder = None
         try:
             return layer.forward(x)
@@ -169,30 +168,44 @@ class _Joined:
         self.folded = self.first.new_zeros(rows, 1, width)
         self.alone = len(parts) == 1 and parts[0].rows == slice(0, rows)
 
-    def __call__(self, result: Tensor, x: Tensor) -> Tensor:
-        shape = result.shape
-        product = functional.linear(x.to(self.dtype).view(len(x), 1, -1), self.first)
-        folded = self.parts[0].fold(product) if self.alone else self._folded(product)
-        folded = folded.flatten(0, -2)
+    def __call__(self, layer: MixtureLayer, x: Tensor) -> Tensor:
+        if x.is_cuda and torch.cuda.is_current_stream_capturing():
+            result, folded = self._branching(layer, x)
+        else:
+            result, folded = _base(layer, x), self._folded(x, self._each)
+        shape, folded = result.shape, folded.flatten(0, -2)
         if result.dtype == folded.dtype:
             return torch.addmm(result.view(len(x), -1), folded, self.second).view(shape)
         return result.add_((folded @ self.second).view(shape))  # in the wider type, rounded once
 
-    def _folded(self, product: Tensor) -> Tensor:
-        if len(self.parts) > 1 and product.is_cuda and torch.cuda.is_current_stream_capturing():
-            self._on_streams(product)
-        else:
-            for part in self.parts:
-                self._fold(part, product)
+    def _folded(self, x: Tensor, each: Callable[[Tensor], None]) -> Tensor:
+        """What the up matrices multiply: (rows, 1, columns)."""
+        product = functional.linear(x.to(self.dtype).view(len(x), 1, -1), self.first)
+        if self.alone:
+            return self.parts[0].fold(product)
+        each(product)
         return self.folded
+
+    def _each(self, product: Tensor) -> None:
+        for part in self.parts:
+            self._fold(part, product)
 
     def _fold(self, part: _Part, product: Tensor) -> None:
         self.folded[part.rows, :, part.second] = part.fold(product[part.rows, :, part.first])
 
-    def _on_streams(self, product: Tensor) -> None:
-        """The adapters as branches of the graph that is recorded, so that they run at the same time."""
+    def _branching(self, layer: MixtureLayer, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The base and each adapter as branches of the graph that is being recorded: they run at the same time."""
+        here, beside = torch.cuda.current_stream(x.device), _stream(x.device, 0)
+        beside.wait_stream(here)
+        with torch.cuda.stream(beside):
+            folded = self._folded(x, self._each_on_a_stream)
+        result = _base(layer, x)
+        here.wait_stream(beside)
+        return result, folded
+
+    def _each_on_a_stream(self, product: Tensor) -> None:
         here = torch.cuda.current_stream(product.device)
-        streams = [_stream(product.device, number) for number in range(len(self.parts) - 1)]
+        streams = [_stream(product.device, number) for number in range(1, len(self.parts))]
         for part, stream in zip(self.parts[1:], streams, strict=True):
             stream.wait_stream(here)
             with torch.cuda.stream(stream):
@@ -200,6 +213,11 @@ class _Joined:
         self._fold(self.parts[0], product)
         for stream in streams:
             here.wait_stream(stream)
+
+
+def _base(layer: MixtureLayer, x: Tensor) -> Tensor:
+    result, quantised = layer.base_layer(x), layer.quantization_backend
+    return result if quantised is None else quantised.maybe_clone_base_result(result)
 
 
 _streams: dict[tuple[torch.device, int], torch.cuda.Stream] = {}

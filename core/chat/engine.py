@@ -6,6 +6,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -24,7 +25,7 @@ from core.schema import ModelSpec
 
 
 class ChatEngine:
-    """Answers interleave: each keeps its own KV cache, and a lock lets one forward pass run at a time."""
+    """``side_by_side`` answers by itself, ``Answers`` for all who ask; a lock lets one forward pass run at a time."""
 
     def __init__(self, spec: ModelSpec, device: str = "auto") -> None:
         source = resolve_base(spec)
@@ -32,6 +33,14 @@ class ChatEngine:
         self.model = load_base(spec, device, folder=source)
         self.names: list[str] = []
         self._lock = threading.Lock()
+
+    @classmethod
+    def over(cls, model: Any, encoder: TextEncoder) -> ChatEngine:
+        """An engine for a model that is loaded already, with the adapters that it has."""
+        engine = cls.__new__(cls)
+        engine.model, engine.encoder, engine._lock = model.eval(), encoder, threading.Lock()
+        engine.names = list(getattr(model, "peft_config", ()))
+        return engine
 
     def apart(self, folder: str | Path) -> bool:
         """Whether an adapter folder and those that are loaded cannot share the base."""

@@ -174,10 +174,10 @@ class Grown:
         return Grown.after(view, self._slab, self._tasks, [BASE] * len(self._tasks))
 
     def _unrecorded(self, ids: Tensor) -> Tensor:
-        """The first step is exact, the second warms up what the third records."""
-        if self._steps == 0 or not graphs.possible(self._base):
+        """The first step warms up what the second records."""
+        if not graphs.possible(self._base):
             return self._exact(ids)
-        if self._steps == 1:
+        if self._steps == 0:
             logits = graphs.agreed(self._base, self._exact, self._steady, ids)
             return self._exact(ids) if logits is None else logits
         self._graph = graphs.StepGraph.recorded(self._base, self._steady, ids)

@@ -235,13 +235,18 @@ def test_one_pane_that_fails_leaves_the_others(pane_engine, panes, alone, monkey
     assert {number: text(desk.of(number)) for number in (1, 2, 4)} == {n: alone[0][n] for n in (1, 2, 4)}
 
     prompt = ChatEngine.prompt
-    nothing = lambda self, messages, new: [] if LONG in str(messages) else prompt(self, messages, new)  # noqa: E731
-    monkeypatch.setattr(ChatEngine, "prompt", nothing)
+
+    def odd(self, messages, new_tokens):
+        if LONG in str(messages):
+            raise ValueError("odd")
+        return prompt(self, messages, new_tokens)
+
+    monkeypatch.setattr(ChatEngine, "prompt", odd)
     desk = desk_of(pane_engine, alone)
     for number, pane in panes.items():
         desk.ask(number, **pane)
     desk.run()
-    assert desk.of(2)[-1]["op"] == "error"
+    assert desk.of(2)[-1]["message"] == "ValueError: odd"
     assert {number: text(desk.of(number)) for number in (1, 3, 4)} == {n: alone[0][n] for n in (1, 3, 4)}
 
 
