@@ -180,7 +180,7 @@ def _fit(
     rows: Lengths | None,
     device: Device | None,
 ) -> Fit:
-    batch = Batch.of(train, base.positions, *((rows.longest, rows.answers) if rows else ()))
+    batch = Batch.of(train, base.positions, *((rows.longest, rows.answers, rows.usual) if rows else ()))
     return preflight.fit(estimate(found, model, base, train, batch, preflight.on_gpu(device)), batch, device)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,10 +26,12 @@ ITEM = 50  # characters that an item of a list is taken to have
 
 @dataclass(frozen=True)
 class Lengths:
-    """``longest``: tokens of the longest row found; ``answers``: mean tokens of an answer."""
+    """``longest``: tokens of the longest row found; ``answers``: mean tokens of an answer; ``usual``: mean and standard
+    deviation of the tokens of a row."""
 
     longest: int
     answers: float
+    usual: tuple[float, float]
 
 
 def lengths(tasks: Sequence[Task], model: ModelSpec, max_length: int) -> Lengths | None:
@@ -41,7 +44,10 @@ def lengths(tasks: Sequence[Task], model: ModelSpec, max_length: int) -> Lengths
     if not found:
         return None
     rows = sum(one.rows for one in found)
-    return Lengths(max(one.longest for one in found), sum(one.answers * one.rows for one in found) / rows)
+    answers, mean, squares = (
+        sum(getattr(one, name) * one.rows for one in found) / rows for name in ("answers", "mean", "squares")
+    )
+    return Lengths(max(one.longest for one in found), answers, (mean, math.sqrt(max(0.0, squares - mean**2))))
 
 
 @dataclass(frozen=True)
@@ -49,6 +55,8 @@ class _Found:
     rows: int
     longest: int
     answers: float
+    mean: float
+    squares: float  # mean of the squared tokens
 
 
 class _Key:
@@ -73,8 +81,10 @@ def _of_task(key: _Key) -> _Found:
     spread = range(0, len(table), max(1, len(table) // EVERY))
     chosen = [*np.argsort(_characters(table))[-LONG:].tolist(), *spread]
     found = [encoder.encode(row, task.template, key.max_length) for row in _rows(task, table.take(chosen))]
-    answers = [len(one.answer) for one in found[-len(spread) :]]
-    return _Found(task.size("train"), max(len(one.ids) for one in found), sum(answers) / len(answers))
+    usual = found[-len(spread) :]
+    answers, tokens = np.array([len(one.answer) for one in usual]), np.array([len(one.ids) for one in usual])
+    longest = max(len(one.ids) for one in found)
+    return _Found(task.size("train"), longest, float(answers.mean()), float(tokens.mean()), float((tokens**2).mean()))
 
 
 def _rows(task: Task, table: pa.Table) -> list[Row]:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
+from core.data import packing
 from core.schema import ModelSpec, TrainSpec
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ TIED = 2  # gradients of a tied embedding beside the one that stays, when those 
 WORKSPACE = {True: 40 * 2**20, False: 0}  # cuBLAS keeps 32 MiB on a large GPU, and small tensors round up
 PROCESS = {True: 0, False: 600 * 2**20}  # on the CPU the whole process is measured: Python, torch and its libraries
 CONTEXT = 600 * 2**20  # what CUDA itself takes of a device: on top of the peak that PyTorch reports
+ESTIMATED, AT_LEAST = 1.25, GIB  # head-room of an estimate: scoring and libraries are not in it
+MOST_DEVIATIONS = 3  # by how many the fullest batch of a run is fuller than the mean
 ANSWER = 16  # tokens of an answer where no data say how long they are
 ATTENTION = ("q_proj", "k_proj", "v_proj")
 GATED = ("gate_proj", "gate_up_proj")
@@ -40,22 +43,42 @@ KEPT_INPUTS = ("o_proj", "out_proj")  # these read the attention's output, which
 
 @dataclass(frozen=True)
 class Batch:
-    """The largest micro-batch: ``rows`` of ``tokens`` each, of which ``answers`` on average carry the loss."""
+    """The largest micro-batch: ``rows`` of ``tokens`` each, of which ``answers`` on average carry the loss.
+
+    ``pack``: how many rows of which length they are laid out in where samples share rows; attention then has a mask.
+    """
 
     rows: int
     tokens: int
     answers: float = ANSWER
-    padded: bool = True  # rows of different lengths: attention gets a mask, and keeps it for every layer
+    pack: tuple[int, int] | None = None
 
     @property
     def size(self) -> int:
-        return self.rows * self.tokens
+        return math.prod(self.pack or (self.rows, self.tokens))
+
+    @property
+    def mask(self) -> int:
+        """Entries of the attention mask."""
+        return self.pack[0] * self.pack[1] ** 2 if self.pack else 0
 
     @classmethod
-    def of(cls, train: TrainSpec, positions: int | None, longest: int | None = None, answers: float = ANSWER) -> Batch:
-        """``longest``: tokens of the longest row, where the data are known."""
-        tokens = min(n for n in (train.max_length, positions, longest) if n)
-        return cls(train.batch_size, max(1, tokens), min(answers, tokens), train.batch_size > 1)
+    def of(
+        cls,
+        train: TrainSpec,
+        positions: int | None,
+        longest: int | None = None,
+        answers: float = ANSWER,
+        usual: tuple[float, float] | None = None,
+    ) -> Batch:
+        """``longest``: tokens of the longest row, and ``usual``: mean and standard deviation, where data are known."""
+        tokens = max(1, min(n for n in (train.max_length, positions, longest) if n))
+        pack = None
+        if train.packing and usual is not None and train.batch_size > 1:
+            mean, deviation = min(usual[0], tokens), usual[1]
+            most = train.batch_size * mean + MOST_DEVIATIONS * deviation * math.sqrt(train.batch_size)
+            pack = packing.pays(packing.even(min(most, train.batch_size * tokens), tokens), train.batch_size, tokens)
+        return cls(train.batch_size, tokens, min(answers, tokens), pack)
 
 
 @dataclass(frozen=True)
@@ -126,7 +149,7 @@ def activations(sites: Sequence[Site], base: BaseShapes, batch: Batch, width: in
     losses = sum(site.up.kept(site, batch.size) for site in sites)  # those of all blocks are differentiated together
     lowest = 0 if table else min(by_layer)  # gradients pass through no block below the first that is adapted
     blocks = base.layers - lowest
-    head = batch.size * base.hidden * (NORM + width) + batch.rows * batch.tokens**2
+    head = batch.size * base.hidden * (NORM + width) + batch.mask * (width + 1)
     head += table * width if base.tied else 0  # in the compute type, as its product with the hidden states used it
     loss = round(batch.rows * batch.answers) * base.vocabulary * LOGIT
     backward = batch.size * base.hidden * BACKWARD
@@ -142,17 +165,17 @@ def _block(base: BaseShapes, batch: Batch, width: int) -> int:
     """What one block of the frozen base keeps, because gradients pass through it.
 
     Two norms: their input in float32. Attention: queries, keys, values and output; with a mask, keys and values are
-    repeated for all heads and the mask is kept in the compute type. Feed-forward: what enters the activation, what
+    repeated for all heads. Feed-forward: what enters the activation, what
     leaves it and, where it is gated, the other factor.
     """
     outputs = {line.projection: line.out_features for line in base.linears}
     queries = outputs.get("q_proj", base.hidden)
-    keys = queries if batch.padded else outputs.get("k_proj", queries)
+    keys = queries if batch.pack else outputs.get("k_proj", queries)
     gated = any(name in outputs for name in GATED)
     per_token = (
         2 * NORM * base.hidden + width * (2 * queries + 2 * keys) + width * base.feed_forward * (3 if gated else 2)
     )
-    return batch.size * per_token + (width * batch.rows * batch.tokens**2 if batch.padded else 0)
+    return batch.size * per_token
 
 
 def _adapted(sites: Sequence[Site], batch: Batch, width: int) -> int:
@@ -197,6 +220,11 @@ def _chosen(site: Site) -> int:
 def _copies(site: Site, width: int) -> int:
     """Matrices in the compute type, as the products used them."""
     return width * site.parameters()
+
+
+def claimed(estimated: int) -> int:
+    """Bytes of a GPU to set aside for a run of this estimate: head-room for what it misses, and CUDA's own."""
+    return max(int(estimated * ESTIMATED), estimated + AT_LEAST) + CONTEXT
 
 
 def compared(estimated: int | None, peak: int | None) -> str:

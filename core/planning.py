@@ -283,7 +283,7 @@ def measure(spec: RunSpec, home: Home, tasks: Sequence[Task]) -> tuple[int | Non
     trainable = 0 if spec.method.name == "base" else catalog.trainable_parameters(spec.method, base, len(tasks))
     device = device_for(spec.device)
     rows = lengths(tasks, spec.model, spec.train.max_length)
-    batch = Batch.of(spec.train, base.positions, *((rows.longest, rows.answers) if rows else ()))
+    batch = Batch.of(spec.train, base.positions, *((rows.longest, rows.answers, rows.usual) if rows else ()))
     memory = catalog.memory(spec.method, spec.model, base, spec.train, len(tasks), on_gpu(device), batch)
     return trainable, memory, [*notes, *_remarks(spec, base, fit(memory, batch, device))]
 

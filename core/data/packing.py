@@ -12,6 +12,18 @@ import numpy as np
 
 ROW = 1024
 STEP = 64
+SAVED = 0.1  # the share of a padded batch that a pack must save
+
+
+def even(tokens: float, longest: int) -> tuple[int, int]:
+    """Rows and their length for so many tokens, were they spread evenly."""
+    rows = max(1, -(-int(tokens) // max(ROW, longest)))
+    return rows, -(-int(tokens / rows) // STEP) * STEP
+
+
+def pays(pack: tuple[int, int], samples: int, longest: int) -> tuple[int, int] | None:
+    """``pack``, rows and their length, where it saves enough of a padded batch."""
+    return pack if pack[0] * pack[1] <= (1 - SAVED) * samples * longest else None
 
 
 def shape(lengths: Sequence[int]) -> tuple[int, list[list[int]]]:
@@ -19,8 +31,7 @@ def shape(lengths: Sequence[int]) -> tuple[int, list[list[int]]]:
 
     The longest samples are placed first, each in the row that is emptiest then.
     """
-    bound = max(ROW, max(lengths))
-    rows: list[list[int]] = [[] for _ in range(-(-sum(lengths) // bound))]
+    rows: list[list[int]] = [[] for _ in range(even(sum(lengths), max(lengths))[0])]
     filled = [0] * len(rows)
     for sample in np.argsort(lengths, kind="stable")[::-1].tolist():
         row = min(range(len(rows)), key=filled.__getitem__)

@@ -13,10 +13,12 @@ from torch.utils._pytree import tree_leaves
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from benchmarks import memory as benchmark
-from core import memory
+from core import catalog, memory
 from core.adapters.attach import attach
 from core.adapters.methods import presets
 from core.home import RunFolder
+from core.schema import TrainSpec
+from core.training.loss import AnswerCollator
 from core.training.settings import checkpoint_activations
 
 SHAPE = {
@@ -101,5 +103,39 @@ def test_each_part_grows_with_what_it_is_made_of():
     usual = estimate()
     assert usual.gradients == usual.adapter and usual.optimiser == 2 * usual.adapter
     assert estimate(rows=8).activations > usual.activations > estimate(checkpointing=True).activations
-    assert estimate(tokens=128).activations > 2 * (usual.activations - memory.WORKSPACE[True])  # the mask is quadratic
+    assert estimate(tokens=128).activations > 1.8 * (usual.activations - memory.WORKSPACE[True])
     assert estimate(rows=8).weights == usual.weights
+
+
+def test_packing_is_counted_where_the_usual_length_is_known():
+    train = TrainSpec(batch_size=16, max_length=512)
+    padded, packed = memory.Batch.of(train, None, 200), memory.Batch.of(train, None, 200, usual=(30.0, 20.0))
+    assert padded.size == 16 * 200 and padded.mask == 0
+    assert packed.pack == (1, 768), "16 samples of 30 tokens, three deviations more, in steps of 64"
+    assert packed.size == 768 and packed.mask == 768**2 and (packed.rows, packed.tokens) == (16, 200)
+    assert memory.Batch.of(train.model_copy(update={"packing": False}), None, 200, usual=(30.0, 20.0)) == padded
+    assert memory.Batch.of(train, None, 200, usual=(190.0, 10.0)).pack is None, "a pack would save too little"
+    rows, length = memory.Batch.of(train, None, 512, usual=(250.0, 30.0)).pack
+    assert rows == 5 and 1024 * rows > rows * length > 16 * 250
+
+
+def test_what_is_kept_of_packs_is_estimated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Rows of which one in a batch is long, so that packs save most of the padding."""
+    monkeypatch.setattr(memory, "WORKSPACE", {True: 0, False: 0})
+    config = LlamaConfig(**SHAPE, max_position_embeddings=512, pad_token_id=0)
+    case = benchmark.Case("small", "mosld", rows=16, tokens=256, checkpointing=False)
+    spec = benchmark.spec_of(case, steps=2)
+    model = attach(LlamaForCausalLM(config).to(torch.bfloat16).eval(), spec.method, tasks=benchmark.TASKS)
+    monkeypatch.setattr(benchmark, "AnswerCollator", lambda pad_id: AnswerCollator(pad_id, packing=True))
+    monkeypatch.setattr(benchmark.random.Random, "randint", lambda self, low, high: 32)
+    trainer = benchmark.trainer_of(spec, model, case, config.vocab_size, RunFolder(tmp_path).create(), "cpu")
+    batch = memory.Batch(case.rows, case.tokens, benchmark.ANSWER, pack=(1, 768))
+    assert trainer.data_collator([trainer.train_dataset[i] for i in range(16)])["back"].shape == batch.pack
+    base = benchmark.shapes(config.to_json_string())
+    estimate = catalog.memory(spec.method, spec.model, base, spec.train, len(benchmark.TASKS), True, batch).total
+    alive = Alive()
+    for parameter in model.parameters():
+        alive.see(parameter.data)
+    with alive:
+        trainer.train()
+    assert estimate == pytest.approx(alive.most, rel=0.1), f"{estimate / alive.most - 1:+.1%}"
