@@ -48,7 +48,9 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _line(row: Row, rows: Sequence[Row], on_cpu: bool) -> str:
-    head = f"| {row['label']} | {MODES[row['mode']]} | {row['rows']} x {row['tokens']} |"
+    broken = row["mode"] != "eager" and row.get("breaks")
+    run = MODES[row["mode"]] + (f", {row['breaks']} graph breaks" if broken else "")
+    head = f"| {row['label']} | {run} | {row['rows']} x {row['tokens']} |"
     if "error" in row:
         return f"{head} {row['error'].replace('|', '/')} |"
     anchors = [("peft-lora", "eager"), ("peft-lora", "regions"), ("frozen", "regions")]
