@@ -109,6 +109,11 @@ class TrainSpec(Spec):
     packing: bool = Field(
         True, description="Lay short samples end to end in rows, where none sees another, instead of padding them."
     )
+    compile: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="torch.compile of the base's blocks and CUDA graphs of whole steps. auto: on CUDA, compiled where "
+        "the run is long enough to earn that back.",
+    )
     activation_checkpointing: bool = Field(False, description="Recompute activations: less memory, more time.")
     log_every: int = Field(10, ge=1, description="Steps between points of the curves.")
     evaluate_every: int | None = Field(None, ge=1, description="Steps between validations; empty: ten per run.")

@@ -53,7 +53,9 @@ def open_products(x: Tensor, weight: Tensor, parts: Sequence[Tensor]) -> tuple[T
     return _Open.apply(x, weight, *parts)
 
 
-def close_products(ticket: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, folded: Tensor, up: Tensor) -> Tensor:
+def close_products(
+    ticket: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, folded: Tensor, up: Tensor
+) -> Tensor:
     """``x W^T + b + folded up^T`` (..., outputs); ``folded`` (..., columns), ``up`` (outputs, columns)."""
     return _Close.apply(ticket, x.detach(), weight, bias, folded.to(x.dtype), up)
 

@@ -15,7 +15,8 @@ from core.data.batches import IGNORED, SIDE, Collator
 from core.data.packing import places
 from core.training.cross_entropy import WHOLE, in_chunks
 
-ADDRESSING = ("input_ids", "attention_mask", "task_index", "token_role")
+ADDRESSING = ("input_ids", "task_index", "token_role")
+RAGGED = {"predicts": 0, "targets": 0, "target_task": 0, "counts": 0}  # of any length, and what fills them up
 SAVED = 0.1  # the share of a padded batch that a pack must save
 STEP = 32  # packed samples are numbered in a layout whose width is a multiple of this, so that shapes come again
 
@@ -24,20 +25,22 @@ class AnswerCollator:
     """Adds to a padded batch where its answers are, so that the device need not search for them.
 
     ``predicts`` (N,): flat positions (row * T + column) whose next token is an answer token; ``targets`` (N,): that
-    token; ``target_task`` (N,): the task of its row. ``answers`` counts these by task, and ``tokens`` all that are no
+    token; ``target_task`` (N,): the task of its row; ``counts`` (N,): one, or zero where a position only fills up the
+    tensors to a length that comes again. ``answers`` counts these by task, and ``tokens`` all that are no
     padding, both for the host. ``labels`` is left out: the model is not asked for a loss.
 
-    With ``packing`` a batch with much padding also has ``place`` and ``back`` (see ``core.data.packing``), and
-    ``predicts`` then counts the positions of the pack.
+    Rows are as long as the longest, rounded up to a multiple of ``multiple_of``. With ``packing`` a batch with much
+    padding also has ``place`` and ``back`` (see ``core.data.packing``), and ``predicts`` then counts the positions of
+    the pack.
     """
 
-    def __init__(self, pad_id: int, packing: bool = False) -> None:
-        self.pad_id, self.packing = pad_id, packing
+    def __init__(self, pad_id: int, packing: bool = False, multiple_of: int = 1) -> None:
+        self.pad_id, self.packing, self.multiple_of = pad_id, packing, multiple_of
 
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         lengths = [len(item["input_ids"]) for item in items]
         pack = self._pack(lengths) if self.packing else {}
-        batch = Collator(self.pad_id, multiple_of=STEP if pack else 1)(items) | pack
+        batch = Collator(self.pad_id, multiple_of=STEP if pack else self.multiple_of)(items) | pack
         labels = batch.pop("labels")
         rows, columns = torch.nonzero(labels[:, 1:] != IGNORED, as_tuple=True)
         tasks = batch["task_index"][rows]
@@ -45,6 +48,7 @@ class AnswerCollator:
             "predicts": pack["place"][rows, columns] if pack else rows * labels.shape[1] + columns,
             "targets": labels[rows, columns + 1],
             "target_task": tasks,
+            "counts": torch.ones(len(tasks)),
             "answers": torch.bincount(tasks).tolist(),
             "tokens": sum(lengths),
         }
@@ -69,6 +73,7 @@ class AnswerHead:
         head = model.get_output_embeddings()
         self.head = head if isinstance(head, nn.Linear) else None  # an adapted head needs its whole batch
         self._last: bool | None = None  # see _is_last
+        self.causal = not getattr(model.config, "is_encoder_decoder", False)
 
     def logits(self, batch: Mapping[str, Any]) -> Tensor:
         """Logits of shape (N, vocabulary) at ``batch["predicts"]``."""
@@ -85,7 +90,10 @@ class AnswerHead:
         return F.cross_entropy(logits, batch["targets"], reduction="none")
 
     def _run(self, batch: Mapping[str, Any]) -> Tensor:
+        """Rows are filled up on the right, where no causal attention looks, so they need no mask."""
         inputs: dict[str, Any] = {name: batch[name] for name in ADDRESSING}
+        if not self.causal:
+            inputs["attention_mask"] = batch["attention_mask"]
         side = {name.removeprefix(SIDE): value for name, value in batch.items() if name.startswith(SIDE)}
         if side:
             inputs["side_inputs"] = side

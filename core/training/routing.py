@@ -19,6 +19,11 @@ class Routing:
     def __init__(self, model: nn.Module, tasks: Sequence[str], folder: RunFolder, sink: Sink) -> None:
         self.tape, self.tasks, self.folder, self.sink = tape_of(model), list(tasks), folder, sink
 
+    @property
+    def settled(self) -> int:
+        """The number of optimiser steps after which no auxiliary loss begins any more."""
+        return max((getattr(slot.site.up, "after", 0) for slot in self.tape.slots), default=0)
+
     def auxiliary_losses(self, step: int) -> dict[str, Tensor]:
         """The auxiliary losses of the last forward pass by name, weighted, after ``step`` optimiser steps."""
         self.tape.step = step

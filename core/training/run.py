@@ -26,8 +26,9 @@ from core.jobs.sinks import Cancelled, Sink
 from core.models import download_progress, load_base, pick_device, resolve_base
 from core.schema import RunSpec
 from core.training import checkpoints
+from core.training.compiling import Compiling
 from core.training.experts import experts_of
-from core.training.loss import AnswerCollator
+from core.training.loss import STEP, AnswerCollator
 from core.training.packing import obstacle
 from core.training.plan import Plan, RunOrder
 from core.training.prepare import Setting, prepare
@@ -37,6 +38,7 @@ from core.training.settings import checkpoint_activations, fingerprint, training
 from core.training.trainer import TaskTrainer, read_state, restore_model
 
 ADAPTER = "default"
+FEW = 4  # a run that sees less than one row in so many encodes those alone
 
 
 def train(
@@ -93,6 +95,8 @@ def train_adapter(
     model = attach(base, spec.method, tasks=[task.name for task in tasks], name=ADAPTER, seed=spec.seed)
     rows = Rows(spec, tasks, TextEncoder(source), length)
     dataset = TaskDataset(tasks, rows.encoder, "train", length)
+    if Plan.of(spec.train, len(dataset)).samples >= len(dataset) / FEW:
+        dataset.keep()
     setting = Setting(
         model,
         dataset,
@@ -153,13 +157,15 @@ def _trainer(
     packing = settings.packing and _packs(model, rows.length, sink)
     if settings.activation_checkpointing:
         checkpoint_activations(model)
+    compiling = Compiling.of(settings, device, model, dataset, plan.total)
+    compiling.prepare(model, sink)
     return TaskTrainer(
         model,
-        training_arguments(spec, plan, folder.checkpoints, device, bf16),
+        training_arguments(spec, plan, folder.checkpoints, device, bf16, dataset.kept),
         plan=plan,
         order=RunOrder(mixture, plan.samples),
         dataset=dataset,
-        collator=AnswerCollator(rows.encoder.pad_id, packing),
+        collator=AnswerCollator(rows.encoder.pad_id, packing, STEP if compiling.graphs else 1),
         tasks=rows.names,
         sink=sink,
         probe=rows.validation(sink),
@@ -168,6 +174,7 @@ def _trainer(
         checkpoints_kept=settings.checkpoints_kept,
         checkpoint_facts={"settings": fingerprint(spec)},
         patience=settings.early_stopping,
+        graphs=compiling.graphs,
     )
 
 

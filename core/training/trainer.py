@@ -19,7 +19,8 @@ from core.errors import ConfigurationError
 from core.jobs.sinks import Sink
 from core.training import checkpoints
 from core.training.clock import Clock
-from core.training.loss import AnswerHead, Window
+from core.training.graphs import StepGraphs
+from core.training.loss import RAGGED, AnswerHead, Window
 from core.training.plan import Plan, RunOrder
 from core.training.probe import Probe
 from core.training.routing import Routing
@@ -67,6 +68,7 @@ class TaskTrainer(Trainer):
         checkpoints_kept: int,
         checkpoint_facts: dict[str, Any],
         patience: int | None,
+        graphs: int = 0,
     ) -> None:
         self.plan, self.order, self.sink, self.probe, self.routing = plan, order, sink, probe, routing
         self.root, self.kept, self.facts = checkpoint_root, checkpoints_kept, checkpoint_facts
@@ -78,8 +80,14 @@ class TaskTrainer(Trainer):
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         model.zero_grad = partial(_forget, self.trained)
         self.head = AnswerHead(model)
+        self.plainly = StepGraphs(self._work, self.trained, ragged=RAGGED, most=0)
+        self.steps = StepGraphs(self._work, self.trained, ragged=RAGGED, most=graphs, told=self._tell_no_graphs)
         self.window = Window(tasks, self.args.device)
         self.clock = Clock(sink, plan.total)
+
+    def _tell_no_graphs(self, reason: str) -> None:
+        message = f"CUDA graphs are off for further shapes of batches, which makes steps slower: {reason}"
+        self.sink.emit("log", level="warning", message=message)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> RunOrder:
         return self.order
@@ -89,28 +97,37 @@ class TaskTrainer(Trainer):
         batches = [batch for _, batch in zip(range(num_batches), epoch_iterator, strict=False)]
         return batches, sum(len(batch["targets"]) for batch in batches)
 
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Tensor], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Tensor:
-        """Summed answer loss over the answer tokens of the whole step, plus this micro-batch's share of the mean
-        auxiliary loss."""
-        losses = self.head.losses(inputs)
-        auxiliary = self.routing.auxiliary_losses(self.state.global_step)
-        self.window.add(losses, inputs, auxiliary)
-        loss = losses.sum() / num_items_in_batch
-        if not auxiliary:
-            return loss
-        return loss + torch.stack(list(auxiliary.values())).sum() / self.current_gradient_accumulation_steps
-
     def training_step(self, model: Any, inputs: dict[str, Any], num_items_in_batch: Any = None) -> Tensor:
-        """Trainer's, without its walk over all modules of the base: only a validation leaves training mode, and comes
-        back to it."""
+        """Summed answer loss over the answer tokens of the whole step, plus this micro-batch's share of the mean
+        auxiliary loss, and their gradients.
+
+        Trainer's own walks over all modules of the base first: only a validation leaves training mode here, and comes
+        back to it.
+        """
         if not model.training:
             model.train()
+        inputs = self._prepare_inputs(inputs)
+        steps = self.steps if self.state.global_step >= self.routing.settled else self.plainly
+        found = steps(
+            inputs
+            | {
+                "answer_tokens": torch.full((), float(num_items_in_batch), device=self.args.device),
+                "share": torch.full((), 1 / self.current_gradient_accumulation_steps, device=self.args.device),
+            }
+        )
+        losses, loss = found.pop("losses")[: len(inputs["targets"])], found.pop("loss")
+        self.window.add(losses, inputs, found)
+        return loss
+
+    def _work(self, batch: dict[str, Any]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss of a micro-batch; its parts by name and, as ``losses``, that of each answer token."""
         with self.compute_loss_context_manager():
-            loss = self.compute_loss(model, self._prepare_inputs(inputs), num_items_in_batch=num_items_in_batch)
-        self.accelerator.backward(loss)
-        return loss.detach()
+            losses = self.head.losses(batch) * batch["counts"]
+            auxiliary = self.routing.auxiliary_losses(self.state.global_step)
+            loss = losses.sum() / batch["answer_tokens"]
+            if auxiliary:
+                loss = loss + torch.stack(list(auxiliary.values())).sum() * batch["share"]
+        return loss, {"losses": losses, "loss": loss, **auxiliary}
 
     def _clip_grad_norm(self, model: Any) -> Tensor:
         """Over what is trained: Trainer's asks every parameter of the base."""
@@ -223,6 +240,7 @@ class Rhythm(TrainerCallback):
         self.trainer = trainer
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        self.trainer.model.train()  # the adapter is new and in training mode already, the base below it may not be
         self.trainer.clock.start(state.global_step)
         if state.global_step == 0 and 0 in self.trainer.plan.moments and self.trainer.probe:
             self.trainer.evaluate()

@@ -1,0 +1,85 @@
+"""Whether and how training steps are compiled: torch.compile of each kind of block, CUDA graphs of whole steps."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from core.data.batches import TaskDataset
+from core.jobs.sinks import Sink
+from core.schema import TrainSpec
+from core.training.graphs import MOST
+
+KINDS = 64  # different blocks that may be compiled: cells may give every layer words of its own
+LOOKED_AT = 64  # rows whose lengths speak for all
+PLAIN_RATE = 2e14  # floating-point operations a second of steps that are not compiled, on a large GPU
+PLAIN_STEP = 0.01  # seconds that such a step takes at least
+WORTH = 60.0  # seconds of plain steps from which on compiling, which takes up to half a minute, is earned back
+
+
+@dataclass(frozen=True)
+class Compiling:
+    """What a run does. ``graphs``: most CUDA graphs of steps, 0 for none."""
+
+    blocks: bool
+    graphs: int
+
+    @classmethod
+    def of(cls, train: TrainSpec, device: str, model: nn.Module, dataset: TaskDataset, steps: int) -> Compiling:
+        """Decided from the settings and the data alone, so that a resumed run computes as it began."""
+        cuda = device.startswith("cuda")
+        if train.compile == "off":
+            return cls(False, 0)
+        # Recomputing activations saves and restores random states, which a graph cannot hold.
+        graphs = MOST if cuda and not train.activation_checkpointing else 0
+        if train.compile == "on":
+            return cls(True, graphs)
+        return cls(cuda and _seconds(train, model, dataset, steps) >= WORTH, graphs)
+
+    def prepare(self, model: nn.Module, sink: Sink) -> None:
+        if not self.blocks:
+            return
+        if count := compile_regions(model):
+            message = f"The {count} blocks of the base are compiled; the first step takes up to half a minute longer."
+            sink.emit("log", level="info", message=message)
+        else:
+            message = "The base's blocks cannot be told apart, so they are not compiled (train.compile)."
+            sink.emit("log", level="warning", message=message)
+
+
+def compile_regions(model: nn.Module, dynamic: bool | None = None) -> int:
+    """Compile every block of the model for training steps; returns how many blocks there are.
+
+    Evaluation and passes without gradients run as before: they would need code of their own. ``dynamic``: whether
+    shapes change from batch to batch; None finds out.
+    """
+    blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
+    if blocks:
+        for limit, least in (("recompile_limit", KINDS), ("accumulated_recompile_limit", 8 * KINDS)):
+            setattr(torch._dynamo.config, limit, max(least, getattr(torch._dynamo.config, limit)))
+    for block in blocks:
+        block.forward = _in_training(block, block.forward, torch.compile(block.forward, dynamic=dynamic))
+    return len(blocks)
+
+
+def _in_training(block: nn.Module, plain: Callable[..., Any], compiled: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(plain)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return (compiled if block.training and torch.is_grad_enabled() else plain)(*args, **kwargs)
+
+    return forward
+
+
+def _seconds(train: TrainSpec, model: nn.Module, dataset: TaskDataset, steps: int) -> float:
+    """About how long the steps would take on a large GPU without compiling."""
+    rows = range(0, len(dataset), max(1, len(dataset) // LOOKED_AT))
+    length = sum(len(dataset[row]["input_ids"]) for row in rows) / len(rows)
+    weights = sum(parameter.numel() for parameter in model.parameters())
+    operations = 4 * weights * length * train.batch_size * train.gradient_accumulation
+    return steps * max(operations / PLAIN_RATE, PLAIN_STEP * train.gradient_accumulation)
