@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -28,6 +29,21 @@ def refuse(base: Any, reason: str) -> None:
     """From now on every step of this base is launched kernel by kernel."""
     _trusted[base] = False
     log.warning("answers are computed without CUDA graphs: %s", reason)
+
+
+@contextmanager
+def launched(base: Any, wanted: bool = True) -> Iterator[None]:
+    """Meanwhile, if ``wanted``, every step of this base is launched kernel by kernel."""
+    before = _trusted.get(base)
+    if wanted:
+        _trusted[base] = False
+    try:
+        yield
+    finally:
+        if wanted and before is None:
+            del _trusted[base]
+        elif wanted:
+            _trusted[base] = before
 
 
 def agreed(base: Any, exact: Step, steady: Step, ids: Tensor) -> Tensor | None:
