@@ -24,6 +24,7 @@ from core.evaluation.view import ModelView
 
 LOGITS = 2**26  # of the positions whose logits are made float32 at once
 LIGHT = 2**15  # logits that take about the memory of a token on its way through a base
+ON_CPU = 1024  # tokens of a pass there: what it makes still lies in the caches when it is read
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,7 @@ def score_options(
     way: str = "tree",
     done: Callable[[int], None] = lambda rows: None,
 ) -> list[OptionScores]:
-    """The scores of every sample's options.
+    """The scores of every sample's options; a pass has the tokens of ``batch_size`` of the longest sequences.
 
     ``way``: ``tree``, or for bases that take no attention mask of their own ``cache`` (the options continue copies of
     the prompt's KV cache) and ``repeat`` (each option behind its prompt). A way that the base cannot go gives way to
@@ -80,10 +81,10 @@ def _in_trees(
         found = Coming(_chosen(view, part, prefix))
         return lambda: _parted(found.numpy(), part)
 
+    room = batch_size * view.max_length
+    room = min(room, ON_CPU) if view.device.type == "cpu" else room
     with precision(view):
-        return in_batches(
-            samples, batch, size=lambda tokens: view.sequences(batch_size, tokens), length=cost, done=done
-        )
+        return in_batches(samples, batch, size=lambda tokens: max(1, room // tokens), length=cost, done=done)
 
 
 def _chosen(view: ModelView, samples: Sequence[OptionSample], prefix: Prefix) -> Tensor:
