@@ -15,7 +15,7 @@ product of two random matrices of 8192 x 8192 in the same call. *First step* inc
 (with ``--together`` cases compile side by side, and it is not reported).
 
 On the CPU, eager cases take steps in turn, so that other work of the machine meets all of them alike. Needs torch,
-transformers and peft. Writes ``throughput-SHAPE-GRID.json`` after each case; ``benchmarks/throughput_page.py`` makes
+transformers and peft. Writes ``throughput-SHAPE-GRID.json`` after each case; ``benchmarks/speed_page.py`` makes
 tables and figures of these files.
 """
 

@@ -1,10 +1,10 @@
 """Writes the measured parts of docs/benchmarks.md: tables, figures and what was promised beside what was reached.
 
-    python -m benchmarks.throughput_page [--from out/benchmarks] [--out out/benchmarks]
+    python -m benchmarks.speed_page [--from out/benchmarks] [--out out/benchmarks]
 
-Measurements (``throughput-*.json``) found in ``--from`` are copied to docs/measurements first and take the place of
-earlier ones of that shape and grid; the page is made of all that lie there. Pictures go to docs/figures, and the same
-charts as one Plotly page to ``--out``.
+Measurements found in ``--from`` (what throughput, end_to_end, scoring, chat and study write) are copied to
+docs/measurements first and take the place of earlier ones of that name; the page is made of all that lie there.
+Pictures go to docs/figures, and the same charts as one Plotly page to ``--out``.
 """
 
 from __future__ import annotations
@@ -20,28 +20,57 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.charts import Chart, Line, plotly, static
+from benchmarks.other_targets import OTHERS
 from benchmarks.tables import MODES, Row, found, measured, ratio, shown, table
 from benchmarks.targets import rows_of, target_table
 from core.figures.export import write_html
-from core.home import PROJECT, write_json, write_text
+from core.home import PROJECT, write_text
 
-BLOCK = re.compile(r"(<!-- ([\w-]+): written by python -m benchmarks\.throughput_page -->\n).*?(<!-- end -->)", re.S)
+BLOCK = re.compile(r"(<!-- ([\w-]+): written by python -m benchmarks\.speed_page -->\n).*?(<!-- end -->)", re.S)
+KNOWN = ("throughput-", "end_to_end", "scoring-", "chat-", "study", "demo")
 PLAIN = {"eager": "eager", "regions": "compiled"}
 SHOWN = {"peft-lora": "PEFT LoRA", "mosld": "MoSLD", "frozen": "frozen base"}
 Reports = Mapping[str, dict[str, Any]]
 
 
 def read(folder: Path) -> dict[str, dict[str, Any]]:
-    return {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
+    """By name; files of several lines become ``{"lines": [...]}``."""
+    found = {path.stem: json.loads(path.read_text("utf-8")) for path in sorted(folder.glob("*.json"))}
+    for path in sorted(folder.glob("*.jsonl")):
+        found[path.stem] = {"lines": [json.loads(line) for line in path.read_text("utf-8").splitlines()]}
+    return {name: report for name, report in found.items() if name.startswith(KNOWN)}
 
 
 def blocks(reports: Reports) -> dict[str, str]:
     """The text of each block by its name; a grid that was not measured says so."""
-    made = {"targets": target_table(reports)}
+    made = {"targets": target_table(reports, OTHERS)} | _others(reports)
     for name, report in reports.items():
         if "rows" in report and name.startswith("throughput-"):
             made[name.removeprefix("throughput-")] = f"{_head(report)}\n\n{_table(report)}"
     return made
+
+
+def _others(reports: Reports) -> dict[str, str]:
+    """The tables of the other benchmarks, by the functions that print them there."""
+    from benchmarks import chat, end_to_end, scoring, study
+
+    made = {}
+    for name, report in reports.items():
+        if name == "end_to_end":
+            made[name] = f"{_versions(report['lines'][0])}\n\n{end_to_end.table(report['lines'][1:]).rstrip()}"
+        elif name == "study":
+            made[name] = study.table(report["lines"], "one device").rstrip()
+        elif name.startswith("scoring-"):
+            made[name] = f"{_versions(report['machine'])}\n\n{scoring.table(report['rows'], report['equal'])}"
+        elif name.startswith("chat-"):
+            made[name] = f"{_versions(report)}\n\n{chat.table(report['cases'])}"
+    return made
+
+
+def _versions(facts: dict[str, Any]) -> str:
+    names = ("device", "python", "torch", "transformers", "peft", "trl", "lm_eval")
+    said = [str(facts[name]) if name == "device" else f"{name} {facts[name]}" for name in names if name in facts]
+    return ", ".join(said) + "."
 
 
 def _head(report: dict[str, Any]) -> str:
@@ -150,8 +179,9 @@ def main() -> int:
     told = parser.parse_args()
     measurements = PROJECT / "docs" / "measurements"
     measurements.mkdir(exist_ok=True)
-    for path in sorted(told.source.glob("throughput-*.json")):
-        write_json(measurements / path.name, json.loads(path.read_text("utf-8")))
+    for path in sorted(told.source.glob("*.json*")):
+        if path.stem.startswith(KNOWN):
+            write_text(measurements / path.name, path.read_text("utf-8"))
     print(write(measurements, PROJECT / "docs", told.out))
     return 0
 

@@ -7,12 +7,33 @@ import json
 import pytest
 
 from benchmarks.cases import GRIDS, cases
+from benchmarks.other_targets import OTHERS
+from benchmarks.speed_page import BLOCK, blocks, charts, write
 from benchmarks.targets import targets
-from benchmarks.throughput_page import BLOCK, blocks, charts, write
 from core.home import PROJECT
 
 HEAD = {"command": "c", "device": "d", "python": "3", "torch": "2", "transformers": "5", "peft": "0", "steps": 8}
 RATES = {"frozen": 200, "peft-lora": 100, "mosld": 120}
+VARIANTS = {"trl lora": 100, "trl lora, packing": 200, "tessera mosld, packed": 240}
+ANSWERS = {"one answer: mosld": 1.0, "4 answers: mosld, lora, hydralora, mola": 1.4, "one answer: base": 0.8,
+           "generate: base": 1.0, "one answer: lora": 0.9, "generate: PEFT LoRA": 1.5}  # fmt: skip
+OTHER_REPORTS = {
+    "end_to_end": json.dumps({"lines": [HEAD, *(
+        {"rows": 16, "variant": name, "tokens_per_second": rate, "ms_per_step": 1.0, "ready_s": 1.0}
+        for name, rate in VARIANTS.items())]}),
+    "scoring-1b": json.dumps({"machine": HEAD, "rows": [
+        {"model": model, "who": who, "batch": 8, "seconds": 1.0, "samples_per_s": rate, "options_per_s": rate,
+         "peak_gib": 1.0}
+        for model in ("base", "lora") for who, rate in (("lm-eval, at most 64", 10), ("studio", 35))
+    ], "equal": []}),
+    "study": json.dumps({"lines": [
+        {"at_once": n, "runs": 8, "seconds": 60 / n, "phases": dict.fromkeys(("starting", "training", "scoring"), 1.0),
+         "told": [{"scores": {}, "losses": [], "peak": None}]} for n in (4, 1)]}),
+} | {
+    f"chat-{shape}": json.dumps(HEAD | {"cases": {name: {
+        "first_ms": 20.0, "seconds": seconds, "tokens_per_s": 128 / seconds, "later": 100.0}
+        for name, seconds in ANSWERS.items()}}) for shape in ("1b", "base")
+}  # fmt: skip
 
 
 def row(case):
@@ -25,7 +46,8 @@ def row(case):
 
 @pytest.fixture
 def reports():
-    return {
+    others = {name: json.loads(text) for name, text in OTHER_REPORTS.items()}
+    return others | {
         f"throughput-{shape}-{grid}": HEAD
         | {"shape": shape, "grid": grid, "matrix_tflops": 700.0, "rows": [row(case) for case in cases(grid, 8, 1024)]}
         for shape in ("1b", "7b", "base")
@@ -46,8 +68,18 @@ def test_targets_are_read_off_the_rows(reports):
     assert "frozen base 75%" in text
 
 
+def test_targets_of_the_other_benchmarks(reports):
+    values = {target.figure: target.value(reports) for target in OTHERS}
+    assert values["run on short rows, MoSLD / TRL with PEFT LoRA, unpacked"] == pytest.approx(2.4)
+    assert values["the same / TRL with packing"] == pytest.approx(1.2)
+    assert values["scoring / lm-evaluation-harness, LoRA"] == pytest.approx(3.5)
+    assert values["4 answers of 4 methods / one, time"] == pytest.approx(1.4)
+    assert values["one answer / transformers' generate, LoRA, time"] == pytest.approx(0.6)
+    assert values["study of 8 short runs, one after another / several at once"] == pytest.approx(4)
+
+
 def test_what_was_not_measured_is_said_to_be_so():
-    assert all(target.value({}) is None for target in targets())
+    assert all(target.value({}) is None for target in [*targets(), *OTHERS])
     assert "| yes |" not in blocks({})["targets"]
 
 
@@ -72,7 +104,10 @@ def test_every_block_of_the_page_has_something_to_fill_it(reports, tmp_path):
     (tmp_path / "docs" / "measurements").mkdir(parents=True)
     (tmp_path / "docs" / "benchmarks.md").write_text(page, "utf-8")
     for name, report in reports.items():
-        (tmp_path / "docs" / "measurements" / f"{name}.json").write_text(json.dumps(report), "utf-8")
+        lines = report.get("lines")
+        text = json.dumps(report) if lines is None else "\n".join(map(json.dumps, lines))
+        suffix = ".json" if lines is None else ".jsonl"
+        (tmp_path / "docs" / "measurements" / f"{name}{suffix}").write_text(text, "utf-8")
     write(tmp_path / "docs" / "measurements", tmp_path / "docs", tmp_path)
     filled = (tmp_path / "docs" / "benchmarks.md").read_text("utf-8")
     assert len(names) > 8 and "Not measured yet." not in filled
