@@ -46,6 +46,7 @@ def examine(home: Home, database: Callable[[], str], dispatcher: Callable[[], st
         packages(),
         torch(),
         machine(),
+        jobs_at_once(),
         *home_folder(home),
         _asked("database", database),
         _asked("dispatcher", dispatcher),
@@ -121,6 +122,17 @@ def machine() -> Finding:
     if free.available < 2 * GIB:
         return Finding("machine", "note", found, "Under 2 GiB are free: close programs before training.")
     return Finding("machine", "good", found)
+
+
+def jobs_at_once() -> Finding:
+    """How many jobs the dispatcher would start on each device."""
+    from core.jobs.devices import list_devices
+
+    try:
+        found = ", ".join(f"{device.name} {device.slots}" for device in list_devices())
+    except (OSError, subprocess.SubprocessError) as error:
+        return Finding("jobs at once", "wrong", str(error), "Look at the GPU driver: nvidia-smi.")
+    return Finding("jobs at once", "good", f"at most: {found} (TESSERA_GPU_JOBS, TESSERA_CPU_JOBS)")
 
 
 def home_folder(home: Home) -> Iterator[Finding]:

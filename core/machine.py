@@ -103,9 +103,10 @@ def occupied(records: Records) -> dict[str, Any]:
         queued = [job for job in jobs.queue(session) if job.state == "queued"]
     holders: dict[str, list[dict[str, Any]]] = {}
     for lease in leases:
-        holders.setdefault(lease["device"], []).append({"run": lease["run"], "title": lease["name"]})
+        one = {"run": lease["run"], "title": lease["name"], "share": lease["share"]}
+        holders.setdefault(lease["device"], []).append(one)
     for hold in chats:
-        holders.setdefault(hold.device, []).append({"run": None, "title": hold.title})
+        holders.setdefault(hold.device, []).append({"run": None, "title": hold.title, "share": 1.0})
     waiting = [{"run": job.run, "title": job.name, "device": job.device} for job in queued]
     return {"holders": holders, "waiting": waiting}
 

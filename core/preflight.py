@@ -48,12 +48,14 @@ class Fit(BaseModel):
     fits: bool | None = None
     tokens: int = Field(0, description="Tokens of the longest row that a batch is taken to hold.")
     rows: int = Field(0, description="Rows of a micro-batch.")
+    together: int = Field(1, description="How many such runs would share the device.")
 
     def text(self) -> str:
         told = ", ".join(f"{name} {memory.size(number)}" for name, number in self.parts.items())
         held = "" if self.capacity is None else f" of {memory.size(self.capacity)} ({self.device})"
         warning = " (it does not fit)" if self.fits is False else ""
-        return f"about {memory.size(self.total)}{held}{warning}: {told}"
+        beside = f"; {self.together} such runs at once" if self.together > 1 else ""
+        return f"about {memory.size(self.total)}{held}{warning}: {told}{beside}"
 
 
 class Speed(BaseModel):
@@ -152,6 +154,7 @@ def fit(estimate: memory.MemoryEstimate, batch: memory.Batch, device: Device | N
         fits=None if capacity is None else needed <= capacity,
         tokens=batch.tokens,
         rows=batch.rows,
+        together=int(1 / device.share_for(memory.claimed(estimate.total)) + 1e-6) if on_gpu(device) else 1,
     )
 
 

@@ -53,8 +53,13 @@ def queue(records: Records) -> dict[str, Any]:
         chats = holds.living(session)
     working = [f"{job.run}/{job.name}" for job in found if job.state != "queued"]
     waiting = [f"{job.run}/{job.name}" for job in found if job.state == "queued"]
-    devices = [f"{one['device']}: {one['run']}" for one in held] + [f"{one.device}: {one.title}" for one in chats]
+    devices = [f"{one['device']}: {one['run']}{_part(one['share'])}" for one in held]
+    devices += [f"{one.device}: {one.title}" for one in chats]
     return {"working": working, "waiting": waiting, "devices": devices}
+
+
+def _part(share: float) -> str:
+    return "" if share == 1 else f" ({share:.0%})"
 
 
 def describe(home: Home, records: Records) -> str:

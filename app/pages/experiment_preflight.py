@@ -33,6 +33,7 @@ def memory(fit: Any) -> str:
     keys = "".join(f'<span class="part-{name}">{name} {amount(number)}</span>' for name, number in parts)
     of = f" of {amount(fit.capacity)} ({ui.escape(fit.device)})" if fit.capacity else ""
     batch = f"{fit.rows:,} rows of at most {fit.tokens:,} tokens at a time"
+    batch += f"; {fit.together} such runs at once" if fit.together > 1 else ""
     warning = f'<div class="problem"><b>It would not fit.</b> <span>{TOO_LARGE}</span></div>'
     return (
         f'<p class="memory num">Memory: about {amount(fit.total)}{of}, {batch}</p>'

@@ -170,7 +170,8 @@ def _held(holders: Sequence[Mapping[str, Any]]) -> str:
 
 def _holder(one: Mapping[str, Any]) -> str:
     if one["run"]:
-        return f'<a href="{run_link(one["run"])}">{ui.escape(one["run"])}</a> ({ui.escape(one["title"])})'
+        share = "" if one["share"] == 1 else f", {one['share']:.0%}"
+        return f'<a href="{run_link(one["run"])}">{ui.escape(one["run"])}</a> ({ui.escape(one["title"])}{share})'
     return ui.escape(one["title"])
 
 

@@ -174,8 +174,10 @@ def _seeds(run: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _device(run: Mapping[str, Any]) -> str:
-    held = next((job["leased"] for job in run["jobs"] if job["leased"]), None)
-    return f"holds {held}" if held else f"asked for {run['spec']['device']}"
+    held = next((job for job in run["jobs"] if job["leased"]), None)
+    if held is None:
+        return f"asked for {run['spec']['device']}"
+    return f"holds {held['leased']}" if held["share"] == 1 else f"holds {held['share']:.0%} of {held['leased']}"
 
 
 def _origin(run: Mapping[str, Any]) -> str:

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
+from core.memory import GIB
+
 QUERY_SECONDS = 20
 GPU_JOBS = 4
 
@@ -33,6 +35,17 @@ class Device:
     def share(self) -> float:
         """The least that a job gets of it."""
         return 1.0 / self.slots
+
+    def share_for(self, need: int | None) -> float:
+        """What a job gets that needs so many bytes: at least a slot's share, and all of a GPU where nobody knows.
+
+        On the CPU slots count, not memory.
+        """
+        if self.name == "cpu":
+            return self.share
+        if need is None or self.memory_gib is None:
+            return 1.0
+        return min(1.0, max(self.share, need / (self.memory_gib * GIB)))
 
 
 def list_devices() -> list[Device]:

@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
-from core.memory import CONTEXT, GIB
+from core.memory import CONTEXT, claimed
 from storage.queries import attempts
 
 if TYPE_CHECKING:
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
     from storage.models import Job, Run
 
-MEASURED, ESTIMATED = 1.1, 1.25  # head-room: rows are drawn anew, and estimates miss
-AT_LEAST = GIB  # of head-room above an estimate: scoring and libraries are not in it
+MEASURED = 1.1  # head-room: rows are drawn anew
 WEIGHTLESS = {  # settings of training that do not shape its peak
     "steps", "epochs", "learning_rate", "schedule", "warmup", "weight_decay", "max_grad_norm", "sampling",
     "temperature", "log_every", "evaluate_every", "checkpoint_every", "checkpoints_kept", "routing_moments",
@@ -39,4 +38,4 @@ def memory_need(session: Session, job: Job, run: Run, key: str) -> int | None:
     untold = run.memory_estimate is None or not run.trainable_parameters  # the estimate is one of training
     if untold or attempts.overflowed(session, key=key):
         return None
-    return max(int(run.memory_estimate * ESTIMATED), run.memory_estimate + AT_LEAST) + CONTEXT
+    return claimed(run.memory_estimate)

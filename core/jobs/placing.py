@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 from core.jobs.devices import Device, requests_for
 from core.jobs.needs import memory_key, memory_need
-from core.memory import GIB
 from storage.models import Run
 from storage.queries import attempts, jobs
 
@@ -26,20 +25,6 @@ class Start:
     device: Device
     share: float
     key: str
-
-
-def share_of(device: Device, need: int | None, *, alone: bool = False) -> float:
-    """The share of a device that a job gets: what it needs of the memory, at least that of a slot.
-
-    All of a GPU where the need is unknown. On the CPU slots count, not memory.
-    """
-    if alone:
-        return 1.0
-    if device.name == "cpu":
-        return device.share
-    if need is None or device.memory_gib is None:
-        return 1.0
-    return min(1.0, max(device.share, need / (device.memory_gib * GIB)))
 
 
 def room(session: Session, devices: Sequence[Device]) -> dict[str, float]:
@@ -79,7 +64,7 @@ def next_start(session: Session, devices: list[Device]) -> Start | None:
         able = [device for device in open_ones if job.device in grants[device.name]]
         able.sort(key=lambda device: free[device.name], reverse=True)
         for device in able:
-            share = share_of(device, need, alone=job.alone)
+            share = 1.0 if job.alone else device.share_for(need)
             if fits(device, share, free[device.name]):
                 return Start(job.id, device, share, key)
         open_ones.remove(able[0])

@@ -6,12 +6,14 @@ places for its output; a worker writes into its run folder only.
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +136,8 @@ def _first_line(error: BaseException) -> str:
 def _train(job: dict[str, Any], sink: Sink) -> int:
     folder, store, spec = _open(job)
     sink.emit("progress", step=0, total=0, phase="loading", seconds_left=None)
-    from core.training.run import train
+    with _lasting():
+        from core.training.run import train
 
     experts = (job.get("arguments") or {}).get("experts") or ()
     device = _device(job, spec, sink)
@@ -143,9 +146,10 @@ def _train(job: dict[str, Any], sink: Sink) -> int:
 
 def _score(job: dict[str, Any], sink: Sink) -> int:
     folder, store, spec = _open(job)
-    from core.evaluation.run import score
-    from core.models import pick_device
-    from core.training.settings import versions
+    with _lasting():
+        from core.evaluation.run import score
+        from core.models import pick_device
+        from core.training.settings import versions
 
     device = pick_device(_device(job, spec, sink))
     sink.emit("started", step=0, device=device, versions=versions())
@@ -160,10 +164,23 @@ def _score(job: dict[str, Any], sink: Sink) -> int:
 def _fuse(job: dict[str, Any], sink: Sink) -> int:
     folder, store, spec = _open(job)
     sink.emit("progress", step=0, total=0, phase="loading", seconds_left=None)
-    from core.fusion.run import fuse
+    with _lasting():
+        from core.fusion.run import fuse
 
     runs, device = Home.open(job["home"]).runs, _device(job, spec, sink)
     return fuse(spec, folder, store, sink, runs=runs, device=device, resume=bool(job.get("resume")))
+
+
+@contextmanager
+def _lasting() -> Iterator[None]:
+    """What libraries make as they are imported lives as long as the process: to look for garbage in it takes a second
+    here and again at every collection."""
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 JOBS: dict[str, Callable[[dict[str, Any], Sink], int]] = {"train": _train, "score": _score, "fuse": _fuse}
@@ -213,4 +230,7 @@ def _limit_threads() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # all is written, and to take torch apart piece by piece holds the device for seconds

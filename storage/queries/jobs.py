@@ -21,7 +21,7 @@ DEPENDENCY = "dependency"
 @dataclass(frozen=True)
 class JobRow:
     """``failure`` is one of data, memory, configuration, internal, dependency; ``attempt`` the newest attempt's number;
-    ``ahead`` how many queued jobs come first (None unless queued)."""
+    ``leased`` the device that it holds a ``share`` of; ``ahead`` how many queued jobs come first, if it is queued."""
 
     id: int
     run: str
@@ -48,6 +48,7 @@ class JobRow:
     seconds_left: float | None
     attempt: int
     leased: str | None
+    share: float | None
     ahead: int | None
 
 
@@ -323,15 +324,17 @@ def _rows(session: Session, found: Sequence[Job]) -> list[JobRow]:
     )
     newest = select(Attempt.job_id, func.max(Attempt.number)).where(Attempt.job_id.in_(ids)).group_by(Attempt.job_id)
     attempts = dict(session.execute(newest).tuples().all())
-    leases = dict(session.execute(select(Lease.job_id, Lease.device).where(Lease.job_id.in_(ids))).tuples().all())
+    leases = {lease.job_id: lease for lease in session.scalars(select(Lease).where(Lease.job_id.in_(ids)))}
     ahead = _ahead(session, found)
-    kept = [field for field in JobRow.__dataclass_fields__ if field not in ("run", "attempt", "leased", "ahead")]
+    made = ("run", "attempt", "leased", "share", "ahead")
+    kept = [field for field in JobRow.__dataclass_fields__ if field not in made]
     return [
         JobRow(
             **{field: getattr(job, field) for field in kept},
             run=slugs[job.run_id],
             attempt=attempts.get(job.id, 0),
-            leased=leases.get(job.id),
+            leased=leases[job.id].device if job.id in leases else None,
+            share=leases[job.id].share if job.id in leases else None,
             ahead=ahead.get(job.id),
         )
         for job in found

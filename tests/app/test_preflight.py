@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,16 @@ def test_what_does_not_fit_is_said(studio: Studio, monkeypatch: pytest.MonkeyPat
     assert found.device == "Small GPU" and found.fits is False and "does not fit" in found.text()
     monkeypatch.setattr(planning, "list_devices", lambda: [small])
     assert any("Small GPU" in note and "batch_size" in note for note in studio.check(spec()).notes)
+
+
+def test_how_many_such_runs_share_a_gpu_is_said(studio: Studio, monkeypatch: pytest.MonkeyPatch):
+    gpu = Device("cuda:0", "A GPU", "0", slots=6, memory_gib=8)
+    monkeypatch.setattr(preflight, "devices", lambda: [gpu])
+    found = studio.preflight(spec()).memory
+    assert found.together == 4 and "4 such runs at once" in found.text()
+    monkeypatch.setattr(preflight, "devices", lambda: [replace(gpu, slots=1)])
+    found = studio.preflight(spec()).memory
+    assert found.together == 1 and "at once" not in found.text()
 
 
 def test_every_cell_that_is_wrong_is_named(studio: Studio):

@@ -9,7 +9,7 @@ from core.jobs.devices import Device
 from core.jobs.dispatcher import Dispatcher
 from core.jobs.executors import LocalExecutor
 from core.jobs.needs import memory_key
-from core.jobs.placing import fits, share_of
+from core.jobs.placing import fits
 from core.memory import GIB
 from storage.queries import jobs, logs, runs
 from tests.jobs.conftest import SPEC
@@ -198,10 +198,10 @@ def test_the_next_dispatcher_knows_the_shares(house, dispatching) -> None:
 
 
 def test_shares_by_device() -> None:
-    assert share_of(GPU, 30 * GIB) == pytest.approx(0.3) and share_of(GPU, GIB) == 0.25
-    assert share_of(GPU, None) == share_of(GPU, GIB, alone=True) == share_of(GPU, 300 * GIB) == 1.0
-    assert share_of(replace(GPU, slots=1), GIB) == 1.0 and share_of(replace(GPU, memory_gib=None), GIB) == 1.0
-    assert share_of(replace(CPU, slots=2), None) == 0.5
+    assert GPU.share_for(30 * GIB) == pytest.approx(0.3) and GPU.share_for(GIB) == 0.25
+    assert GPU.share_for(None) == GPU.share_for(300 * GIB) == 1.0
+    assert replace(GPU, slots=1).share_for(GIB) == 1.0 and replace(GPU, memory_gib=None).share_for(GIB) == 1.0
+    assert replace(CPU, slots=2).share_for(None) == 0.5
     assert fits(replace(GPU, free_gib=0.1), 0.25, 1.0)  # an idle device takes a job whatever others do
     assert not fits(replace(GPU, free_gib=None), 0.25, 0.5)
 

@@ -140,13 +140,15 @@ def test_meters_show_gpus_and_who_chats_on_them():
     memory = {"used": 9 * 2**30, "total": 10 * 2**30}
     found = {
         "meters": {"cpu": {"percent": 3.0, "cores": 2}, "memory": memory, "gpus": [gpu]},
-        "holders": {"cuda:0": [{"run": None, "title": "chat <with> run-1"}]},
+        "holders": {"cuda:0": [{"run": None, "title": "chat <with> run-1", "share": 1.0}]},
         "waiting": [],
         "dispatcher": {"alive": True, "pid": 7, "log": ""},
     }
     shown = views.machine(found)
     assert "8.0 GiB of 128.0 GiB, 40 % busy" in shown and "chat &lt;with&gt; run-1" in shown and "H&lt;200&gt;" in shown
     assert 'class="full" style="width:90%"' in shown and "process 7" in shown
+    part = {"run": "run-2", "title": "train", "share": 0.25}
+    assert "(train, 25%)" in views.machine(found | {"holders": {"cuda:0": [part]}})
 
 
 def test_the_meters_of_this_machine_are_read():
