@@ -3,44 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from core.data.tasks import Task
-from core.data.templates import Encoded, fit
+from core.data.templates import fit
 from core.evaluation.batching import Progress
 from core.evaluation.generate import GenerationSample, generate
 from core.evaluation.metrics import OPTION_KINDS
-from core.evaluation.options import OptionSample, score_options
+from core.evaluation.options import score_options
 from core.evaluation.predictions import Answer, references
+from core.evaluation.trees import OptionSample
 from core.evaluation.view import ModelView
 
 Rows = Sequence[Mapping[str, Any]]
 
 
+@dataclass(frozen=True)
+class Asked:
+    """Rows as token ids: prompts, and for scored options each row's options. ``cut`` prompts were over ``limit``."""
+
+    prompts: list[list[int]]
+    options: list[list[list[int]]]
+    cut: int
+    limit: int
+
+
+def ask(view: ModelView, task: Task, rows: Rows) -> Asked:
+    """Tokenise the rows of a task; an adapter and its base read the same."""
+    scored = task.info.kind in OPTION_KINDS
+    if scored:
+        limit = min(view.max_length, view.positions or view.max_length)
+        choices = dict.fromkeys(choice for row in rows for choice in row["choices"])
+        ids = {choice: view.encoder.answer_ids(choice)[: limit - 1] for choice in choices}
+        options = [[ids[choice] for choice in row["choices"]] for row in rows]
+    else:
+        limit, options = view.prompt_limit(task.spec.max_new_tokens), [[[]]] * len(rows)
+    encoded = [
+        fit(view.encoder.prompt_ids(row, task.template), max(own, key=len), limit)
+        for row, own in zip(rows, options, strict=True)
+    ]
+    cut = sum(prompt.cut > 0 for prompt in encoded)
+    return Asked([prompt.prompt for prompt in encoded], options if scored else [], cut, limit)
+
+
 def answer(
-    view: ModelView, task: Task, rows: Rows, progress: Progress, *, task_index: int, batch_size: int
+    view: ModelView,
+    task: Task,
+    rows: Rows,
+    progress: Progress,
+    *,
+    task_index: int,
+    batch_size: int,
+    asked: Asked | None = None,
 ) -> list[Answer]:
-    """One answer for each row, in order; reports what was cut or cannot be right as log events."""
+    """One answer for each row, in order; reports what was cut or cannot be right as log events.
+
+    ``asked`` saves tokenising the rows again.
+    """
+    asked = asked or ask(view, task, rows)
+    _tell_cut(progress, task, asked.cut, asked.limit)
     work = _choose if task.info.kind in OPTION_KINDS else _write
-    return work(view, task, rows, progress, task_index, batch_size)
+    return work(view, task, rows, asked, progress, task_index, batch_size)
 
 
 def _choose(
-    view: ModelView, task: Task, rows: Rows, progress: Progress, task_index: int, batch_size: int
+    view: ModelView, task: Task, rows: Rows, asked: Asked, progress: Progress, task_index: int, batch_size: int
 ) -> list[Answer]:
-    limit = min(view.max_length, view.positions or view.max_length)
-    options_of = {choice: view.encoder.answer_ids(choice)[: limit - 1] for row in rows for choice in row["choices"]}
-    samples, cut = [], 0
-    for row in rows:
-        options = [options_of[choice] for choice in row["choices"]]
-        prompt = fit(view.encoder.prompt_ids(row, task.template), max(options, key=len), limit)
-        cut += prompt.cut > 0
-        samples.append(OptionSample(prompt.prompt, options, task_index))
-    _tell_cut(progress, task, cut, limit)
     impossible = sum(not set(references(row)) & set(row["choices"]) for row in rows)
     if impossible:
         message = f"{task.name}: in {impossible} rows the right answer is not among the choices; they count as wrong."
         progress.sink.emit("log", level="warning", message=message)
+    samples = [OptionSample(*one, task_index) for one in zip(asked.prompts, asked.options, strict=True)]
     found = score_options(view, samples, batch_size=batch_size, done=progress.add)
     answers = []
     for row, scores in zip(rows, found, strict=True):
@@ -51,14 +85,11 @@ def _choose(
 
 
 def _write(
-    view: ModelView, task: Task, rows: Rows, progress: Progress, task_index: int, batch_size: int
+    view: ModelView, task: Task, rows: Rows, asked: Asked, progress: Progress, task_index: int, batch_size: int
 ) -> list[Answer]:
-    limit = view.prompt_limit(task.spec.max_new_tokens)
-    prompts: list[Encoded] = [fit(view.encoder.prompt_ids(row, task.template), [], limit) for row in rows]
-    _tell_cut(progress, task, sum(prompt.cut > 0 for prompt in prompts), limit)
     texts = generate(
         view,
-        [GenerationSample(prompt.prompt, task_index) for prompt in prompts],
+        [GenerationSample(prompt, task_index) for prompt in asked.prompts],
         max_new_tokens=task.spec.max_new_tokens,
         batch_size=batch_size,
         done=progress.add,

@@ -29,9 +29,6 @@ def generate(
 
     Stops at an end-of-sequence token or after ``max_new_tokens``. ``check`` is called at every step and may raise.
     """
-    if not samples:
-        return []
-    longest = max(len(sample.prompt) for sample in samples)
 
     def batch(part: list[GenerationSample]) -> list[str]:
         return [view.encoder.decode(ids).strip() for ids in _greedy(view, part, max_new_tokens, check)]
@@ -40,8 +37,8 @@ def generate(
         return in_batches(
             samples,
             batch,
-            size=view.sequences(batch_size, longest + max_new_tokens),
-            length=lambda sample: len(sample.prompt),
+            size=lambda tokens: view.sequences(batch_size, tokens),
+            length=lambda sample: len(sample.prompt) + max_new_tokens,
             done=done,
         )
 

@@ -14,7 +14,7 @@ from core.data.store import DatasetStore
 from core.data.tasks import Task, load_tasks
 from core.data.templates import TextEncoder
 from core.errors import ConfigurationError, DataError, NotFoundError
-from core.evaluation.answers import answer
+from core.evaluation.answers import Asked, answer, ask
 from core.evaluation.base_scores import BaseScores
 from core.evaluation.baselines import Baselines, baselines, commonest_answer
 from core.evaluation.batching import Progress
@@ -98,7 +98,16 @@ def score_model(
             if which == BASE and sheet.kept:
                 answers = sheet.kept.answers
             else:
-                answers = answer(view, sheet.task, sheet.rows, progress, task_index=place, batch_size=batch_size)
+                sheet.asked = sheet.asked or ask(view, sheet.task, sheet.rows)
+                answers = answer(
+                    view,
+                    sheet.task,
+                    sheet.rows,
+                    progress,
+                    task_index=place,
+                    batch_size=batch_size,
+                    asked=sheet.asked,
+                )
             predictions = judge(sheet.key, answers, sheet.metrics)
             if which == BASE and kept and not sheet.kept:
                 _write(kept.path(sheet.key), sheet, predictions)
@@ -116,6 +125,7 @@ class Sheet:
     baselines: dict[str, Baselines]
     key: str
     kept: Predictions | None = None
+    asked: Asked | None = None
 
 
 def _sheets(tasks: Sequence[Task], split: str, sink: Sink) -> list[Sheet]:
