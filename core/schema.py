@@ -127,7 +127,9 @@ class TrainSpec(Spec):
 class EvaluationSpec(Spec):
     split: Split = Field("test", description="Rows that are scored after training.")
     base: bool = Field(True, description="Score the untouched base too.")
-    batch_size: int = Field(32, ge=1, description="Sequences per forward pass.")
+    batch_size: int = Field(
+        32, ge=1, description="Sequences of train.max_length tokens that a forward pass may hold; of shorter ones more."
+    )
 
 
 class RunSpec(Spec):
