@@ -140,6 +140,7 @@ def graphs() -> Iterator[Case]:
     for name in ("mosld", "peft-lora", "frozen"):
         yield Case(name, "graphs")
         yield Case(name, "regions")
+    yield Case("mosld", "graphs", recorder=False)
 
 
 def methods() -> Iterator[Case]:

@@ -102,17 +102,20 @@ def failed(case: Case, error: Exception) -> Row:
 
 def rows_of(bench: Bench, chosen: Sequence[Case], within: float, together: int, shape: str) -> Iterator[Row]:
     """Rows as they are measured; nothing is begun after ``within`` (a time of the monotonic clock)."""
+    eager = [case for case in chosen if case.mode == "eager"]
     if bench.device == "cpu":
-        yield from bench.in_turn(case for case in chosen if case.mode == "eager")
+        yield from bench.in_turn(eager)
         chosen = [case for case in chosen if case.mode != "eager"]
-    if together > 1:
-        from benchmarks.together import side_by_side
-
-        yield from side_by_side(shape, chosen, bench.count, together, within, bench.rate)
-        return
-    for case in chosen:
+    elif together > 1:
+        chosen = eager + [case for case in chosen if case.mode != "eager"]
+    for number, case in enumerate(chosen):
         if time.monotonic() > within:
             print(f"The budget is spent: {case.label} and what follows is left out.", flush=True)
+            return
+        if together > 1 and case.mode != "eager":
+            from benchmarks.together import side_by_side
+
+            yield from side_by_side(shape, chosen[number:], bench.count, together, within, bench.rate)
             return
         yield bench.measured(case)
 
@@ -133,7 +136,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch", default="", help="rows x tokens, such as 8x1024; else what suits the shape")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no case is begun")
-    parser.add_argument("--together", type=int, default=1, help="cases that are compiled side by side")
+    parser.add_argument("--together", type=int, default=1, help="compiled cases that are prepared side by side")
     parser.add_argument("--warm-caches", action="store_true", help="let compilation use what earlier ones left")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--profile", default="", help="a method whose kernels are listed; nothing else is measured")
