@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from storage.models import Job, Run
 
 MEASURED = 1.1  # head-room: rows are drawn anew
-WEIGHTLESS = {  # settings of training that do not shape its peak
-    "steps", "epochs", "learning_rate", "schedule", "warmup", "weight_decay", "max_grad_norm", "sampling",
-    "temperature", "log_every", "evaluate_every", "checkpoint_every", "checkpoints_kept", "routing_moments",
+WEIGHTLESS = {  # settings of training that do not shape its peak; the number of steps decides what is compiled
+    "learning_rate", "schedule", "warmup", "weight_decay", "max_grad_norm", "sampling", "temperature", "log_every",
+    "evaluate_every", "checkpoint_every", "checkpoints_kept", "routing_moments",
 }  # fmt: skip
 
 
 def memory_key(spec: dict[str, Any], kind: str, arguments: dict[str, Any]) -> str:
-    """Equal for jobs that take the same memory: all but the seed, names and the pace of training are alike."""
+    """Equal for jobs that take the same memory: they differ in seed, names, learning rate and the like alone."""
     facts: dict[str, Any] = {name: spec.get(name) for name in ("model", "tasks", "method", "sources", "evaluation")}
     facts["train"] = {name: value for name, value in (spec.get("train") or {}).items() if name not in WEIGHTLESS}
     facts["job"] = [kind, {name: value for name, value in arguments.items() if name != "experts"}]

@@ -17,7 +17,8 @@ def smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     program.chmod(program.stat().st_mode | stat.S_IEXEC)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    monkeypatch.delenv("TESSERA_CPU_JOBS", raising=False)
+    for variable in ("TESSERA_CPU_JOBS", "TESSERA_GPU_JOBS"):
+        monkeypatch.delenv(variable, raising=False)
     return program
 
 
@@ -26,6 +27,16 @@ def test_gpus_and_the_cpu(smi: Path) -> None:
     assert (first.name, first.visible, first.argument, first.memory_gib) == ("cuda:0", "0", "cuda", 140.4)
     assert second.free_gib is None
     assert (cpu.name, cpu.visible, cpu.argument, cpu.slots) == ("cpu", "", "cpu", 1)
+
+
+def test_a_gpu_takes_as_many_jobs_as_the_cores_serve(smi: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cores, jobs in ((64, 4), (6, 3), (1, 1)):
+        monkeypatch.setattr("os.cpu_count", lambda cores=cores: cores)
+        assert list_devices()[0].slots == jobs
+    monkeypatch.setenv("TESSERA_GPU_JOBS", "8")
+    assert [device.slots for device in list_devices()] == [8, 8, 1]
+    (smi.parent / "rows").write_text("0, GPU-aaa, Some GPU, [N/A], [N/A]\n")
+    assert list_devices()[0].slots == 1  # of unknown memory
 
 
 def test_auto_means_a_gpu_where_there_is_one(smi: Path) -> None:

@@ -207,10 +207,15 @@ def test_shares_by_device() -> None:
 
 
 def test_what_shapes_the_memory_and_what_does_not() -> None:
-    spec = {**SPEC, "train": {"batch_size": 8, "steps": 5}}
+    spec = {**SPEC, "train": {"batch_size": 8, "learning_rate": 1e-3}}
     key = memory_key(spec, "train", {})
-    assert memory_key({**spec, "seed": 7, "name": "x", "train": {"batch_size": 8, "steps": 50}}, "train", {}) == key
+    alike = {**spec, "seed": 7, "name": "x", "train": {"batch_size": 8, "learning_rate": 1e-4}}
+    assert memory_key(alike, "train", {}) == key
     assert memory_key(spec, "train", {"experts": ["run-1"]}) == key
-    others = [{"train": {"batch_size": 16, "steps": 5}}, {"model": {"base": "c"}}, {"method": {"name": "mosld"}}]
+    others = [
+        {"train": {"batch_size": 16, "learning_rate": 1e-3}},
+        {"model": {"base": "c"}},
+        {"method": {"name": "mosld"}},
+    ]
     found = {memory_key({**spec, **other}, "train", {}) for other in others} | {memory_key(spec, "score", {}), key}
     assert len(found) == 5
