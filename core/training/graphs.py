@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import gc
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import masking_utils
 
 Outputs = dict[str, Tensor]
 Work = Callable[[Mapping[str, Any]], tuple[Tensor, Outputs]]
@@ -77,7 +75,7 @@ class StepGraphs:
 
     def _key(self, batch: Mapping[str, Any]) -> tuple:
         def shape(name: str, value: Tensor) -> tuple:
-            return (-(-len(value) // RAGGED),) if name in self.ragged else tuple(value.shape)
+            return (-(-len(value) // RAGGED), *value.shape[1:]) if name in self.ragged else tuple(value.shape)
 
         return tuple((name, shape(name, value)) for name, value in batch.items() if isinstance(value, Tensor))
 
@@ -114,20 +112,6 @@ class StepGraphs:
             torch._foreach_zero_(fresh)
 
 
-@contextmanager
-def _without_masks() -> Iterator[None]:
-    """Let transformers leave the causal mask to the attention kernel where none is given, as it does outside captures.
-
-    Earlier 5.x versions write the mask out while a graph is captured, which takes another, slower kernel.
-    """
-    usual = masking_utils.is_tracing
-    masking_utils.is_tracing = lambda tensor=None: tensor is not None and usual(tensor)
-    try:
-        yield
-    finally:
-        masking_utils.is_tracing = usual
-
-
 def _reason(error: BaseException) -> str:
     """What went wrong first: leaving a capture that something broke raises once more."""
     while error.__context__ is not None:
@@ -141,8 +125,7 @@ class _Graph:
         self.inputs = {name: self._own(name, value) for name, value in batch.items() if isinstance(value, Tensor)}
         self.graph = torch.cuda.CUDAGraph()
         # Threads that pin memory for the loader go on meanwhile.
-        capture = torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local")
-        with _without_masks(), capture:
+        with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
             loss, outputs = steps.work({**batch, **self.inputs})
             found = torch.autograd.grad(loss, steps.parameters, allow_unused=True)
             pairs = [(held, one) for held, one in zip(steps.gradients, found, strict=True) if one is not None]
@@ -152,12 +135,12 @@ class _Graph:
     def replay(self, batch: Mapping[str, Any]) -> Outputs:
         self._fill(batch)
         self.graph.replay()
-        return self.outputs
+        return dict(self.outputs)
 
     def _own(self, name: str, value: Tensor) -> Tensor:
         if name not in self.ragged:
             return value.clone()
-        return value.new_full((-(-len(value) // RAGGED) * RAGGED,), self.ragged[name])
+        return value.new_full((-(-len(value) // RAGGED) * RAGGED, *value.shape[1:]), self.ragged[name])
 
     def _fill(self, batch: Mapping[str, Any]) -> None:
         places, values = [], []

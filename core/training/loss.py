@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,13 +12,13 @@ from torch import Tensor, nn
 
 from core.adapters.packed import Pack
 from core.data.batches import IGNORED, SIDE, Collator
-from core.data.packing import places
+from core.data.packing import pays, places
 from core.training.cross_entropy import WHOLE, in_chunks
+from core.training.masks import causal_alone
 
 ADDRESSING = ("input_ids", "task_index", "token_role")
 RAGGED = {"predicts": 0, "targets": 0, "target_task": 0, "counts": 0}  # of any length, and what fills them up
-SAVED = 0.1  # the share of a padded batch that a pack must save
-STEP = 32  # packed samples are numbered in a layout whose width is a multiple of this, so that shapes come again
+STEP = 32  # what the length of padded rows is a multiple of where shapes should come again
 
 
 class AnswerCollator:
@@ -40,7 +40,8 @@ class AnswerCollator:
     def __call__(self, items: Sequence[dict[str, Any]]) -> dict[str, Any]:
         lengths = [len(item["input_ids"]) for item in items]
         pack = self._pack(lengths) if self.packing else {}
-        batch = Collator(self.pad_id, multiple_of=STEP if pack else self.multiple_of)(items) | pack
+        multiple = pack["place"].shape[1] if pack else self.multiple_of
+        batch = Collator(self.pad_id, multiple_of=multiple)(items) | pack
         labels = batch.pop("labels")
         rows, columns = torch.nonzero(labels[:, 1:] != IGNORED, as_tuple=True)
         tasks = batch["task_index"][rows]
@@ -55,8 +56,8 @@ class AnswerCollator:
 
     def _pack(self, lengths: Sequence[int]) -> dict[str, Tensor]:
         """Nothing where a pack would save too little."""
-        place, back = places(lengths, -(-max(lengths) // STEP) * STEP)
-        if back.size > (1 - SAVED) * len(lengths) * max(lengths):
+        place, back = places(lengths, coarse=self.multiple_of > 1)
+        if pays(back.shape, len(lengths), max(lengths)) is None:
             return {}
         return {"place": torch.from_numpy(place), "back": torch.from_numpy(back)}
 
@@ -103,7 +104,8 @@ class AnswerHead:
             inputs["input_ids"] = pack.together(batch["input_ids"])
             inputs["position_ids"] = pack.positions
             inputs["attention_mask"] = pack.mask(self.model.get_base_model().dtype)
-        return self.model(**inputs, use_cache=False).logits
+        with causal_alone() if "attention_mask" not in inputs else nullcontext():
+            return self.model(**inputs, use_cache=False).logits
 
     def _states(self, batch: Mapping[str, Any]) -> Tensor:
         """What enters the head at ``batch["predicts"]``, (N, width); the head itself sees one position."""

@@ -43,7 +43,7 @@ def obstacle(model: nn.Module, length: int) -> str:
 def _differs(model: nn.Module, base: nn.Module) -> bool:
     """Whether the base, with the adapters silent, makes other states of samples in a row than of each one alone."""
     backbone, tape, training = base.base_model, tape_of(model), model.training
-    place, back = (torch.from_numpy(part).to(model.device) for part in places(SAMPLES, max(SAMPLES)))
+    place, back = (torch.from_numpy(part).to(model.device) for part in places(SAMPLES))
     pack = Pack(place, back)
     ids = torch.arange(place.numel(), device=place.device).view(place.shape) * 7
     ids = ids % base.config.get_text_config().vocab_size
