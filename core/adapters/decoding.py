@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from .gathering import Layout, Piece, piece, steady_weights
 from .layer import MixtureLayer
 from .model import MixtureModel
 from .modules.base import DownModule, GateModule, UpModule
@@ -40,6 +41,7 @@ class GrowingRows:
         self.addressing = whole.split(names, task_index.device)
         self._spans = {name: slice(names.index(name), names.index(name) + names.count(name)) for name in set(names)}
         self._layers: dict[MixtureLayer, _Joined | None] = {}
+        self._layouts: dict[Any, Layout] = {}  # projections of one shape share theirs
 
     def forward(self, **inputs: Any) -> Any:
         """The base's pass over one more token of each row, with its adapters."""
@@ -109,7 +111,7 @@ class GrowingRows:
         rows = self.addressing.shape[0]
         if type(layer) is not MixtureLayer or not parts or len(x) != rows or not all(part.narrow(x) for part in parts):
             return None
-        return _Joined(parts, rows, x) if len({part.up.dtype for part in parts}) == 1 else None
+        return _Joined(parts, rows, x, self._layouts) if len({part.up.dtype for part in parts}) == 1 else None
 
 
 @dataclass
@@ -126,6 +128,7 @@ class _Part:
     first: slice = field(init=False)
     second: slice = field(init=False)
     matrix: Tensor = field(init=False)
+    piece: Piece | None = field(init=False)
 
     def narrow(self, x: Tensor) -> bool:
         """Whether the word has a down matrix that sees the projection's input itself."""
@@ -144,18 +147,19 @@ class _Part:
 
     def stand(self, first: int, second: int) -> tuple[list[Tensor], Tensor]:
         """The adapter's rows of the first matrix and its columns of the second, which begin at these places."""
+        self.piece = piece(self.down, self.gate, self.up, self.slot, self.rows, first, second)
         self.matrix, router = self.down.matrix(), None if self.gate is None else self.gate.matrix()
         rows, columns = [self.matrix] if router is None else [self.matrix, router], self.up.matrix()
         self.first = slice(first, first + sum(map(len, rows)))
         self.second = slice(second, second + columns.shape[1])
-        return rows, columns
+        return rows, columns if self.piece is None else columns * self.scaling
 
 
 class _Joined:
     """A projection's adapters: all down matrices and routers in one product, all up matrices in another."""
 
-    def __init__(self, parts: list[_Part], rows: int, x: Tensor) -> None:
-        self.parts, self.seen, self.dtype = parts, x.dtype, parts[0].up.dtype
+    def __init__(self, parts: list[_Part], rows: int, x: Tensor, layouts: dict[Any, Layout]) -> None:
+        self.seen, self.dtype = x.dtype, parts[0].up.dtype
         first, second, height, width = [], [], 0, 0
         for part in parts:
             stacked, columns = part.stand(height, width)
@@ -166,7 +170,23 @@ class _Joined:
         self.second = torch.cat(second, 1).t().contiguous()
         # Other adapters' columns of a row stay zero, so that one product serves all rows.
         self.folded = self.first.new_zeros(rows, 1, width)
-        self.alone = len(parts) == 1 and parts[0].rows == slice(0, rows)
+        self.apart = [part for part in parts if part.piece is None]
+        self.alone = len(parts) == len(self.apart) == 1 and parts[0].rows == slice(0, rows)
+        self.layout, self.steady = None, None
+        if gathered := [part for part in parts if part.piece is not None]:
+            key = (tuple(part.piece for part in gathered), width)
+            if key not in layouts:
+                layouts[key] = Layout(key[0], rows, width, self.first)
+            self.layout = layouts[key]
+            self._hold_steady([part for part in gathered if not part.piece.selected], rows)
+
+    def _hold_steady(self, parts: list[_Part], rows: int) -> None:
+        """The weights (rows, experts + 1) of adapters that weigh every token alike."""
+        if parts:
+            self.steady = self.first.new_zeros(rows, self.layout.experts + 1)
+        for part in parts:
+            weights = steady_weights(part.gate, part.addressing, part.slot)
+            self.steady[part.rows, : part.piece.experts] = weights
 
     def __call__(self, layer: MixtureLayer, x: Tensor) -> Tensor:
         if x.is_cuda and torch.cuda.is_current_stream_capturing():
@@ -178,20 +198,21 @@ class _Joined:
             return torch.addmm(result.view(len(x), -1), folded, self.second).view(shape)
         return result.add_((folded @ self.second).view(shape))  # in the wider type, rounded once
 
-    def _folded(self, x: Tensor, each: Callable[[Tensor], None]) -> Tensor:
+    def _folded(self, x: Tensor, each: Callable[[Tensor, Tensor], None]) -> Tensor:
         """What the up matrices multiply: (rows, 1, columns)."""
         product = functional.linear(x.to(self.dtype).view(len(x), 1, -1), self.first)
         if self.alone:
-            return self.parts[0].fold(product)
-        each(product)
-        return self.folded
+            return self.apart[0].fold(product)
+        folded = self.folded
+        if self.layout is not None:
+            folded = self.layout.folded(product.squeeze(1), self.steady).unsqueeze(1)
+        if self.apart:
+            each(product, folded)
+        return folded
 
-    def _each(self, product: Tensor) -> None:
-        for part in self.parts:
-            self._fold(part, product)
-
-    def _fold(self, part: _Part, product: Tensor) -> None:
-        self.folded[part.rows, :, part.second] = part.fold(product[part.rows, :, part.first])
+    def _each(self, product: Tensor, folded: Tensor) -> None:
+        for part in self.apart:
+            _fold(part, product, folded)
 
     def _branching(self, layer: MixtureLayer, x: Tensor) -> tuple[Tensor, Tensor]:
         """The base and each adapter as branches of the graph that is being recorded: they run at the same time."""
@@ -203,16 +224,20 @@ class _Joined:
         here.wait_stream(beside)
         return result, folded
 
-    def _each_on_a_stream(self, product: Tensor) -> None:
+    def _each_on_a_stream(self, product: Tensor, folded: Tensor) -> None:
         here = torch.cuda.current_stream(product.device)
-        streams = [_stream(product.device, number) for number in range(1, len(self.parts))]
-        for part, stream in zip(self.parts[1:], streams, strict=True):
+        streams = [_stream(product.device, number) for number in range(1, len(self.apart))]
+        for part, stream in zip(self.apart[1:], streams, strict=True):
             stream.wait_stream(here)
             with torch.cuda.stream(stream):
-                self._fold(part, product)
-        self._fold(self.parts[0], product)
+                _fold(part, product, folded)
+        _fold(self.apart[0], product, folded)
         for stream in streams:
             here.wait_stream(stream)
+
+
+def _fold(part: _Part, product: Tensor, folded: Tensor) -> None:
+    folded[part.rows, :, part.second] = part.fold(product[part.rows, :, part.first])
 
 
 def _base(layer: MixtureLayer, x: Tensor) -> Tensor:

@@ -90,7 +90,7 @@ class ChatEngine:
     def step(self) -> Iterator[None]:
         """One forward pass at a time, without gradients; a full device is an error that people understand."""
         try:
-            with self._lock, torch.no_grad():
+            with self._lock, torch.inference_mode():
                 yield
         except torch.OutOfMemoryError as error:
             raise OutOfMemoryError(
