@@ -78,17 +78,19 @@ class Study:
         options = {"request_id": None, "priority": 0, "parent": None}
         runs = [pipelines.submit(self.studio.check(spec), [], home, records, **options) for spec in wanted]
         began = time.monotonic()
-        Dispatcher(home, limits=Limits(poll=0.1, idle=0.0)).run()
+        Dispatcher(home, limits=Limits(idle=0.0)).run()
         seconds = time.monotonic() - began
         told = [self.told(run) for run in runs]
-        medians = {phase: statistics.median(one["phases"].get(phase, 0.0) for one in told) for phase in PHASES}
+        done = [one["phases"] for one in told if "phases" in one]
+        medians = {phase: statistics.median(one[phase] for one in done) for phase in PHASES} if done else {}
         return {"at_once": at_once, "runs": len(runs), "seconds": seconds, "phases": medians, "told": told}
 
     def told(self, run: str) -> dict[str, Any]:
-        """Scores, losses and seconds by phase of a run; raises where it is not done."""
+        """Scores, losses and seconds by phase of a run; its ``error`` where it is not done."""
         row = self.studio.run(run)
         if row["state"] != "done":
-            raise RuntimeError(f"{run} is {row['state']}: {row['job']['message']} {row['job']['hint']}")
+            print(f"{run} is {row['state']}: {row['job']['message']} {row['job']['hint']}", flush=True)
+            return {"error": row["job"]["message"] or row["state"]}
         events = [json.loads(line) for line in self.studio.home.run(run).events.read_text("utf-8").splitlines()]
         job = self.studio.home.run(run).jobs / "train-1.json"
         marks = {"starting": job.stat().st_mtime, "share": read_json(job)["share"]}
@@ -111,6 +113,8 @@ def differences(part: dict[str, Any], other: dict[str, Any]) -> dict[str, float]
     """The largest differences of scores and of losses, run by run."""
     score = loss = 0.0
     for one, two in zip(part["told"], other["told"], strict=True):
+        if "error" in one or "error" in two:
+            continue
         assert one["scores"].keys() == two["scores"].keys()
         score = max([score, *(abs(value - two["scores"][name]) for name, value in one["scores"].items())])
         loss = max([loss, *(abs(a - b) for a, b in zip(one["losses"], two["losses"], strict=True))])
@@ -128,9 +132,11 @@ def table(parts: Sequence[dict[str, Any]], title: str) -> str:
     ]
     for part in parts:
         apart = differences(part, slowest)
-        peaks = [one["peak"] for one in part["told"] if one["peak"]]
-        cells = [str(part["at_once"]), f"{part['seconds']:.1f}", f"{slowest['seconds'] / part['seconds']:.2f}"]
-        cells += [f"{part['phases'][phase]:.1f}" for phase in PHASES]
+        peaks = [one["peak"] for one in part["told"] if one.get("peak")]
+        failed = sum("error" in one for one in part["told"])
+        cells = [f"{part['at_once']}" + (f" ({failed} failed)" if failed else "")]
+        cells += [f"{part['seconds']:.1f}", f"{slowest['seconds'] / part['seconds']:.2f}"]
+        cells += [f"{part['phases'].get(phase, 0.0):.1f}" for phase in PHASES]
         cells += [f"{max(peaks) / 2**30:.2f}" if peaks else "", f"{apart['score']:.4f}", f"{apart['loss']:.1e}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

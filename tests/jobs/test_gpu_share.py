@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from core.home import PROJECT
+from core.jobs.worker import ENVIRONMENT
 
 WORKER = """
 import json, sys, torch
@@ -31,7 +32,8 @@ print(json.dumps(sink.events))
 
 def events(**job: object) -> dict[str, dict]:
     order = json.dumps({"kind": "train", "device": "cuda", **job})
-    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "CUDA_VISIBLE_DEVICES": "0"}
+    path = os.pathsep.join(part for part in (str(PROJECT), os.environ.get("PYTHONPATH", "")) if part)
+    environment = {**os.environ, **ENVIRONMENT, "PYTHONPATH": path, "CUDA_VISIBLE_DEVICES": "0"}
     done = subprocess.run([sys.executable, "-c", WORKER, order], capture_output=True, text=True, env=environment)
     assert done.returncode == 0, done.stderr[-2000:]
     return {event["kind"]: event for event in json.loads(done.stdout.splitlines()[-1])}
