@@ -1,7 +1,8 @@
 """Samples laid end to end in a few rows of one length, so that no row is filled up to the longest sample.
 
 Attention costs ``rows * length ** 2`` and everything else ``rows * length``: short samples share a single row, more of
-them as many rows as keep each about ``ROW`` tokens long. Lengths are multiples of ``STEP``, so that shapes come again.
+them as many rows as keep each about ``ROW`` tokens long. Lengths are multiples of ``STEP``; coarse ones come in four
+sizes between a number and its double, so that few shapes come again and again.
 """
 
 from __future__ import annotations
@@ -11,14 +12,26 @@ from collections.abc import Sequence
 import numpy as np
 
 ROW = 1024
-STEP = 64
-SAVED = 0.1  # the share of a padded batch that a pack must save
+STEP = 16
+NARROW = 32  # the least width of the layout of a sample a row, where it is coarse
+SAVED = 0.2  # the share of a padded batch that a pack must save
 
 
 def even(tokens: float, longest: int) -> tuple[int, int]:
     """Rows and their length for so many tokens, were they spread evenly."""
     rows = max(1, -(-int(tokens) // max(ROW, longest)))
-    return rows, -(-int(tokens / rows) // STEP) * STEP
+    return rows, rounded(int(tokens / rows))
+
+
+def rounded(length: int, coarse: bool = False) -> int:
+    """Up to what a row is filled."""
+    step = max(4 * STEP, 1 << max(0, length.bit_length() - 3)) if coarse else STEP
+    return -(-length // step) * step
+
+
+def width(longest: int, coarse: bool = False) -> int:
+    """Of the layout of a sample a row, which only numbers the tokens: a power of two where it is coarse."""
+    return max(NARROW, 1 << (longest - 1).bit_length()) if coarse else longest
 
 
 def pays(pack: tuple[int, int], samples: int, longest: int) -> tuple[int, int] | None:
@@ -26,7 +39,7 @@ def pays(pack: tuple[int, int], samples: int, longest: int) -> tuple[int, int] |
     return pack if pack[0] * pack[1] <= (1 - SAVED) * samples * longest else None
 
 
-def shape(lengths: Sequence[int]) -> tuple[int, list[list[int]]]:
+def shape(lengths: Sequence[int], coarse: bool = False) -> tuple[int, list[list[int]]]:
     """The length of the rows, and the samples of each row in order.
 
     The longest samples are placed first, each in the row that is emptiest then.
@@ -37,16 +50,17 @@ def shape(lengths: Sequence[int]) -> tuple[int, list[list[int]]]:
         row = min(range(len(rows)), key=filled.__getitem__)
         rows[row].append(sample)
         filled[row] += lengths[sample]
-    return -(-max(filled) // STEP) * STEP, rows
+    return rounded(max(filled), coarse), rows
 
 
-def places(lengths: Sequence[int], longest: int) -> tuple[np.ndarray, np.ndarray]:
-    """Where samples of ``lengths`` lie in a pack: ``place`` (samples, longest) and ``back`` (rows, length).
+def places(lengths: Sequence[int], coarse: bool = False) -> tuple[np.ndarray, np.ndarray]:
+    """Where samples of ``lengths`` lie in a pack: ``place`` (samples, width) and ``back`` (rows, length).
 
     ``place`` counts the pack's places row after row and ``back`` those of a layout of a sample a row; where one has no
     token, it says how many places the other has.
     """
-    length, rows = shape(lengths)
+    length, rows = shape(lengths, coarse)
+    longest = width(max(lengths), coarse)
     place = np.full((len(lengths), longest), len(rows) * length)
     back = np.full((len(rows), length), place.size)
     for row, samples in enumerate(rows):

@@ -111,8 +111,8 @@ def test_packing_is_counted_where_the_usual_length_is_known():
     train = TrainSpec(batch_size=16, max_length=512)
     padded, packed = memory.Batch.of(train, None, 200), memory.Batch.of(train, None, 200, usual=(30.0, 20.0))
     assert padded.size == 16 * 200 and padded.mask == 0
-    assert packed.pack == (1, 768), "16 samples of 30 tokens, three deviations more, in steps of 64"
-    assert packed.size == 768 and packed.mask == 768**2 and (packed.rows, packed.tokens) == (16, 200)
+    assert packed.pack == (1, 720), "16 samples of 30 tokens, three deviations more, in steps of 16"
+    assert packed.size == 720 and packed.mask == 720**2 and (packed.rows, packed.tokens) == (16, 200)
     assert memory.Batch.of(train.model_copy(update={"packing": False}), None, 200, usual=(30.0, 20.0)) == padded
     assert memory.Batch.of(train, None, 200, usual=(190.0, 10.0)).pack is None, "a pack would save too little"
     rows, length = memory.Batch.of(train, None, 512, usual=(250.0, 30.0)).pack
@@ -129,7 +129,7 @@ def test_what_is_kept_of_packs_is_estimated(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(benchmark, "AnswerCollator", lambda pad_id: AnswerCollator(pad_id, packing=True))
     monkeypatch.setattr(benchmark.random.Random, "randint", lambda self, low, high: 32)
     trainer = benchmark.trainer_of(spec, model, case, config.vocab_size, RunFolder(tmp_path).create(), "cpu")
-    batch = memory.Batch(case.rows, case.tokens, benchmark.ANSWER, pack=(1, 768))
+    batch = memory.Batch(case.rows, case.tokens, benchmark.ANSWER, pack=(1, 736))
     assert trainer.data_collator([trainer.train_dataset[i] for i in range(16)])["back"].shape == batch.pack
     base = benchmark.shapes(config.to_json_string())
     estimate = catalog.memory(spec.method, spec.model, base, spec.train, len(benchmark.TASKS), True, batch).total

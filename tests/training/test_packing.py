@@ -127,16 +127,30 @@ def test_routing_is_recorded_by_task_and_role_from_packs_too():
     np.testing.assert_allclose(alone.mean_gate, together.mean_gate, rtol=1e-5)
 
 
-@given(st.lists(st.integers(1, 3000), min_size=1, max_size=40))
-def test_every_token_has_one_place(lengths: list[int]):
-    place, back = packing.places(lengths, max(lengths) + 2)
-    length, rows = packing.shape(lengths)
+@given(st.lists(st.integers(1, 3000), min_size=1, max_size=40), st.booleans())
+def test_every_token_has_one_place(lengths: list[int], coarse: bool):
+    place, back = packing.places(lengths, coarse)
+    length, rows = packing.shape(lengths, coarse)
     assert back.shape == (len(rows), length) and length % packing.STEP == 0
     assert (place < back.size).sum() == (back < place.size).sum() == sum(lengths)
     real = place < back.size
     assert (real == (np.arange(place.shape[1]) < np.array(lengths)[:, None])).all()
     assert (back.reshape(-1)[place[real]] == np.flatnonzero(real)).all()
-    assert length < max(lengths) + max(packing.ROW, max(lengths)) + packing.STEP
+    filled = max(sum(lengths[sample] for sample in row) for row in rows)
+    assert filled <= max(lengths) + max(packing.ROW, max(lengths))
+    assert length < filled + max(packing.STEP * (4 if coarse else 1), filled / 4 * coarse + 1)
+
+
+def test_coarse_shapes_are_few(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()
+    draw = np.random.default_rng(0)
+    shapes = {
+        coarse: {
+            tuple(part.shape for part in packing.places(draw.integers(10, 60, 16).tolist(), coarse)) for _ in range(300)
+        }
+        for coarse in (False, True)
+    }
+    assert len(shapes[True]) <= 4 < len(shapes[False])
 
 
 def test_samples_of_one_length_stay_as_they_are():
