@@ -40,7 +40,6 @@ def events(**job: object) -> dict[str, dict]:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_more_than_the_share_is_refused_and_the_peak_is_told() -> None:
     whole = torch.cuda.get_device_properties(0).total_memory
     inside = events(share=0.25, parts=[0.1, 0.1])
