@@ -116,7 +116,7 @@ def _frozen_layer() -> type:
     class FrozenLayer(DynamicLayer):
         def __init__(self, keys: Tensor, values: Tensor) -> None:
             super().__init__()
-            self.lazy_initialization(keys, values)
+            self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
             self.keys, self.values = keys, values
 
         def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
