@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -23,11 +25,16 @@ from core.adapters.attach import tape_of
 from core.adapters.packed import Pack
 from core.data import packing
 from core.data.batches import as_item
+from core.data.store import DatasetInfo, DatasetStore
 from core.data.templates import Encoded
 from core.errors import ConfigurationError
+from core.home import RunFolder
+from core.jobs.sinks import ListSink
 from core.routing.recorder import RoutingRecorder
+from core.training import run
 from core.training.loss import AnswerCollator, AnswerHead
 from core.training.packing import obstacle
+from core.training.run import train_adapter
 from tests.adapters.adapters_support import (
     HEADS,
     MATRIX,
@@ -41,6 +48,7 @@ from tests.adapters.adapters_support import (
     tiny_gpt2,
     tiny_qwen,
 )
+from tests.support.training import points, toy_spec
 
 LENGTHS = (
     (2, 3),
@@ -211,3 +219,41 @@ def test_a_base_that_cannot_be_packed_says_why(base, row: Row, reason: str):
     found = obstacle(model, 64)
     assert (found == "") if not reason else (reason in found or (reason == "." and found))
     assert kept == {name: parameter.requires_grad for name, parameter in model.named_parameters()} and model.training
+
+
+def trained(base: Path, store: DatasetStore, folder: Path, **train: object) -> ListSink:
+    """A short run of samples of very different lengths, from its settings on."""
+    sink = ListSink()
+    spec = toy_spec(base, {"name": "moa", "options": {"rank": 2}}, steps=4, batch_size=8, **train)
+    train_adapter(spec, RunFolder(folder).create(), store, sink, device="cpu", resume=False)
+    return sink
+
+
+def ragged_store(root: Path) -> DatasetStore:
+    store = DatasetStore(root)
+    rows = [{"input": "word " * (1 + i * i % 23), "output": "yes" if i % 3 else "no"} for i in range(40)]
+    splits = {split: {"first": rows, "second": rows[::-1]} for split in ("train", "validation", "test")}
+    store.add(DatasetInfo(name="toy"), splits)
+    return store
+
+
+def test_a_run_has_the_same_curves_packed_or_padded(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.undo()
+    packs = []
+    honest = Pack.mask
+    monkeypatch.setattr(Pack, "mask", lambda pack, dtype: packs.append(pack) or honest(pack, dtype))
+    store = ragged_store(tmp_path / "datasets")
+    packed, padded = (
+        points(trained(base, store, tmp_path / str(packing), packing=packing).events) for packing in (True, False)
+    )
+    assert len(packs) >= 4, "the base was tried, and steps were packed"
+    assert packed.keys() == padded.keys()
+    for point, value in padded.items():
+        assert packed[point] == pytest.approx(value, rel=2e-4, abs=1e-6), point
+
+
+def test_a_run_that_is_padded_says_so(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    store = ragged_store(tmp_path / "datasets")
+    monkeypatch.setattr(run, "obstacle", lambda model, length: "its samples would see each other")
+    said = [event["message"] for event in trained(base, store, tmp_path / "run").of("log")]
+    assert "Samples are padded, not packed (train.packing): its samples would see each other." in said
