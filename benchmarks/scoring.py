@@ -9,7 +9,8 @@ size is ``auto``, found beforehand for the longest request and not counted: with
 with at most 512 (on the CPU, where small batches are quicker, 8); the quicker one counts. As in its evaluator one call
 holds the requests of all tasks; the studio scores one task after the other, as a run does. Models: the base, a PEFT
 LoRA of rank 8 on all projections (there a PeftModel, here loaded from the same folder), and MoSLD, which
-lm-evaluation-harness cannot compute and which is compared with its LoRA. After a warm-up the sides take turns; the
+lm-evaluation-harness cannot compute and which is compared with its LoRA. Over a bfloat16 base PEFT computes a LoRA in
+float32, the studio under autocast, as it trains. After a warm-up the sides take turns; the
 median counts. On the CPU seconds are those of the processor.
 
 Differences are those of all options' log-likelihoods. lm-evaluation-harness takes its softmax in float32 for them (its
