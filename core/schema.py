@@ -109,6 +109,9 @@ class TrainSpec(Spec):
     packing: bool = Field(
         True, description="Lay short samples end to end in rows, where none sees another, instead of padding them."
     )
+    group_by_length: bool = Field(
+        False, description="Put samples of like lengths into one batch, where they are padded, not packed."
+    )
     compile: Literal["auto", "on", "off"] = Field(
         "auto",
         description="torch.compile of the base's blocks and CUDA graphs of whole steps. auto: on CUDA, compiled where "

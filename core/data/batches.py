@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from itertools import accumulate
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch.utils.data import Dataset
 
@@ -41,6 +42,11 @@ class TaskDataset(Dataset):
         """Encode all rows that are not, and keep them for later runs."""
         for rows in self.rows:
             rows.keep()
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row; encodes them all."""
+        return np.concatenate([rows.lengths for rows in self.rows])
 
     def __len__(self) -> int:
         return self._ends[-1] if self._ends else 0

@@ -54,6 +54,12 @@ class EncodedRows:
             self._rows = self.task.rows(self.split)
         return self._rows
 
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of each row, all of which are kept."""
+        self.keep()
+        return sum((np.diff(starts) for starts, _ in self._kept or ()), np.zeros(self.size, np.int64))
+
     def keep(self) -> None:
         """Encode all rows, once for all runs. Without a place to write, this run alone has them."""
         if self.kept:

@@ -6,10 +6,13 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import numpy as np
 from torch.utils.data import Sampler
 
 from core.data.sampling import MixtureSampler
 from core.schema import TrainSpec
+
+WINDOW = 16  # batches among which samples of like lengths are put together
 
 
 @dataclass(frozen=True)
@@ -63,3 +66,21 @@ class RunOrder(Sampler[int]):
             order = self.mixture.order(epoch)[:left]
             yield from (self.mixture.offsets[order[:, 0]] + order[:, 1]).tolist()
             left, epoch = left - len(order), epoch + 1
+
+
+class LengthOrder(RunOrder):
+    """The same samples within windows of ``WINDOW`` batches, in batches of like lengths that come in drawn order.
+
+    ``lengths``: tokens of each row, by flat index. A window is short, so the shares of the tasks stay.
+    """
+
+    def __init__(self, mixture: MixtureSampler, samples: int, lengths: np.ndarray, batch: int) -> None:
+        super().__init__(mixture, samples)
+        self.lengths, self.batch = lengths, batch
+
+    def __iter__(self) -> Iterator[int]:
+        rows = np.fromiter(super().__iter__(), np.int64, self.samples)
+        for start in range(0, len(rows), WINDOW * self.batch):
+            window = rows[start : start + WINDOW * self.batch]
+            batches = window[np.argsort(self.lengths[window], kind="stable")].reshape(-1, self.batch)
+            yield from np.random.default_rng([self.mixture.seed, 3, start]).permutation(batches).flatten().tolist()

@@ -24,13 +24,13 @@ from core.evaluation.run import score
 from core.home import RunFolder
 from core.jobs.sinks import Cancelled, Sink
 from core.models import download_progress, load_base, pick_device, resolve_base
-from core.schema import RunSpec
+from core.schema import RunSpec, TrainSpec
 from core.training import checkpoints
 from core.training.compiling import Compiling
 from core.training.experts import experts_of
 from core.training.loss import STEP, AnswerCollator
 from core.training.packing import obstacle
-from core.training.plan import Plan, RunOrder
+from core.training.plan import LengthOrder, Plan, RunOrder
 from core.training.prepare import Setting, prepare
 from core.training.probe import Probe
 from core.training.routing import Routing
@@ -163,7 +163,7 @@ def _trainer(
         model,
         training_arguments(spec, plan, folder.checkpoints, device, bf16, dataset.kept),
         plan=plan,
-        order=RunOrder(mixture, plan.samples),
+        order=_order(settings, mixture, plan, dataset, packing),
         dataset=dataset,
         collator=AnswerCollator(rows.encoder.pad_id, packing, STEP if compiling.graphs else 1),
         tasks=rows.names,
@@ -176,6 +176,12 @@ def _trainer(
         patience=settings.early_stopping,
         graphs=compiling.graphs,
     )
+
+
+def _order(settings: TrainSpec, mixture: MixtureSampler, plan: Plan, dataset: TaskDataset, packing: bool) -> RunOrder:
+    if settings.group_by_length and not packing:
+        return LengthOrder(mixture, plan.samples, dataset.lengths, settings.batch_size)
+    return RunOrder(mixture, plan.samples)
 
 
 def _packs(model: nn.Module, length: int, sink: Sink) -> bool:

@@ -11,11 +11,13 @@ import pytest
 from core.data import encoded
 from core.data.batches import TaskDataset
 from core.data.encoded import EncodedRows
+from core.data.sampling import MixtureSampler
 from core.data.store import DatasetStore
 from core.data.tasks import Task, load_tasks
 from core.data.templates import TextEncoder
 from core.home import BUNDLED_BASE_FOLDER
 from core.schema import TaskSpec
+from core.training.plan import WINDOW, LengthOrder, RunOrder
 from tests.support.training import toy_store
 
 
@@ -114,3 +116,22 @@ def test_the_files_used_longest_ago_go(store: DatasetStore, encoder: TextEncoder
     third = EncodedRows(tasks(store)[0], encoder, "train", 62)
     third.keep()
     assert files(store) == sorted([first.path, third.path]) and second[0] == first[0]
+
+
+def test_batches_of_like_lengths_hold_the_samples_of_their_window(store: DatasetStore, encoder: TextEncoder):
+    dataset = TaskDataset(tasks(store), encoder, "train")
+    lengths = [len(dataset[index]["input_ids"]) for index in range(len(dataset))]
+    assert dataset.lengths.tolist() == lengths
+    mixture = MixtureSampler(dataset.sizes, seed=5)
+    size, samples = 4, 4 * (WINDOW + 5)
+    plain, grouped = list(RunOrder(mixture, samples)), list(LengthOrder(mixture, samples, dataset.lengths, size))
+    assert grouped == list(LengthOrder(mixture, samples, dataset.lengths, size)) != plain
+    for start in (0, WINDOW * size):
+        window = slice(start, start + WINDOW * size)
+        assert sorted(grouped[window]) == sorted(plain[window])
+
+    def padding(order: list[int]) -> int:
+        batches = [[lengths[index] for index in order[i : i + size]] for i in range(0, samples, size)]
+        return sum(max(batch) * size - sum(batch) for batch in batches)
+
+    assert padding(grouped) < padding(plain) / 3
