@@ -28,6 +28,8 @@ def obstacle(model: nn.Module, length: int) -> str:
         return "it reads the prompt in an encoder"
     if any(config.peft_type == PeftType.POLY for config in model.peft_config.values()):
         return "Poly mixes its skills by row"
+    if any(getattr(slot.site.gate, "pool_over", "") == "all" for slot in tape_of(model).slots):
+        return "a gate that pools over all counts padding too"
     for name in WINDOWS:
         window = getattr(config, name, None)
         if window and window < length and getattr(config, f"use_{name}", True):

@@ -194,6 +194,7 @@ def two_texts() -> nn.Module:
     return T5ForConditionalGeneration(T5Config(vocab_size=64, d_model=32, d_kv=8, d_ff=48, num_layers=2, num_heads=4))
 
 
+POOLS = Row("pools", "mixlora", {"rank": 2, "modules": "all-linear", "experts": 3, "pool_over": "all"})
 LORA = Row("lora", "lora", {"rank": 2, "modules": "all-linear"})
 
 
@@ -205,13 +206,26 @@ LORA = Row("lora", "lora", {"rank": 2, "modules": "all-linear"})
         (eager, LORA, ""),
         (tiny, PEFT_ROWS[0], ""),
         (tiny, PEFT_ROWS[1], "by row"),
+        (tiny, POOLS, "counts padding"),
         (lambda: windowed(64), LORA, ""),
         (lambda: windowed(16), LORA, "reaches 16 tokens back"),
         (recurrent, LORA, "."),
         (alibi, LORA, "."),
         (two_texts, LORA, "encoder"),
     ],
-    ids=["llama", "gpt2", "eager", "dora", "poly", "wide-window", "narrow-window", "recurrent", "alibi", "two-texts"],
+    ids=[
+        "llama",
+        "gpt2",
+        "eager",
+        "dora",
+        "poly",
+        "pools-all",
+        "wide-window",
+        "narrow-window",
+        "recurrent",
+        "alibi",
+        "two-texts",
+    ],
 )
 def test_a_base_that_cannot_be_packed_says_why(base, row: Row, reason: str):
     model = made(row, base(), warm=True).train()
