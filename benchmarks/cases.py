@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -19,7 +19,8 @@ from core.schema import MethodSpec
 from core.training.compiling import compile_regions
 from core.training.settings import checkpoint_activations
 
-Mode = Literal["eager", "regions", "graphs", "whole"]
+Mode = Literal["eager", "captured", "regions", "graphs", "whole"]
+MODES = get_args(Mode)
 TASKS = [f"task-{number}" for number in range(8)]  # methods with an expert for each task have 8 like the others
 EXPERTS, RANK = 8, 8
 ANCHORS = ("frozen", "peft-lora", "mosld")
@@ -33,9 +34,9 @@ RANKS = (4, 8, 16, 32, 64)
 class Case:
     """One model and how it is run.
 
-    ``mode``: eager, each block compiled by itself (``regions``), this and its step as one CUDA graph (``graphs``), or
-    the model compiled as a whole. ``extras``: dropout and auxiliary losses as the method has them by default.
-    ``recorder``: routing is recorded in every step.
+    ``mode``: eager, its step as one CUDA graph (``captured``), each block compiled by itself (``regions``), both
+    (``graphs``), or the model compiled as a whole. ``extras``: dropout and auxiliary losses as the method has them by
+    default. ``recorder``: routing is recorded in every step.
     """
 
     method: str
@@ -102,30 +103,36 @@ def compiled(model: nn.Module, mode: Mode) -> Callable[..., Any]:
     """What to call in place of ``model``; blocks are compiled as the studio compiles them, rivals' too."""
     if mode == "whole":
         return torch.compile(model, dynamic=False)
-    if mode != "eager" and not compile_regions(model, dynamic=False):
+    if mode in ("regions", "graphs") and not compile_regions(model, dynamic=False):
         raise ValueError("there are no blocks to compile")
     return model
 
 
 def _both(case: Case) -> list[Case]:
-    return [case, replace(case, mode="regions")]
+    """Eager and compiled; mixtures as the studio's trainer runs them, in CUDA graphs."""
+    if case.method in RIVALS:
+        return [case, replace(case, mode="regions")]
+    return [replace(case, mode="captured"), replace(case, mode="graphs")]
 
 
 def core() -> Iterator[Case]:
     """The figures that are promised, most important first; what comes again at the end shows drift."""
     yield Case("peft-lora")
-    yield Case("mosld")
+    yield Case("mosld", "captured")
     yield Case("frozen", "regions")
     yield Case("peft-lora", "regions")
-    yield Case("mosld", "regions")
     yield Case("mosld", "graphs")
+    yield Case("mosld", "graphs", recorder=False)
+    yield Case("mosld", "captured", recorder=False)
+    yield Case("mosld")
     yield Case("frozen")
-    yield Case("mosld", recorder=False)
-    yield Case("mosld", extras=False, recorder=False)
-    yield Case("lora")
+    yield Case("peft-lora", "captured")
+    yield Case("peft-lora", "graphs")
+    yield Case("frozen", "graphs")
+    yield Case("lora", "graphs")
+    yield Case("mosld", "graphs", extras=False, recorder=False)
+    yield Case("mosld", "regions")
     yield Case("peft-lora")
-    yield Case("mosld", "regions", recorder=False)
-    yield Case("mosld", "regions", extras=False, recorder=False)
 
 
 def whole() -> Iterator[Case]:
@@ -133,14 +140,6 @@ def whole() -> Iterator[Case]:
     yield Case("peft-lora")
     for name in ANCHORS:
         yield Case(name, "whole")
-
-
-def graphs() -> Iterator[Case]:
-    """Steps as CUDA graphs, which the studio's trainer makes of them; the anchors get them too."""
-    for name in ("mosld", "peft-lora", "frozen"):
-        yield Case(name, "graphs")
-        yield Case(name, "regions")
-    yield Case("mosld", "graphs", recorder=False)
 
 
 def methods() -> Iterator[Case]:
@@ -164,6 +163,8 @@ def rivals() -> Iterator[Case]:
 def experts() -> Iterator[Case]:
     yield Case("peft-lora")
     yield Case("peft-lora", "regions")
+    for count in (8, 4):
+        yield Case("mosld", experts=count)
     for count in sorted(COUNTS, key=lambda n: n not in (8, 64)):
         yield from _both(Case("mosld", experts=count))
 
@@ -187,7 +188,7 @@ def batch() -> Iterator[Case]:
     """Larger batches, for the share of the card's rate."""
     for rows in (4, 8, 16):
         for name in ("frozen", "mosld"):
-            yield Case(name, "regions", rows=rows, tokens=1024)
+            yield Case(name, "graphs", rows=rows, tokens=1024)
 
 
 def checkpointing() -> Iterator[Case]:
@@ -197,13 +198,12 @@ def checkpointing() -> Iterator[Case]:
 
 def _anchors() -> Iterator[Case]:
     yield Case("peft-lora")
-    yield Case("mosld")
     yield Case("frozen", "regions")
     yield Case("peft-lora", "regions")
-    yield Case("mosld", "regions")
+    yield from _both(Case("mosld"))
 
 
-GRIDS = ("core", "graphs", "whole", "methods", "rivals", "experts", "rank", "sequence", "batch", "checkpointing")
+GRIDS = ("core", "whole", "methods", "rivals", "experts", "rank", "sequence", "batch", "checkpointing")
 
 
 def cases(grid: str, rows: int, tokens: int) -> list[Case]:

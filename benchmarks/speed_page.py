@@ -21,14 +21,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.charts import Chart, Line, plotly, static
 from benchmarks.other_targets import OTHERS
-from benchmarks.tables import MODES, Row, found, measured, ratio, shown, table
+from benchmarks.tables import TRAINER, Row, as_run, found, measured, ratio, shown, table
 from benchmarks.targets import rows_of, target_table
 from core.figures.export import write_html
 from core.home import PROJECT, write_text
 
 BLOCK = re.compile(r"(<!-- ([\w-]+): written by python -m benchmarks\.speed_page -->\n).*?(<!-- end -->)", re.S)
 KNOWN = ("throughput-", "end_to_end", "scoring-", "chat-", "study", "demo")
-PLAIN = {"eager": "eager", "regions": "compiled"}
+PLAIN = {"eager": "not compiled", "regions": "compiled"}
 SHOWN = {"peft-lora": "PEFT LoRA", "mosld": "MoSLD", "frozen": "frozen base"}
 Reports = Mapping[str, dict[str, Any]]
 
@@ -92,7 +92,7 @@ def method_table(rows: list[Row]) -> str:
         "|---|" + "---:|" * 8,
     ]
     for name in dict.fromkeys(row["method"] for row in rows):
-        eager, regions = found(rows, name, "eager"), found(rows, name, "regions")
+        eager, regions = as_run(rows, name, "eager"), as_run(rows, name, "regions")
         some = eager or regions
         if some is None:
             error = next(row["error"] for row in rows if row["method"] == name)
@@ -101,7 +101,7 @@ def method_table(rows: list[Row]) -> str:
         cells = [f"{some['trainable']:,}"]
         for case, mode in ((eager, "eager"), (regions, "regions")):
             cells += [shown(case and case["ms"], 1), shown(ratio(case, found(rows, "peft-lora", mode)))]
-        cells.append(shown(ratio(regions, found(rows, "mosld", "regions"))))
+        cells.append(shown(ratio(regions, as_run(rows, "mosld", "regions"))))
         cells += [shown(case and case.get("peak_gib")) for case in (eager, regions)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -123,7 +123,8 @@ def _over(rows: list[Row], over: str) -> Chart:
     relative = over != "tokens"
     lines = []
     for colour, (method, mode) in enumerate((m, k) for m in SHOWN for k in PLAIN):
-        mine = [row for row in measured(rows) if (row["method"], row["mode"]) == (method, mode)]
+        kinds = (mode,) if method in ("peft-lora", "frozen") else (TRAINER[mode],)
+        mine = [row for row in measured(rows) if row["method"] == method and row["mode"] in kinds]
         points = {}
         for row in mine:
             anchor = found(rows, "peft-lora", mode)
@@ -138,15 +139,15 @@ def _over(rows: list[Row], over: str) -> Chart:
 
 
 def _methods(rows: list[Row]) -> Chart:
-    regions = {name: found(rows, name, "regions") for name in dict.fromkeys(row["method"] for row in rows)}
+    regions = {name: as_run(rows, name, "regions") for name in dict.fromkeys(row["method"] for row in rows)}
     anchor = {mode: found(rows, "peft-lora", mode) for mode in PLAIN}
     names = [name for name, row in regions.items() if row is not None]
     names.sort(key=lambda name: -regions[name]["tokens_per_s"])
     lines = []
     for mode in PLAIN:
-        values = {i: ratio(found(rows, name, mode), anchor[mode]) for i, name in enumerate(names)}
+        values = {i: ratio(as_run(rows, name, mode), anchor[mode]) for i, name in enumerate(names)}
         values = {i: value for i, value in values.items() if value is not None}
-        lines.append(Line(MODES[mode], list(values), list(values.values()), 0, mode == "eager"))
+        lines.append(Line(PLAIN[mode], list(values), list(values.values()), 0, mode == "eager"))
     up = "tokens/s relative to PEFT LoRA r=8 in the same kind of run"
     return Chart("Training speed by method", "method", up, lines, names)
 

@@ -7,9 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 Row = dict[str, Any]
+PLAINLY = {"captured": "eager", "graphs": "regions"}  # how others run what the trainer runs so
 SAME = ("rows", "tokens", "checkpointing")  # what two cases must share to be compared
 PLAIN = {"experts": 8, "rank": 8, "extras": True, "recorder": True}
-MODES = {"eager": "eager", "regions": "compiled", "graphs": "compiled, CUDA graphs", "whole": "compiled whole"}
+MODES = {
+    "eager": "eager", "captured": "CUDA graphs", "regions": "compiled", "graphs": "compiled, CUDA graphs",
+    "whole": "compiled whole",
+}  # fmt: skip
+TRAINER = {"eager": "captured", "regions": "graphs"}  # how the studio's trainer runs what others run so
 
 
 def measured(rows: Sequence[Row]) -> list[Row]:
@@ -26,6 +31,11 @@ def found(rows: Sequence[Row], method: str, mode: str, like: Row | None = None, 
     if not mine:
         return None
     return mine[0] | {name: statistics.median(row[name] for row in mine) for name in ("ms", "tokens_per_s")}
+
+
+def as_run(rows: Sequence[Row], method: str, kind: str, **facts: Any) -> Row | None:
+    """A method not compiled (``eager``) or compiled (``regions``), with its steps as CUDA graphs where it was."""
+    return found(rows, method, TRAINER[kind], **facts) or found(rows, method, kind, **facts)
 
 
 def ratio(one: Row | None, other: Row | None, name: str = "tokens_per_s") -> float | None:
@@ -48,7 +58,7 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def _line(row: Row, rows: Sequence[Row], on_cpu: bool) -> str:
-    broken = row["mode"] != "eager" and row.get("breaks")
+    broken = row.get("breaks")
     run = MODES[row["mode"]] + (f", {row['breaks']} graph breaks" if broken else "")
     head = f"| {row['label']} | {run} | {row['rows']} x {row['tokens']} |"
     if "error" in row:
@@ -63,7 +73,7 @@ def _line(row: Row, rows: Sequence[Row], on_cpu: bool) -> str:
     if on_cpu:
         cells.append(f"{row['ms_processor']:.1f}")
     else:
-        lora = found(rows, "peft-lora", row["mode"], row)
+        lora = found(rows, "peft-lora", PLAINLY.get(row["mode"], row["mode"]), row)
         cells += [f"{row['peak_gib']:.2f}", shown(ratio(row, lora, "peak_gib")), str(row["waits"])]
     cells += [f"{row['trainable']:,}", shown(row["first_step_s"], 1), shown(row["tflops"], 0)]
     cells.append(f"{row['share']:.0%}" if row["share"] else "-")

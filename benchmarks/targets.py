@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.tables import Row, found, measured, ratio, shown
+from benchmarks.tables import TRAINER, Row, found, measured, ratio, shown
 
 Reports = Mapping[str, dict[str, Any]]  # by name, such as throughput-7b-core
 Value = Callable[[Reports], float | None]
@@ -45,11 +45,11 @@ def rows_of(reports: Reports, shape: str, grid: str) -> list[Row]:
 
 
 def against(shape: str, method: str, mode: str, anchor: str, name: str = "tokens_per_s") -> Value:
-    """The ratio of two cases of the core grid in the same kind of run."""
+    """The ratio of two cases of the core grid: the method as the trainer runs it, its steps as CUDA graphs."""
 
     def value(reports: Reports) -> float | None:
         rows = rows_of(reports, shape, "core")
-        return ratio(found(rows, method, mode), found(rows, anchor, mode), name)
+        return ratio(found(rows, method, TRAINER[mode]), found(rows, anchor, mode), name)
 
     return value
 
@@ -59,7 +59,8 @@ def recording(shape: str, mode: str) -> Value:
 
     def value(reports: Reports) -> float | None:
         rows = rows_of(reports, shape, "core")
-        return ratio(found(rows, "mosld", mode), found(rows, "mosld", mode, recorder=False), "ms")
+        mine = TRAINER[mode]
+        return ratio(found(rows, "mosld", mine), found(rows, "mosld", mine, recorder=False), "ms")
 
     return value
 
@@ -85,16 +86,16 @@ def beside_share(reports: Reports) -> str:
 
 
 def first_step(reports: Reports) -> float | None:
-    case = found(rows_of(reports, "7b", "core"), "mosld", "regions")
+    case = found(rows_of(reports, "7b", "core"), "mosld", "graphs")
     return None if case is None else case["first_step_s"]
 
 
 def by_method(reports: Reports) -> dict[str, float]:
     """Compiled methods of the 1B shape by their tokens/s relative to MoSLD's."""
     rows = rows_of(reports, "1b", "methods")
-    mosld = found(rows, "mosld", "regions")
+    mosld = found(rows, "mosld", "graphs")
     names = {row["method"] for row in rows} - {"mosld", "frozen", "peft-lora"}
-    values = {name: ratio(found(rows, name, "regions"), mosld) for name in names}
+    values = {name: ratio(found(rows, name, "graphs"), mosld) for name in names}
     return {name: value for name, value in values.items() if value is not None}
 
 
@@ -105,7 +106,7 @@ def slowest(reports: Reports) -> str:
 
 def many_experts(reports: Reports) -> float | None:
     rows = rows_of(reports, "1b", "experts")
-    return ratio(found(rows, "mosld", "regions", experts=64), found(rows, "mosld", "regions"))
+    return ratio(found(rows, "mosld", "graphs", experts=64), found(rows, "mosld", "graphs"))
 
 
 def on_cpu(count: int) -> Value:

@@ -36,12 +36,13 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.bases import BATCHES, SHAPES, multiplied, random_base
-from benchmarks.cases import GRIDS, Case, build, cases
+from benchmarks.cases import GRIDS, MODES, Case, build, cases
 from benchmarks.tables import table
-from benchmarks.timing import Steps, Timed, machine, matrix_rate, profiled, release, row
+from benchmarks.timing import GRAPHS, Steps, Timed, machine, matrix_rate, profiled, release, row
 from core.home import write_json
 
 Row = dict[str, Any]
+UNCOMPILED = ("eager", "captured")
 
 
 class Bench:
@@ -61,7 +62,7 @@ class Bench:
         began = time.monotonic()
         with ExitStack() as stack:
             stack.callback(release, self.device)
-            if self.cold and case.mode != "eager":
+            if self.cold and case.mode not in UNCOMPILED:
                 from torch._inductor.utils import fresh_cache
 
                 stack.enter_context(fresh_cache())
@@ -74,7 +75,7 @@ class Bench:
     def _measure(self, case: Case) -> Row:
         steps = self.steps(case)
         first = steps.prepare()
-        if self.device == "cuda" and case.mode != "graphs":  # a graph takes its memory when it is made
+        if self.device == "cuda" and case.mode not in GRAPHS:  # a graph takes its memory when it is made
             torch.cuda.reset_peak_memory_stats()
         timed = [steps.timed() for _ in range(self.count)]
         return row(steps, first, timed, self.weights, self.rate)
@@ -102,17 +103,17 @@ def failed(case: Case, error: Exception) -> Row:
 
 def rows_of(bench: Bench, chosen: Sequence[Case], within: float, together: int, shape: str) -> Iterator[Row]:
     """Rows as they are measured; nothing is begun after ``within`` (a time of the monotonic clock)."""
-    eager = [case for case in chosen if case.mode == "eager"]
+    eager = [case for case in chosen if case.mode in UNCOMPILED]
     if bench.device == "cpu":
-        yield from bench.in_turn(eager)
-        chosen = [case for case in chosen if case.mode != "eager"]
+        yield from bench.in_turn(case for case in eager if case.mode == "eager")
+        chosen = [case for case in chosen if case.mode not in UNCOMPILED]
     elif together > 1:
-        chosen = eager + [case for case in chosen if case.mode != "eager"]
+        chosen = eager + [case for case in chosen if case.mode not in UNCOMPILED]
     for number, case in enumerate(chosen):
         if time.monotonic() > within:
             print(f"The budget is spent: {case.label} and what follows is left out.", flush=True)
             return
-        if together > 1 and case.mode != "eager":
+        if together > 1 and case.mode not in UNCOMPILED:
             from benchmarks.together import side_by_side
 
             yield from side_by_side(shape, chosen[number:], bench.count, together, within, bench.rate)
@@ -132,7 +133,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--shape", choices=list(SHAPES), default="tiny")
     parser.add_argument("--grid", default="core", help=f"of {', '.join(GRIDS)}, separated by commas; or all")
     parser.add_argument("--only", default="", help="methods, separated by commas")
-    parser.add_argument("--mode", choices=["eager", "regions", "graphs", "whole"], help="only cases of this kind")
+    parser.add_argument("--mode", choices=MODES, help="only cases of this kind")
     parser.add_argument("--batch", default="", help="rows x tokens, such as 8x1024; else what suits the shape")
     parser.add_argument("--steps", type=int, default=8)
     parser.add_argument("--budget", type=float, default=float("inf"), help="seconds after which no case is begun")

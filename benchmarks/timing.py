@@ -19,7 +19,9 @@ from core.adapters.attach import tape_of
 from core.errors import StudioError
 from core.routing.recorder import RoutingRecorder
 from core.training.graphs import StepGraphs
+from core.training.masks import causal_alone
 
+GRAPHS = ("captured", "graphs")  # kinds of runs whose steps are CUDA graphs
 WARM = 3  # steps after the first that are not counted
 PRODUCT = 8192  # rows and columns of the product that the card's rate is measured with
 
@@ -53,7 +55,7 @@ class Steps:
             self.tape = None
         self.recorder = RoutingRecorder(self.tape, TASKS) if self.tape is not None and case.recorder else None
         self.failures: list[str] = []
-        self.graphs = self._graphs() if case.mode == "graphs" else None
+        self.graphs = self._graphs() if case.mode in GRAPHS else None
 
     def _graphs(self) -> StepGraphs:
         """Forward and backward as one CUDA graph, into whose own leaf the input embeddings are copied."""
@@ -83,7 +85,8 @@ class Steps:
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-            loss = self.forward(**batch).loss
+            with causal_alone():
+                loss = self.forward(**batch).loss
             auxiliary = None if self.tape is None else self.tape.auxiliary_loss()
             loss = loss if auxiliary is None else loss + auxiliary
         if self.recorder is not None:
@@ -157,7 +160,7 @@ def row(steps: Steps, first: float, timed: Sequence[Timed], weights: int, rate: 
         "share": None if rate is None else round(teraflops / rate, 4),
         "loss": round(timed[-1].loss, 3),
     }
-    if case.mode != "eager":
+    if case.mode not in ("eager", "captured"):
         found |= {"graphs": counters["stats"]["unique_graphs"], "breaks": sum(counters["graph_break"].values())}
     if steps.device == "cuda":
         return found | {"peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2), "waits": steps.waits()}

@@ -136,7 +136,13 @@ class Slot:
         return self.kept.routing
 
     def write(self, routing: Routing, rows: Tensor | None, losses: dict[str, Tensor]) -> None:
-        page = self.page
+        """Keep what was decided. What nothing reads again with its gradient is kept without: a compiled block would
+        have to give it one."""
+        page, gate = self.page, self.site.gate
+        if gate.scope != "block":  # other projections fold with the leader's weights
+            judged = getattr(gate, "balance", 0.0) > 0 or getattr(gate, "supervision", 0.0) > 0
+            kept = routing.detach()
+            routing = Routing(routing.probs, kept.weights, kept.folded) if judged else kept
         page.probs, page.weights, page.folded = routing.probs, routing.weights, routing.folded
         page.rows, page.losses = rows, losses
 
