@@ -24,7 +24,7 @@ WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 WORTH = 512  # tokens that a shared beginning must save, for it costs a pass of its own
 LEAK = 0.01  # what an option may feel of another one, against what it would feel if it saw it
 
-_known: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], bool]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], tuple[bool, Any]]] = WeakKeyDictionary()
 
 
 def reads_trees(view: ModelView, samples: Sequence[OptionSample]) -> bool:
@@ -38,11 +38,11 @@ def reads_trees(view: ModelView, samples: Sequence[OptionSample]) -> bool:
     if any(longest > window for name in WINDOWS if isinstance(window := getattr(config, name, None), int)):
         return False
     tried = _known.setdefault(view.model, {})
-    adapter = getattr(view.model, "active_adapter", None) if view.adapted and view.adapter else None
-    key = (adapter, samples[0].task_index, view.model.dtype, view.device)
+    adapter = view.model.peft_config[view.model.active_adapter] if view.adapted and view.adapter else None
+    key = (id(adapter), samples[0].task_index, view.model.dtype, view.device)
     if key not in tried:
-        tried[key] = _keeps_apart(view, samples[0].task_index)
-    return tried[key]
+        tried[key] = (_keeps_apart(view, samples[0].task_index), adapter)  # held, so that its id stays its own
+    return tried[key][0]
 
 
 def _keeps_apart(view: ModelView, task_index: int) -> bool:
