@@ -42,6 +42,10 @@ class ChatEngine:
         engine.names = list(getattr(model, "peft_config", ()))
         return engine
 
+    def warm(self) -> None:
+        """Answer a word, so that the first question does not wait for the device's libraries."""
+        list(self.stream(None, [{"role": "user", "content": "."}], Sampling(max_new_tokens=4, temperature=0)))
+
     def apart(self, folder: str | Path) -> bool:
         """Whether an adapter folder and those that are loaded cannot share the base."""
         return bool(self.names) and (isinstance(self.model, BaselineModel) or is_baseline(read_config(folder)))

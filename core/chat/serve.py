@@ -164,6 +164,8 @@ def main() -> int:
         from core.chat.engine import ChatEngine
 
         engine = ChatEngine(model, order["device"])
+        if engine.model.device.type == "cuda":
+            engine.warm()
     except StudioError as error:
         log.error("%s", error)
         _refuse(server.work, error)

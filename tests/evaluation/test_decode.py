@@ -6,6 +6,7 @@ from transformers import AutoModelForCausalLM
 
 from core.adapters.attach import attach
 from core.data.templates import TextEncoder
+from core.evaluation import graphs
 from core.evaluation.decode import Decoding, together
 from core.evaluation.slab import COLUMNS
 from core.evaluation.view import ModelView, left_padded
@@ -116,11 +117,17 @@ def test_an_answer_of_the_bare_base_goes_on_when_it_gets_adapters(folder):
     check(adapted, decoding, PROMPTS[:2], [0, 0], ["__base__", "x"], answers)
 
 
+@pytest.mark.parametrize("steady", [False, True], ids=["exact", "steady"])
 @pytest.mark.parametrize("one", DECODERS, ids=lambda one: one.id)
 @torch.no_grad()
-def test_every_base_grows_as_it_reads(one, folder):
-    """Bases that a slab does not fit keep the cache that they make themselves."""
-    model = attach(one.made(), MethodSpec(name="mosld", options={"modules": "all-linear", "experts": 3}), tasks=["a"], name="x")
+def test_every_base_grows_as_it_reads(one, steady, folder, monkeypatch):
+    """Bases that a slab does not fit keep the cache that they make; ``steady``: as CUDA graphs hold steps."""
+    if steady:
+        monkeypatch.setattr("core.evaluation.graphs.possible", lambda base: graphs._trusted.get(base, True))
+        monkeypatch.setattr("core.evaluation.graphs.StepGraph.recorded", lambda base, step, ids: step)
+    model = attach(
+        one.made(), MethodSpec(name="mosld", options={"modules": "all-linear", "experts": 3}), tasks=["a"], name="x"
+    )
     view = ModelView(move(model, size=0.05), TextEncoder(folder))
     names, answers = ["x", "__base__", "x"], [[], [], []]
     decoding = Decoding(view, PROMPTS[:3], [0, 0, 0], names)
