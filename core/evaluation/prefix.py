@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 WINDOWS = ("sliding_window", "attention_chunk_size", "window_size")
 WORTH = 512  # tokens that a shared beginning must save, for it costs a pass of its own
+REFUSALS = (RuntimeError, ValueError, TypeError, IndexError, AttributeError)  # of bases that know no such mask
 LEAK = 0.01  # what an option may feel of another one, against what it would feel if it saw it
 
 _known: WeakKeyDictionary[nn.Module, dict[tuple[Any, ...], tuple[bool, Any]]] = WeakKeyDictionary()
@@ -59,13 +60,7 @@ def _keeps_apart(view: ModelView, task_index: int) -> bool:
         seen = _felt(view, planted, tree_mask(torch.full_like(planted.batch.ids, 2**30), 0, view.model.dtype))
     except torch.OutOfMemoryError:
         raise
-    except (
-        RuntimeError,
-        ValueError,
-        TypeError,
-        IndexError,
-        AttributeError,
-    ):  # a mask of four axes is not for this base
+    except REFUSALS:
         return False
     return apart <= LEAK * seen
 
