@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -141,12 +141,13 @@ class Work:
     def _read(self, asked: dict[Ticket, list[Asked]]) -> None:
         if not asked:
             return
-        begun = iter(self.answers.begin([question for questions in asked.values() for question in questions]))
+        begun = self.answers.begin([question for questions in asked.values() for question in questions])
+        owners = {}
+        answers = (answer for answer, _ in begun)
         for ticket, questions in asked.items():
-            told = [next(begun) for _ in questions]
-            ticket.answers = [answer for answer, _ in told]
-            for answer, piece in told:
-                self._tell(ticket, answer, piece)
+            ticket.answers = [next(answers) for _ in questions]
+            owners |= dict.fromkeys(ticket.answers, ticket)
+        self._tell(owners, begun)
 
     def _grow(self) -> None:
         """One token more of every answer."""
@@ -157,12 +158,13 @@ class Work:
         self.touched = time.monotonic()
         owners = {answer: ticket for ticket in self.active for answer in ticket.answers}
         try:
-            for answer, piece in self.answers.step():
-                self._tell(owners[answer], answer, piece)
+            grown = self.answers.step()
         except Exception as error:
             self.answers.drop()
             for ticket in set(owners.values()):
                 self._failed(ticket, error)
+        else:
+            self._tell(owners, grown)
 
     def _advance(self, ticket: Ticket) -> None:
         """One step of a trace."""
@@ -188,11 +190,14 @@ class Work:
             self.computed += 1
             yield
 
-    def _tell(self, ticket: Ticket, answer: Answer, piece: Piece) -> None:
-        self.computed += answer.ended != "end"
-        ticket.send(op="piece", **asdict(piece))
-        if all(answer.ended for answer in ticket.answers):
-            self._done(ticket)
+    def _tell(self, owners: dict[Answer, Ticket], pieces: Sequence[tuple[Answer, Piece]]) -> None:
+        """Send the pieces of a round; a request is over with the last of its answers."""
+        for answer, piece in pieces:
+            self.computed += answer.ended != "end"
+            owners[answer].send(op="piece", **asdict(piece))
+        for ticket in dict.fromkeys(owners[answer] for answer, _ in pieces):
+            if all(answer.ended for answer in ticket.answers):
+                self._done(ticket)
 
     def _stopped(self, ticket: Ticket) -> None:
         if ticket.steps is not None:

@@ -68,6 +68,19 @@ def test_answers_take_turns_token_by_token(engine):
     assert desk.work.computed == sum(desk.of(n)[-2]["tokens"] for n in (1, 2, 3))
 
 
+def test_a_request_is_over_once_though_all_its_answers_end_with_the_same_token(engine):
+    desk = Desk(engine)
+    for number, tokens in ((1, 1), (2, 3)):
+        desk.ask(number, [None, None], tokens=tokens)
+        desk.ask(number + 2, [None], tokens=8)
+    desk.run()
+    for number in (1, 2):
+        ops = [reply["op"] for reply in desk.of(number)]
+        assert ops == ["piece"] * (len(ops) - 1) + ["done"]
+        assert [reply.get("ended") for reply in desk.of(number)[-3:-1]] in (["length"] * 2, ["end"] * 2)
+    assert not desk.work.active
+
+
 def test_a_stopped_answer_computes_nothing_more_and_the_others_go_on(engine):
     tickets = {}
 
