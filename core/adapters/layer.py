@@ -15,7 +15,8 @@ from transformers.pytorch_utils import Conv1D
 from ..errors import ConfigurationError
 from .cells import Site
 from .modules.base import wide
-from .ops import close_products, open_products
+from .ops import close_products
+from .siblings import Siblings
 from .tape import Addressing, RoutingTape, Slot
 
 # Adapter, inputs, results and their addressing to the results with that adapter's update.
@@ -39,6 +40,7 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         self.quantization_backend = resolve_quantization_backend(self.get_base_layer(), **quantization)
         self.transposed = isinstance(self.get_base_layer(), Conv1D)
         self.plain = type(self.base_layer) is nn.Linear
+        self.join(Siblings())
         self.scaling: dict[str, float] = {}
         self.sites: dict[str, Site] = {}
         self.slots: dict[str, Slot] = {}
@@ -60,6 +62,10 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
             module.train(self.training)
         self._move_adapter_to_device_of_base_layer(adapter)
         self.set_adapter(self.active_adapters, inference_mode=inference_mode)
+
+    def join(self, siblings: Siblings) -> None:
+        """Become one of those that read the same tensor."""
+        self.siblings, self.place = siblings, siblings.add(self)
 
     def modules_of(self, adapter: str) -> list[nn.Module]:
         """The adapter's down, gate and up, as far as it has them here."""
@@ -98,26 +104,33 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
             return adapter if weight.dtype == torch.get_autocast_dtype(kind) else None
         return adapter if weight.dtype == x.dtype == self.tessera_up[adapter].dtype else None
 
+    def joins(self, adapter: str, x: Tensor) -> bool:
+        """Whether the adapter's products with ``x`` can be taken together with the base's, router and all."""
+        return not self.idle and self.plain and self._alone(x) == adapter and self._whole(adapter)
+
+    def _whole(self, adapter: str) -> bool:
+        """Whether down matrix and router see the same, each with its gradient."""
+        gate = self.tessera_gate[adapter] if adapter in self.slots else None
+        return not self.tessera_down[adapter].drops and (gate is None or gate.matrix() is None or not gate.detached)
+
+    def matrices(self, adapter: str) -> tuple[Tensor, Tensor | None]:
+        """The down matrix of this pass and the router's, where the gate has one."""
+        gate = self.tessera_gate[adapter] if adapter in self.slots else None
+        return self.tessera_down[adapter].matrix(), None if gate is None else gate.matrix()
+
     def _with_base(self, adapter: str, x: Tensor) -> Tensor:
         """Base and adapter together: each product that joins another accumulates into it."""
-        base, down, addressing = self.base_layer, self.tessera_down[adapter], self.tape.addressing
+        base, addressing, read = self.base_layer, self.tape.addressing, x
         x = x.to(base.weight.dtype)
         flat = x.dim() == 2 and addressing.lies_flat(x)
         if flat:
             x = x.unflatten(0, addressing.shape)
-        entered, matrix = down.enter(x), down.matrix()
-        gate = self.tessera_gate[adapter] if adapter in self.slots else None
-        router = None if gate is None else gate.matrix()
-        if entered is x and (router is None or not gate.detached):
-            parts = (matrix,) if router is None else (matrix, router)
-            ticket, joint = open_products(x, base.weight, parts)
-            product, logits = (joint, None) if router is None else joint.split([len(part) for part in parts], -1)
-            folded, up = self._mix(adapter, product, logits, matrix, addressing)
-            result = close_products(ticket, x, base.weight, base.bias, folded, up)
+        if self._whole(adapter):
+            opened = self.siblings.open(self.place, adapter, read, x)
+            folded, up = self._mix(adapter, opened.product, opened.logits, opened.down, addressing)
+            result = close_products(opened.ticket, x, base.weight, base.bias, folded, up)
         else:
-            product, logits = self._products(x, entered, matrix, gate, router)
-            folded, up = self._mix(adapter, product, logits, matrix, addressing)
-            result = add_product(base(x), folded, up)
+            result = add_product(base(x), *self._fold(adapter, x, addressing))
         return result.flatten(0, 1) if flat else result
 
     def _adapt(self, x: Tensor, result: Tensor, add: Add) -> Tensor:

@@ -21,6 +21,7 @@ from .embedding import EmbeddingLayer, output_head, tied_head, token_embedding
 from .layer import MixtureLayer
 from .packed import Pack
 from .prelude import Prelude
+from .siblings import Siblings, siblings_of
 from .tape import ANSWER, BASE, PROMPT, Addressing, RoutingTape, roles
 from .voting import vote
 
@@ -35,6 +36,7 @@ class MixtureModel(BaseTuner):
         # Runs once, after nn.Module.__init__ and before the first layer is replaced: the one place for shared state.
         self.tape = RoutingTape()
         self.prelude = Prelude()
+        self.siblings: dict[tuple[str, int], Siblings] = {}
         self._names: list[str] | None = None
         self._by_task: dict[str, bool] = {}  # whether an adapter depends on the task
         self._checkpointed: list[nn.Module] | None = None
@@ -75,6 +77,9 @@ class MixtureModel(BaseTuner):
             layer = EmbeddingLayer(target, self.tape, tied_head(self.model, target))
         else:
             layer = MixtureLayer(target, self.tape, **get_quantization_kwargs(self))
+            key = None if self._two_texts else siblings_of(current_key)  # attention may read another text's keys
+            if key is not None:
+                layer.join(self.siblings.setdefault(key, Siblings()))
         layer.train(target.training)
         layer._active_adapter = self.active_adapter
         layer.update_layer(adapter_name, site, inference_mode=peft_config.inference_mode)

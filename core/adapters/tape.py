@@ -112,6 +112,9 @@ class Slot:
     def __init__(self, adapter: str, site: Site) -> None:
         self.adapter = adapter
         self.site = site
+        gate = site.gate
+        self.judged = getattr(gate, "balance", 0.0) > 0 or getattr(gate, "supervision", 0.0) > 0  # by a loss
+        self.followed = gate.scope == "block"  # by projections that fold with the same weights
         self.prior: Tensor | None = None
         self.clear()
 
@@ -138,11 +141,10 @@ class Slot:
     def write(self, routing: Routing, rows: Tensor | None, losses: dict[str, Tensor]) -> None:
         """Keep what was decided. What nothing reads again with its gradient is kept without: a compiled block would
         have to give it one."""
-        page, gate = self.page, self.site.gate
-        if gate.scope != "block":  # other projections fold with the leader's weights
-            judged = getattr(gate, "balance", 0.0) > 0 or getattr(gate, "supervision", 0.0) > 0
+        page = self.page
+        if not self.followed:
             kept = routing.detach()
-            routing = Routing(routing.probs, kept.weights, kept.folded) if judged else kept
+            routing = Routing(routing.probs, kept.weights, kept.folded) if self.judged else kept
         page.probs, page.weights, page.folded = routing.probs, routing.weights, routing.folded
         page.rows, page.losses = rows, losses
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 if TYPE_CHECKING:
     from ..tape import Addressing, Routing, Slot
@@ -30,9 +31,16 @@ class WordModule(nn.Module):
 
 
 class DownModule(WordModule):
+    input_dropout = 0.0
+
+    @property
+    def drops(self) -> bool:
+        """Whether the down product of this pass sees its input with dropout."""
+        return self.training and self.input_dropout > 0
+
     def enter(self, x: Tensor) -> Tensor:
         """What the down product sees of the projection's input; the router always sees all of it."""
-        return x
+        return functional.dropout(x, self.input_dropout, True) if self.drops else x
 
     def matrix(self) -> Tensor | None:
         """(rows, inputs): the rows of the joint product with the router; None: the product is the input itself."""

@@ -30,11 +30,6 @@ class LowRankDownModule(DownModule):
             bound = 1 / math.sqrt(site.in_features)
             nn.init.uniform_(self.weight, -bound, bound)
 
-    def enter(self, x: Tensor) -> Tensor:
-        if self.training and self.input_dropout > 0:
-            return functional.dropout(x, self.input_dropout, True)
-        return x
-
     def kept(self) -> Tensor:
         """The weight with this forward's mask on its entries."""
         if self.training and self.weight_dropout > 0:

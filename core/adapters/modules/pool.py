@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ...errors import ConfigurationError
 from ..words.pool import factors
@@ -30,11 +29,6 @@ class PoolDownModule(DownModule):
         self.weight = nn.Parameter(torch.empty(factors(word, site), site.in_features))
         bound = 1 / math.sqrt(site.in_features)
         nn.init.uniform_(self.weight, -bound, bound)
-
-    def enter(self, x: Tensor) -> Tensor:
-        if self.training and self.input_dropout > 0:
-            return functional.dropout(x, self.input_dropout, True)
-        return x
 
     def matrix(self) -> Tensor:
         return self.weight

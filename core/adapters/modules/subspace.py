@@ -30,11 +30,6 @@ class SubspaceDownModule(DownModule):
         self.hold("shared", shared, word.trained)
         self.own = nn.Parameter(own)
 
-    def enter(self, x: Tensor) -> Tensor:
-        if self.training and self.input_dropout > 0:
-            return functional.dropout(x, self.input_dropout, True)
-        return x
-
     def matrix(self) -> Tensor:
         return self.shared
 
