@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,17 +62,26 @@ def compile_regions(model: nn.Module, dynamic: bool | None = None) -> int:
     if blocks:
         for limit, least in (("recompile_limit", KINDS), ("accumulated_recompile_limit", 8 * KINDS)):
             setattr(torch._dynamo.config, limit, max(least, getattr(torch._dynamo.config, limit)))
+    compiled = {kind: _compiled(kind, dynamic) for kind in {type(block) for block in blocks}}
     for block in blocks:
-        block.forward = _in_training(block, block.forward, torch.compile(block.forward, dynamic=dynamic))
+        block.__class__ = compiled[type(block)]
     return len(blocks)
 
 
-def _in_training(block: nn.Module, plain: Callable[..., Any], compiled: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(plain)
-    def forward(*args: Any, **kwargs: Any) -> Any:
-        return (compiled if block.training and torch.is_grad_enabled() else plain)(*args, **kwargs)
+def _compiled(kind: type[nn.Module], dynamic: bool | None) -> type[nn.Module]:
+    """The same kind of block with a compiled ``forward``.
 
-    return forward
+    A class, as copies of a block compute with weights of their own, and transformers checkpoints what a class calls
+    its ``forward``: recomputing goes on around compiled code, which could not hold what gates leave on the tape.
+    """
+    plain = kind.forward
+    fast = torch.compile(plain, dynamic=dynamic)
+
+    @functools.wraps(plain)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
+        return (fast if self.training and torch.is_grad_enabled() else plain)(self, *args, **kwargs)
+
+    return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__, "__doc__": kind.__doc__})
 
 
 def _seconds(train: TrainSpec, model: nn.Module, dataset: TaskDataset, steps: int) -> float:
