@@ -327,7 +327,7 @@ def main() -> int:
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rows", type=int, nargs="+", default=[16, 64], help="samples a step")
     parser.add_argument("--steps", type=int, default=100)
-    parser.add_argument("--only", default="", help="variants whose names contain this")
+    parser.add_argument("--only", default="", help="variants by name, separated by semicolons")
     parser.add_argument("--compiled", action=argparse.BooleanOptionalAction, help="compiled variants too")
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
     arguments = parser.parse_args()
@@ -344,7 +344,7 @@ def main() -> int:
         for rows in arguments.rows:
             setting = Setting(base, store, rows, arguments.steps, arguments.device)
             for name, run in variants(compiled):
-                if arguments.only in name:
+                if not arguments.only or name in arguments.only.split(";"):
                     found.append(measured(name, run, setting))
                     file.write(json.dumps(found[-1]) + "\n")
                     file.flush()

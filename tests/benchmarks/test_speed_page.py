@@ -14,7 +14,7 @@ from core.home import PROJECT
 
 HEAD = {"command": "c", "device": "d", "python": "3", "torch": "2", "transformers": "5", "peft": "0", "steps": 8}
 RATES = {"frozen": 200, "peft-lora": 100, "mosld": 120}
-VARIANTS = {"trl lora": 100, "trl lora, packing": 200, "tessera mosld, packed": 240}
+VARIANTS = {"trl lora": 100, "trl lora, packing": 200, "tessera mosld": 240}
 ANSWERS = {"one answer: mosld": 1.0, "4 answers: mosld, lora, hydralora, mola": 1.4, "one answer: base": 0.8,
            "generate: base": 1.0, "one answer: lora": 0.9, "generate: PEFT LoRA": 1.5}  # fmt: skip
 OTHER_REPORTS = {
