@@ -106,7 +106,9 @@ class Answers:
         tasks = [engine.task(one.name, one.sampling.task) for one in asked]
         answers = [Answer(one, len(prompt), engine.encoder, start) for one, prompt in zip(asked, prompts, strict=True)]
         with engine.step():
-            decoding = Decoding(view, prompts, tasks, [one.name or BASE for one in asked] if view.adapted else None)
+            names = [one.name or BASE for one in asked] if view.adapted else None
+            longest = max(one.sampling.max_new_tokens for one in asked)
+            decoding = Decoding(view, prompts, tasks, names, longest)
             batch = _Batch(decoding, answers)
             drawn = batch.draw()
         self._batches.append(batch)

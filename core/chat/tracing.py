@@ -109,7 +109,7 @@ def _greedy(
     """The most likely answer, with the token that ends it."""
     ids, ends = [], stop_ids(view)
     with engine.step():
-        decoding = Decoding(view, [prompt], [task], [name])
+        decoding = Decoding(view, [prompt], [task], [name], most)
     while True:
         yield
         ids.append(int(decoding.logits[0].argmax()))

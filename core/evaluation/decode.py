@@ -13,7 +13,7 @@ from core.adapters.decoding import GrowingRows
 from core.adapters.model import MixtureModel
 from core.adapters.tape import ANSWER, BASE
 from core.evaluation import graphs
-from core.evaluation.slab import Slab, fits
+from core.evaluation.slab import COLUMNS, Slab, fits
 from core.evaluation.view import Batch, ModelView, can_select, left_padded, select
 
 
@@ -21,7 +21,8 @@ class Decoding:
     """The state of several growing answers. ``logits`` (samples, vocabulary) are those of the next token, float32.
 
     Call within ``view.active()``. ``rows`` names the original samples in the order of the batch: where ``names`` gives
-    each sample an adapter of its own, those of one adapter stand together.
+    each sample an adapter of its own, those of one adapter stand together. ``new_tokens``: the longest answer, for
+    which room is made; it may grow past it.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Decoding:
         prompts: Sequence[Sequence[int]],
         task_index: Sequence[int],
         names: Sequence[str] | None = None,
+        new_tokens: int = COLUMNS,
     ) -> None:
         self.view, self._bare = view, not view.adapted  # as it is now: the base itself is told of adapters that come
         self.rows = list(range(len(prompts))) if names is None else together(names)
@@ -40,7 +42,7 @@ class Decoding:
         named = self._named()
         self._grown = None
         if fits(view.model, self._cache) and named is not False:
-            slab = Slab.of(self._cache, [len(prompt) for prompt in prompts])
+            slab = Slab.of(self._cache, [len(prompt) for prompt in prompts], new_tokens)
             self._grown = Grown.after(view, slab, batch.task_index, named)
 
     def push(self, tokens: Sequence[int]) -> None:

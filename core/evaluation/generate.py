@@ -49,7 +49,8 @@ def _greedy(
     stop = stop_ids(view)
     answers: list[list[int]] = [[] for _ in samples]
     ended = [False] * len(samples)
-    decoding = Decoding(view, [s.prompt for s in samples], [s.task_index for s in samples])
+    prompts, tasks = [sample.prompt for sample in samples], [sample.task_index for sample in samples]
+    decoding = Decoding(view, prompts, tasks, new_tokens=max_new_tokens)
     for step in range(max_new_tokens):
         check()
         tokens = decoding.logits.argmax(dim=-1).tolist()

@@ -11,18 +11,21 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-COLUMNS = 256  # the slab grows by as many
+COLUMNS = 256  # the slab grows by as many at most
 
 
 class Slab:
-    """``starts``: the column at which each row's text begins; ``column``: where the next token of every row goes.
+    """``starts``: the column at which each row's text begins; ``column``: where the next token of every row goes;
+    ``left``: about how many tokens are still to come, for which room is made.
 
     ``cache`` is what the model is given. ``steady``: it is to see the whole slab at every step, behind a mask, so that
     no shape changes and a CUDA graph can hold the step.
     """
 
-    def __init__(self, cache: Cache, pairs: list[tuple[Tensor, Tensor]], starts: Sequence[int], column: int) -> None:
-        self.steady, self.column, self.starts = False, column, list(starts)
+    def __init__(
+        self, cache: Cache, pairs: list[tuple[Tensor, Tensor]], starts: Sequence[int], column: int, left: int
+    ) -> None:
+        self.steady, self.column, self.left, self.starts = False, column, left, list(starts)
         device = pairs[0][0].device
         self._starts = torch.tensor(self.starts, device=device).view(-1, 1, 1, 1)
         self._columns = torch.arange(pairs[0][0].shape[2], device=device)
@@ -31,12 +34,12 @@ class Slab:
         self.cache.layers = [SlabLayer(self, *pair) for pair in pairs]
 
     @classmethod
-    def of(cls, cache: Cache, lengths: Sequence[int]) -> Slab:
+    def of(cls, cache: Cache, lengths: Sequence[int], left: int) -> Slab:
         """From the cache of a pass over left-padded prompts of these lengths."""
         column = cache.get_seq_length()
-        room = column + COLUMNS
+        room = column + _ahead(left)
         pairs = [tuple(_roomy(kept, room) for kept in (layer.keys, layer.values)) for layer in cache.layers]
-        return cls(cache, pairs, [column - length for length in lengths], column)
+        return cls(cache, pairs, [column - length for length in lengths], column, left)
 
     @property
     def positions(self) -> Tensor:
@@ -58,9 +61,10 @@ class Slab:
     def advance(self) -> None:
         """One token more in every row; the slab grows where it is full."""
         self.column += 1
+        self.left -= 1
         self.place += 1
         if self.column == len(self._columns):
-            room = self.column + COLUMNS
+            room = self.column + _ahead(self.left)
             self._columns = torch.arange(room, device=self._columns.device)
             for layer in self.cache.layers:
                 layer.keys, layer.values = _roomy(layer.keys, room), _roomy(layer.values, room)
@@ -80,14 +84,14 @@ class Slab:
 
     def _gathered(self, taken: Sequence[tuple[Slab, Sequence[int]]]) -> Slab:
         used = [(slab, list(rows), min(slab.starts[row] for row in rows)) for slab, rows in taken]
-        column = max(slab.column - first for slab, _, first in used)
+        column, left = max(slab.column - first for slab, _, first in used), max(slab.left for slab, _, _ in used)
         starts = [column - slab.column + slab.starts[row] for slab, rows, _ in used for row in rows]
         pairs = []
         for layers in zip(*(slab.cache.layers for slab, _, _ in used), strict=True):
             pair = []
             for kind in ("keys", "values"):
                 held = getattr(layers[0], kind)
-                made = held.new_zeros(len(starts), held.shape[1], column + COLUMNS, held.shape[3])
+                made = held.new_zeros(len(starts), held.shape[1], column + _ahead(left), held.shape[3])
                 at = 0
                 for layer, (slab, rows, first) in zip(layers, used, strict=True):
                     part = getattr(layer, kind)[:, :, first : slab.column]
@@ -95,7 +99,7 @@ class Slab:
                     at += len(rows)
                 pair.append(made)
             pairs.append(tuple(pair))
-        return Slab(self.cache, pairs, starts, column)
+        return Slab(self.cache, pairs, starts, column, left)
 
 
 class SlabLayer(DynamicLayer):
@@ -131,6 +135,11 @@ def fits(model: Any, cache: Any) -> bool:
         and not getattr(base.config, "alibi", False)
         and "position_ids" in inspect.signature(base.forward).parameters
     )
+
+
+def _ahead(left: int) -> int:
+    """Columns for the tokens that are to come; an answer may be longer than was thought."""
+    return min(left, COLUMNS) if left > 0 else COLUMNS
 
 
 def _roomy(kept: Tensor, columns: int) -> Tensor:

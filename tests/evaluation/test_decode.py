@@ -93,9 +93,10 @@ def test_rows_with_adapters_of_their_own_come_and_go(view):
     check(view, first, texts, tasks, names, answers)
 
 
+@pytest.mark.parametrize("expected", [2, COLUMNS])
 @torch.no_grad()
-def test_a_slab_grows_when_it_is_full(view):
-    decoding, answers = Decoding(view, PROMPTS[:2], [0, 1], ["x-mosld", "x-task"]), [[], []]
+def test_a_slab_grows_when_it_is_full(view, expected):
+    decoding, answers = Decoding(view, PROMPTS[:2], [0, 1], ["x-mosld", "x-task"], expected), [[], []]
     grown(decoding, COLUMNS + 3, answers)
     check(view, decoding, PROMPTS[:2], [0, 1], ["x-mosld", "x-task"], answers)
 
