@@ -4,12 +4,18 @@ from decimal import Decimal
 
 import numpy as np
 import pytest
+from hypothesis import given, strategies
+from rouge_score.rouge_scorer import RougeScorer
 
 from core.data.kinds import METRICS as STORED_METRICS
 from core.errors import ConfigurationError
 from core.evaluation.metrics import METRICS, best, exact_match, get, normalise, number, select, token_f1
 from core.evaluation.predictions import Answer
 from core.evaluation.statistics import corpus_estimate
+
+
+def texts():
+    return strategies.text("ab Bé'1-", max_size=16)
 
 
 def generated(prediction, *references):
@@ -77,6 +83,12 @@ def test_rouge_l_is_the_f_measure_of_the_longest_common_subsequence():
     # LCS of "police killed the gunman" and "police kill the gunman" is 3 of 4 words on both sides
     assert value("rouge_l", generated("police kill the gunman", "police killed the gunman")) == pytest.approx(0.75)
     assert value("rouge_l", generated("gunman the police", "police killed the gunman")) == pytest.approx(2 / 7)
+
+
+@given(texts(), texts())
+def test_rouge_l_is_that_of_rouge_score(prediction, reference):
+    wanted = RougeScorer(["rougeL"], use_stemmer=False).score(reference, prediction)["rougeL"].fmeasure
+    assert value("rouge_l", generated(prediction, reference)) == wanted
 
 
 def test_the_best_reference_counts():
