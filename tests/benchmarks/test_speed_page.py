@@ -37,7 +37,11 @@ OTHER_REPORTS = {
 
 
 def row(case):
-    speed = RATES.get(case.method, 90) * (1 if case.mode in ("eager", "captured") else 1.5) * (0.9 if case.experts == 64 else 1)
+    speed = (
+        RATES.get(case.method, 90)
+        * (1 if case.mode in ("eager", "captured") else 1.5)
+        * (0.9 if case.experts == 64 else 1)
+    )
     return case.facts() | {
         "ms": 1e5 / speed, "ms_least": 1.0, "ms_most": 2.0, "ms_issued": 1.0, "tokens_per_s": speed, "trainable": 10,
         "first_step_s": 12.0, "tflops": speed, "share": speed / 400, "loss": 1.0, "peak_gib": 10.0, "waits": 0,
