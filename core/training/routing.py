@@ -20,6 +20,11 @@ class Routing:
         self.tape, self.tasks, self.folder, self.sink = tape_of(model), list(tasks), folder, sink
 
     @property
+    def gated(self) -> bool:
+        """Whether there is anything to record."""
+        return bool(self.tape.slots)
+
+    @property
     def settled(self) -> int:
         """The number of optimiser steps after which no auxiliary loss begins any more."""
         return max((getattr(slot.site.up, "after", 0) for slot in self.tape.slots), default=0)
@@ -34,10 +39,8 @@ class Routing:
         yield RoutingRecorder(self.tape, self.tasks) if wanted else None
 
     def publish(self, recorder: RoutingRecorder, step: int, moment: str, split: str) -> None:
-        """Save what the recorder saw and say so; a method without gates has nothing to say."""
+        """Save what the recorder saw and say so."""
         snapshot = recorder.snapshot()
-        if not snapshot.sites:
-            return
         file = f"{moment}.npz"
         snapshot.save(self.folder.routing / file)
         self.sink.emit("routing", step=step, moment=moment, split=split, file=file)

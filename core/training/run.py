@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -152,7 +152,10 @@ def _trainer(
 ) -> TaskTrainer:
     spec, settings = rows.spec, rows.spec.train
     mixture = MixtureSampler(dataset.sizes, settings.sampling, settings.temperature, spec.seed)
+    routing = Routing(model, rows.names, folder, sink)
     plan = Plan.of(settings, len(mixture))
+    if not routing.gated:
+        plan = replace(plan, moments=frozenset())
     bf16 = device.startswith("cuda") and model.get_base_model().dtype == torch.bfloat16
     packing = settings.packing and _packs(model, rows.length, sink)
     if settings.activation_checkpointing:
@@ -169,7 +172,7 @@ def _trainer(
         tasks=rows.names,
         sink=sink,
         probe=rows.validation(sink),
-        routing=Routing(model, rows.names, folder, sink),
+        routing=routing,
         checkpoint_root=folder.checkpoints,
         checkpoints_kept=settings.checkpoints_kept,
         checkpoint_facts={"settings": fingerprint(spec)},
@@ -220,6 +223,8 @@ def _keep_best(trainer: TaskTrainer, last: int, sink: Sink) -> int:
 
 def _final_routing(rows: Rows, trainer: TaskTrainer, step: int) -> None:
     """Routing of the saved adapter on rows of the split that is scored, with their true answers."""
+    if not trainer.routing.gated:
+        return
     probe = rows.probe(rows.spec.evaluation.split)
     if not probe:
         return

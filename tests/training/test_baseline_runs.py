@@ -53,6 +53,8 @@ def test_a_run_learns_and_is_scored(trained, name: str):
     losses = curve(sink.events)
     assert sum(losses[-4:]) < sum(losses[:4]) - 0.2
     assert {event["task"] for event in sink.of("score")} == {"colour", "count"}
+    validated = [event["step"] for event in sink.of("metrics") if "validation" in event["values"]]
+    assert validated == list(range(2, 17, 2)), "without gates no moment is looked at"
     assert sink.of("routing") == [] and (folder.adapter / "adapter_model.safetensors").is_file()
 
 
