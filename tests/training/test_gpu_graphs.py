@@ -30,7 +30,6 @@ METHODS = {
     "mor1e": {"name": "mor1e", "options": dict(STILL)},
     "moa": {"name": "moa", "options": {"rank": 4} | STILL},
     "moelora": {"name": "moelora", "options": {"experts": 3, "after": 6, "positives": "all", "samples": 256}},
-    "poly": {"name": "poly", "options": {"rank": 4}},
 }
 
 
