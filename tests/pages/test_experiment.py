@@ -303,7 +303,10 @@ def test_a_full_run_survives_the_forms(desk: state.Desk):
                 "name": "hydralora",
                 "options": {"experts": [2, 4], "modules": "all-linear", "layers": ["0-3", 5]},
             },
-            "train": {"steps": 12, "learning_rate": 3e-4, "activation_checkpointing": True, "early_stopping": 2},
+            "train": {
+                **{"steps": 12, "learning_rate": 3e-4, "activation_checkpointing": True, "early_stopping": 2},
+                **{"compile": "off", "packing": False, "group_by_length": True},
+            },
             "evaluation": {"split": "validation", "base": False},
             "device": "cpu",
             "tags": ["a", "b"],
