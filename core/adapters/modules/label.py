@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from ...errors import ConfigurationError
 from ..tape import PROMPT, Addressing, Routing, Slot
@@ -51,7 +50,8 @@ class LabelGateModule(GateModule):
             chosen = addressing.task_index.unsqueeze(1)
         else:
             chosen = probs.argmax(-1)
-        return Routing(probs, functional.one_hot(chosen, probs.shape[-1]).to(probs.dtype))
+        experts = torch.arange(probs.shape[-1], device=probs.device)
+        return Routing(probs, (experts == chosen.unsqueeze(-1)).to(probs.dtype))  # one_hot would look at the numbers
 
 
 class FollowingGateModule(GateModule):
