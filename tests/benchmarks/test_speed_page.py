@@ -61,14 +61,14 @@ def reports():
 
 def test_targets_are_read_off_the_rows(reports):
     values = {target.figure: target.value(reports) for target in targets()}
-    assert values["MoSLD / PEFT LoRA r=8, eager, 7B"] == pytest.approx(1.2)
-    assert values["MoSLD / frozen base, compiled, 7B"] == pytest.approx(0.6)
+    assert values["MoSLD in CUDA graphs / PEFT LoRA r=8 eager, 7B"] == pytest.approx(1.2)
+    assert values["MoSLD compiled, in CUDA graphs / frozen base compiled, 7B"] == pytest.approx(0.6)
     assert values["64 experts / 8 experts, MoSLD compiled, 1B"] == pytest.approx(0.9)
     assert values["slowest method / MoSLD, compiled, 1B"] == pytest.approx(0.75)
     assert values["first compiled step, 7B"] == 12
     text = blocks(reports)["targets"]
-    assert "| MoSLD / frozen base, compiled, 7B | at least 0.90x | 0.60x | **no** |" in text
-    assert "| MoSLD / PEFT LoRA r=8, eager, 1B | at least 1.15x | 1.20x | yes |" in text
+    assert "| MoSLD compiled, in CUDA graphs / frozen base compiled, 7B | at least 0.90x | 0.60x | **no** |" in text
+    assert "| MoSLD in CUDA graphs / PEFT LoRA r=8 eager, 1B | at least 1.15x | 1.20x | yes |" in text
     assert "frozen base 75%" in text
 
 
