@@ -15,7 +15,8 @@ from core.schema import RunSpec
 from core.training.plan import Plan
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
-NOT_THE_CURVE = ("checkpoint_every", "checkpoints_kept")  # settings that may change between attempts
+# Settings that may change between attempts; how steps are computed moves the curve by no more than rounding.
+NOT_THE_CURVE = ("checkpoint_every", "checkpoints_kept", "packing", "compile")
 LOADERS = 2  # processes that encode rows while a GPU computes; rows that are ids already need none
 
 
@@ -73,6 +74,8 @@ def fingerprint(spec: RunSpec) -> str:
     data: dict[str, Any] = spec.model_dump(mode="json", include={"model", "tasks", "method", "train", "seed"})
     for name in NOT_THE_CURVE:
         del data["train"][name]
+    if not spec.train.group_by_length:  # checkpoints of before it was a setting go on
+        del data["train"]["group_by_length"]
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
 
