@@ -123,7 +123,11 @@ def targets() -> list[Target]:
     found_: list[Target] = []
     for shape, name in NAMES.items():
         found_.append(
-            Target(f"MoSLD in CUDA graphs / PEFT LoRA r=8 eager, {name}", 1.15, against(shape, "mosld", "eager", "peft-lora"))
+            Target(
+                f"MoSLD in CUDA graphs / PEFT LoRA r=8 eager, {name}",
+                1.15,
+                against(shape, "mosld", "eager", "peft-lora"),
+            )
         )
         peaks = against(shape, "mosld", "eager", "peft-lora", "peak_gib")
         found_.append(Target(f"peak memory of the same, {name}", 1.02, peaks, most=True))
@@ -134,8 +138,9 @@ def targets() -> list[Target]:
         for mode, run in (("eager", "eager"), ("regions", "compiled")):
             value = recording(shape, mode)
             found_.append(Target(f"step with routing recorded / without, {run}, {name}", 1.02, value, most=True))
+    to_base = against("7b", "mosld", "regions", "frozen")
     return found_ + [
-        Target("MoSLD compiled, in CUDA graphs / frozen base compiled, 7B", 0.90, against("7b", "mosld", "regions", "frozen")),
+        Target("MoSLD compiled, in CUDA graphs / frozen base compiled, 7B", 0.90, to_base),
         Target("share of the card's bf16 rate, MoSLD, 7B", 0.60, share, percent=True, beside=beside_share),
         Target("first compiled step, 7B", 40, first_step, most=True, unit="s"),
         Target(
