@@ -11,6 +11,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor
 
+from core.evaluation.capture import capturing, reason
+
 log = logging.getLogger("tessera.inference")
 
 AGREE = 0.25  # of the logits' standard deviation: other shapes round otherwise, another computation is further away
@@ -64,7 +66,7 @@ class StepGraph:
     def __init__(self, step: Step, ids: Tensor) -> None:
         self._ids = ids.clone()
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, capture_error_mode="thread_local"):
+        with capturing(self._graph):
             self._logits = step(self._ids)
 
     @classmethod
@@ -75,7 +77,7 @@ class StepGraph:
         except torch.OutOfMemoryError:
             raise
         except RuntimeError as error:
-            refuse(base, str(error).strip().splitlines()[0])
+            refuse(base, reason(error))
             return None
 
     def __call__(self, ids: Tensor) -> Tensor:

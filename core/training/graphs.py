@@ -15,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from core.evaluation.capture import capturing, reason
+
 Outputs = dict[str, Tensor]
 Work = Callable[[Mapping[str, Any]], tuple[Tensor, Outputs]]
 
@@ -47,12 +49,13 @@ class StepGraphs:
         self._pool: Any = None
         self._stream = torch.cuda.Stream() if most else None
 
-    def __call__(self, batch: Mapping[str, Any]) -> Outputs:
+    def __call__(self, batch: Mapping[str, Any], settled: bool = True) -> Outputs:
+        """``settled``: what is computed will be the same for later batches of this shape."""
         if not self.most:
             return self._plain(batch)
         key = self._key(batch)
         graph = self.graphs.get(key)
-        if graph is None and self._ripe(key):
+        if graph is None and settled and self._ripe(key):
             graph = self._captured(key, batch)
         if graph is None:
             return self._plain_beside_graphs(batch)
@@ -88,15 +91,12 @@ class StepGraphs:
         if not self.gradients:
             self.gradients = [torch.zeros_like(parameter) for parameter in self.parameters]
             self._pool = torch.cuda.graph_pool_handle()
-        random = torch.cuda.default_generators[torch.cuda.current_device()]
-        before = torch.Generator(random.device).set_state(random.get_state())
         gc.collect()  # what is left of earlier passes would tie their stream to the capture
         try:
             self.graphs[key] = _Graph(self, batch, self._pool, self._stream)
         except Exception as error:  # whatever a base or a method does that a graph cannot hold
-            random.graphsafe_set_state(before.graphsafe_get_state())  # it would go on counting for the graph
             self.most = len(self.graphs)
-            self.told(_reason(error))
+            self.told(reason(error))
         return self.graphs.get(key)
 
     def _hold_gradients(self) -> None:
@@ -112,20 +112,12 @@ class StepGraphs:
             torch._foreach_zero_(fresh)
 
 
-def _reason(error: BaseException) -> str:
-    """What went wrong first: leaving a capture that something broke raises once more."""
-    while error.__context__ is not None:
-        error = error.__context__
-    return f"{type(error).__name__}: {(str(error).strip().splitlines() or [''])[0]}"
-
-
 class _Graph:
     def __init__(self, steps: StepGraphs, batch: Mapping[str, Any], pool: Any, stream: Any) -> None:
         self.ragged = steps.ragged
         self.inputs = {name: self._own(name, value) for name, value in batch.items() if isinstance(value, Tensor)}
         self.graph = torch.cuda.CUDAGraph()
-        # Threads that pin memory for the loader go on meanwhile.
-        with torch.cuda.graph(self.graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        with capturing(self.graph, pool=pool, stream=stream):
             loss, outputs = steps.work({**batch, **self.inputs})
             found = torch.autograd.grad(loss, steps.parameters, allow_unused=True)
             pairs = [(held, one) for held, one in zip(steps.gradients, found, strict=True) if one is not None]

@@ -80,7 +80,6 @@ class TaskTrainer(Trainer):
         self.trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         model.zero_grad = partial(_forget, self.trained)
         self.head = AnswerHead(model)
-        self.plainly = StepGraphs(self._work, self.trained, ragged=RAGGED, most=0)
         self.steps = StepGraphs(self._work, self.trained, ragged=RAGGED, most=graphs, told=self._tell_no_graphs)
         self.window = Window(tasks, self.args.device)
         self.clock = Clock(sink, plan.total)
@@ -107,14 +106,11 @@ class TaskTrainer(Trainer):
         if not model.training:
             model.train()
         inputs = self._prepare_inputs(inputs)
-        steps = self.steps if self.state.global_step >= self.routing.settled else self.plainly
-        found = steps(
-            inputs
-            | {
-                "answer_tokens": torch.full((), float(num_items_in_batch), device=self.args.device),
-                "share": torch.full((), 1 / self.current_gradient_accumulation_steps, device=self.args.device),
-            }
-        )
+        whole = {
+            "answer_tokens": torch.full((), float(num_items_in_batch), device=self.args.device),
+            "share": torch.full((), 1 / self.current_gradient_accumulation_steps, device=self.args.device),
+        }
+        found = self.steps(inputs | whole, settled=self.state.global_step >= self.routing.settled)
         losses, loss = found.pop("losses")[: len(inputs["targets"])], found.pop("loss")
         self.window.add(losses, inputs, found)
         return loss

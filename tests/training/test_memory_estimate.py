@@ -57,6 +57,16 @@ class Alive(TorchDispatchMode):
         return found
 
 
+def peak(model: torch.nn.Module, trainer: Any) -> int:
+    """The most bytes that lived at once while it trained."""
+    alive = Alive()
+    for parameter in model.parameters():
+        alive.see(parameter.data)
+    with alive:
+        trainer.train()
+    return alive.most
+
+
 # Of each kind of word one.
 OTHERS = {"malora": {"experts": 4}, "moelora": {"experts": 4}, "mode": {}, "full": {"embeddings": True}}
 
@@ -81,12 +91,8 @@ def test_the_estimate_is_what_the_trainer_keeps(
     if checkpointing:
         checkpoint_activations(model)
     trainer = benchmark.trainer_of(spec, model, case, config.vocab_size, RunFolder(tmp_path).create(), "cpu")
-    alive = Alive()
-    for parameter in model.parameters():
-        alive.see(parameter.data)
-    with alive:
-        trainer.train()
-    assert estimate == pytest.approx(alive.most, rel=0.1), f"{estimate / alive.most - 1:+.1%}"
+    most = peak(model, trainer)
+    assert estimate == pytest.approx(most, rel=0.1), f"{estimate / most - 1:+.1%}"
 
 
 def test_each_part_grows_with_what_it_is_made_of():
@@ -133,9 +139,5 @@ def test_what_is_kept_of_packs_is_estimated(tmp_path: Path, monkeypatch: pytest.
     assert trainer.data_collator([trainer.train_dataset[i] for i in range(16)])["back"].shape == batch.pack
     base = benchmark.shapes(config.to_json_string())
     estimate = catalog.memory(spec.method, spec.model, base, spec.train, len(benchmark.TASKS), True, batch).total
-    alive = Alive()
-    for parameter in model.parameters():
-        alive.see(parameter.data)
-    with alive:
-        trainer.train()
-    assert estimate == pytest.approx(alive.most, rel=0.1), f"{estimate / alive.most - 1:+.1%}"
+    most = peak(model, trainer)
+    assert estimate == pytest.approx(most, rel=0.1), f"{estimate / most - 1:+.1%}"
