@@ -161,7 +161,7 @@ class MixtureLayer(nn.Module, BaseTunerLayer):
         if not torch.is_autocast_enabled(x.device.type):  # autocast casts both sides of a product itself
             x = self._cast_input_dtype(x, self.tessera_up[adapter].dtype)
         gate = self.tessera_gate[adapter] if adapter in self.slots else None
-        matrix, router = down.matrix(), None if gate is None else gate.matrix()
+        matrix, router = self.matrices(adapter)
         product, logits = self._products(x, down.enter(x), matrix, gate, router)
         return self._mix(adapter, product, logits, matrix, addressing)
 
