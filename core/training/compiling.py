@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo.exc import TorchDynamoException
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from core.data.batches import TaskDataset
+from core.evaluation.capture import reason
 from core.jobs.sinks import Sink
 from core.schema import TrainSpec
 from core.training.graphs import MOST
@@ -44,31 +47,38 @@ class Compiling:
     def prepare(self, model: nn.Module, sink: Sink) -> None:
         if not self.blocks:
             return
-        if count := compile_regions(model):
+
+        def told(reason: str) -> None:
+            message = f"Blocks are not compiled, which makes steps slower (train.compile): {reason}"
+            sink.emit("log", level="warning", message=message)
+
+        if count := compile_regions(model, told=told):
             message = f"The {count} blocks of the base are compiled; the first step takes up to half a minute longer."
             sink.emit("log", level="info", message=message)
         else:
-            message = "The base's blocks cannot be told apart, so they are not compiled (train.compile)."
-            sink.emit("log", level="warning", message=message)
+            told("the base's blocks cannot be told apart")
 
 
-def compile_regions(model: nn.Module, dynamic: bool | None = None) -> int:
+def compile_regions(
+    model: nn.Module, dynamic: bool | None = None, told: Callable[[str], None] = lambda reason: None
+) -> int:
     """Compile every block of the model for training steps; returns how many blocks there are.
 
     Evaluation and passes without gradients run as before: they would need code of their own. ``dynamic``: whether
-    shapes change from batch to batch; None finds out.
+    shapes change from batch to batch; None finds out. ``told`` hears why a kind of block cannot be compiled on this
+    machine; such blocks run as before.
     """
     blocks = [module for module in model.modules() if isinstance(module, GradientCheckpointingLayer)]
     if blocks:
         for limit, least in (("recompile_limit", KINDS), ("accumulated_recompile_limit", 8 * KINDS)):
             setattr(torch._dynamo.config, limit, max(least, getattr(torch._dynamo.config, limit)))
-    compiled = {kind: _compiled(kind, dynamic) for kind in {type(block) for block in blocks}}
+    compiled = {kind: _compiled(kind, dynamic, told) for kind in {type(block) for block in blocks}}
     for block in blocks:
         block.__class__ = compiled[type(block)]
     return len(blocks)
 
 
-def _compiled(kind: type[nn.Module], dynamic: bool | None) -> type[nn.Module]:
+def _compiled(kind: type[nn.Module], dynamic: bool | None, told: Callable[[str], None]) -> type[nn.Module]:
     """The same kind of block with a compiled ``forward``.
 
     A class, as copies of a block compute with weights of their own, and transformers checkpoints what a class calls
@@ -79,7 +89,17 @@ def _compiled(kind: type[nn.Module], dynamic: bool | None) -> type[nn.Module]:
 
     @functools.wraps(plain)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        return (fast if self.training and torch.is_grad_enabled() else plain)(self, *args, **kwargs)
+        nonlocal fast
+        if not (self.training and torch.is_grad_enabled()):
+            return plain(self, *args, **kwargs)
+        try:
+            return fast(self, *args, **kwargs)
+        except TorchDynamoException as error:
+            if torch.cuda.is_available() and torch.cuda.is_current_stream_capturing():
+                raise  # it is the capture that cannot hold it
+            fast = plain
+            told(reason(error))
+            return plain(self, *args, **kwargs)
 
     return type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__, "__doc__": kind.__doc__})
 

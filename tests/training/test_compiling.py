@@ -72,3 +72,18 @@ def test_a_copy_computes_with_its_own_weights(counter):
     assert not any(torch.allclose(gradient, before[name]) for name, gradient in trained(other).items())
     for name, gradient in trained(model).items():
         torch.testing.assert_close(gradient, before[name])
+
+
+def test_where_nothing_can_be_compiled_blocks_run_as_before_and_say_why(monkeypatch: pytest.MonkeyPatch):
+    def broken(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):
+        raise FileNotFoundError("no C compiler")
+
+    monkeypatch.setattr(compiling.torch, "compile", partial(torch.compile, backend=broken))
+    told: list[str] = []
+    plain, model = model_of(), model_of()
+    assert compiling.compile_regions(model, told=told.append) == 2
+    wanted, found = trained(plain), trained(model)
+    assert len(told) == 1 and "no C compiler" in told[0]
+    for name, gradient in wanted.items():
+        torch.testing.assert_close(found[name], gradient, msg=name)
+    torch._dynamo.reset()
