@@ -3,6 +3,7 @@
 # make fusion   train three experts, fuse them by every method and print what was lost
 # make studio   serve the studio on http://127.0.0.1:7860
 # make test     all tests; browser tests need chromium, GPU tests need CUDA (both say why they skip)
+# make test-long  the tests that take minutes
 
 PYTHON ?= python3
 VENV := .venv
@@ -14,7 +15,7 @@ WORKERS ?= 2
 # them on a CPU, so a known good version goes in first. On a CUDA machine: make TORCH="torch --index-url ..." install
 TORCH ?= torch==2.13.0
 
-.PHONY: demo methods fusion studio test gpu-check lint install install-dev clean
+.PHONY: demo methods fusion studio test test-long gpu-check lint install install-dev clean
 
 demo: install
 	$(BIN)/python app.py demo
@@ -33,6 +34,10 @@ studio: install
 test: install-dev
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
 		--timeout 300 -rs $(PYTEST)
+
+test-long: install-dev
+	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m long -n $(WORKERS) --dist loadfile \
+		--timeout 1800 -rs $(PYTEST)
 
 # Runs with whatever python is given: a CUDA machine has its own torch (make gpu-check BIN_PYTHON=python3).
 BIN_PYTHON ?= $(BIN)/python
