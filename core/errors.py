@@ -43,3 +43,9 @@ class NotFoundError(StudioError):
     """A run, data set, model or file that does not exist."""
 
     kind = "configuration"
+
+
+class NotAllowedError(StudioError):
+    """Who acts lacks the role for it, or it belongs to somebody else."""
+
+    kind = "configuration"

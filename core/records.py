@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+from core import access
 from core.errors import ConfigurationError, NotFoundError
 from core.home import Home
 
@@ -36,7 +37,9 @@ class Records:
             yield session
 
     @contextmanager
-    def write(self) -> Iterator[Session]:
+    def write(self, role: access.Role = "researcher") -> Iterator[Session]:
+        """Refused to an actor with less than ``role``: the one place where a viewer's change ends."""
+        access.need(role)
         with explained(), self.database.write() as session:
             yield session
 

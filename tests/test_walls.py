@@ -22,7 +22,7 @@ TORCH = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}
 WEB = {"gradio", "fastapi", "uvicorn", "starlette"}
 DATABASE = {"storage", "sqlalchemy", "alembic"}
 TORCH_ROOMS = ("core/adapters", "core/routing", "core/training", "core/evaluation", "core/chat", "core/fusion")
-STUDIO_ROOM = ("core.studio", "core.schema", "core.figures", "core.errors", "core.home")
+STUDIO_ROOM = ("core.studio", "core.schema", "core.figures", "core.errors", "core.home", "core.access")
 
 
 @cache
@@ -128,7 +128,7 @@ def test_files_stay_readable():
 
 def test_errors_that_people_see_derive_from_studio_error():
     """A class whose name ends in Error is a StudioError, so that no page and no command shows a traceback for it."""
-    known = {"StudioError", "DataError", "ConfigurationError", "OutOfMemoryError", "NotFoundError"}
+    known = {"StudioError", "DataError", "ConfigurationError", "OutOfMemoryError", "NotFoundError", "NotAllowedError"}
     known |= {"StorageError"}  # storage imports nothing of core; core.records translates what it raises
     strays = [
         f"{path}:{node.lineno} {node.name}"
