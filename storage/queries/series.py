@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from sqlalchemy import delete, select
+from sqlalchemy import delete, insert, select
 from sqlalchemy.orm import Session
 
 from storage.models import Run, Series, SeriesChunk
@@ -59,6 +60,26 @@ def append(
     curve.last_step, curve.last_value = int(new_steps[-1]), _finite(new_values[-1])
     session.flush()
     return len(new_steps)
+
+
+def add_whole(
+    session: Session, *, run_id: int, job_id: int, curves: Mapping[str, tuple[np.ndarray, np.ndarray]]
+) -> None:
+    """Store the curves of a job that has none yet: name -> steps and values, the steps strictly rising.
+
+    One statement for each table, so that runs of fifty thousand points are stored by the hundred in seconds.
+    """
+    made = []
+    for name, (steps, values) in curves.items():
+        last = {"last_step": int(steps[-1]), "last_value": _finite(np.float32(values[-1]))}
+        made.append({"run_id": run_id, "job_id": job_id, "name": name, "count": len(steps), **last})
+    ids = session.scalars(insert(Series).returning(Series.id, sort_by_parameter_order=True), made).all()
+    rows = [
+        row
+        for series_id, (steps, values) in zip(ids, curves.values(), strict=True)
+        for row in _chunks(series_id, np.asarray(steps, STEPS), np.asarray(values, VALUES))
+    ]
+    session.execute(insert(SeriesChunk), rows)
 
 
 def truncate(session: Session, *, job_id: int, step: int) -> None:
@@ -171,6 +192,14 @@ def _rising(steps: np.ndarray, values: np.ndarray, last: int | None) -> tuple[np
     before = np.maximum.accumulate(np.concatenate(([floor], steps[:-1])))
     kept = steps > np.maximum(before, floor)
     return steps[kept], values[kept]
+
+
+def _chunks(series_id: int, steps: np.ndarray, values: np.ndarray) -> Iterator[dict[str, Any]]:
+    """Rows of ``SeriesChunk``."""
+    for start in range(0, len(steps), CHUNK):
+        own, their = steps[start : start + CHUNK], values[start : start + CHUNK]
+        ends = {"first_step": int(own[0]), "last_step": int(own[-1]), "count": len(own)}
+        yield {"series_id": series_id, **ends, "steps": own.tobytes(), "values": their.tobytes()}
 
 
 def _last_chunk(session: Session, series_id: int) -> SeriesChunk | None:
