@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import sys
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from core import access
 from core.errors import NotFoundError, StudioError
 from core.home import Home
 from core.records import Records, explained
@@ -21,6 +23,8 @@ def dispatcher(home: Home, records: Records, action: str) -> dict[str, Any]:
     """``status``, ``start`` (if none lives), ``stop``, or ``run`` in this process until idle."""
     from core.jobs import service
 
+    if action != "status":
+        access.need("researcher" if action == "start" else "admin")
     if action == "start":
         service.ensure_dispatcher(home)
     elif action == "stop":
@@ -76,13 +80,22 @@ def describe(home: Home, records: Records) -> str:
     return "not needed now; it starts with the next run"
 
 
-def web_presence(home: Home, records: Records) -> AbstractContextManager[None]:
-    """Start a dispatcher if none lives, and keep it while this is entered."""
+@contextmanager
+def web_presence(home: Home, records: Records) -> Iterator[None]:
+    """Start a dispatcher if none lives, keep it while this is entered, and replace one that dies while jobs need it."""
     from core.jobs import service
 
     queue(records)  # opens and migrates the database before another process looks at it
     service.ensure_dispatcher(home)
-    return service.register_web(home)
+    with service.register_web(home), service.watch_over(home, lambda: _busy(records)):
+        yield
+
+
+def _busy(records: Records) -> bool:
+    from storage.queries import jobs
+
+    with records.read() as session:
+        return jobs.busy(session) > 0
 
 
 def health(records: Records) -> dict[str, str]:

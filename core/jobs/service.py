@@ -1,4 +1,4 @@
-"""One dispatcher for each home: its lock, its pid file, starting and stopping it, and who still needs it."""
+"""One dispatcher for each home: its lock, its pid file, starting, stopping and replacing it, and who still needs it."""
 
 from __future__ import annotations
 
@@ -10,15 +10,16 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from core.home import PROJECT, Home, read_json, write_json
-from core.jobs.processes import Process, alive, this_process
+from core.jobs.processes import Process, alive, identify, this_process
 
 LOG_BYTES = 5 << 20
+WATCH_SECONDS = 2.0
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ def ensure_dispatcher(home: Home) -> DispatcherStatus:
     if status.alive:
         return status
     home.dispatcher.mkdir(parents=True, exist_ok=True)
+    _stopped(home).unlink(missing_ok=True)
     _shorten(log_file(home))
     with log_file(home).open("ab") as out:
         child = subprocess.Popen(
@@ -96,6 +98,7 @@ def stop_dispatcher(home: Home, *, seconds: float = 15.0) -> bool:
     process = _living(home.dispatcher / "pid")
     if process is None:
         return False
+    _stopped(home).touch()
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid, signal.SIGTERM)
     deadline = time.monotonic() + seconds
@@ -118,6 +121,28 @@ def register_web(home: Home) -> Iterator[None]:
         path.unlink(missing_ok=True)
 
 
+@contextmanager
+def watch_over(home: Home, needed: Callable[[], bool], *, seconds: float = WATCH_SECONDS) -> Iterator[None]:
+    """While this is held, a dispatcher that died is replaced when it is ``needed``; one that was stopped is not."""
+    over = threading.Event()
+    thread = threading.Thread(target=_replace, args=(home, needed, seconds, over), name="watch-over", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _replace(home: Home, needed: Callable[[], bool], seconds: float, over: threading.Event) -> None:
+    begun: Process | None = None
+    while not over.wait(seconds):
+        if begun is not None and alive(begun):
+            continue  # it says that it is there when it has its lock
+        with contextlib.suppress(Exception):  # a full disk, a locked database: the next look tries again
+            if not dispatcher_status(home).alive and not _stopped(home).exists() and needed():
+                begun = identify(ensure_dispatcher(home).pid or 0)
+
+
 def web_lives(home: Home) -> bool:
     """Whether any registered web process lives; files of dead ones are removed."""
     lives = False
@@ -127,6 +152,11 @@ def web_lives(home: Home) -> bool:
         else:
             path.unlink(missing_ok=True)
     return lives
+
+
+def _stopped(home: Home) -> Path:
+    """Stands there from a stop that somebody asked for until the next start."""
+    return home.dispatcher / "stopped"
 
 
 def log_file(home: Home) -> Path:

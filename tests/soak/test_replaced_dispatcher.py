@@ -1,0 +1,51 @@
+"""A dispatcher that was killed while jobs need it is replaced by the web process; one that was stopped is not."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from core.home import Home
+from core.jobs.service import dispatcher_status, ensure_dispatcher, stop_dispatcher, watch_over
+
+
+@pytest.fixture
+def home(tmp_path: Path):
+    made = Home.open(tmp_path / "home")
+    yield made
+    stop_dispatcher(made)
+
+
+def until(check: Callable[[], Any], seconds: float = 30.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := check()):
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.05)
+    return found
+
+
+def test_a_killed_dispatcher_is_replaced_and_a_stopped_one_is_not(home: Home) -> None:
+    needed = threading.Event()
+    with watch_over(home, needed.is_set, seconds=0.1):
+        ensure_dispatcher(home)
+        first = until(lambda: dispatcher_status(home).pid)
+        os.kill(first, signal.SIGKILL)
+        until(lambda: not dispatcher_status(home).alive)
+        time.sleep(0.5)
+        assert not dispatcher_status(home).alive, "started though nothing waits"
+        needed.set()
+        second = until(lambda: dispatcher_status(home).pid)
+        assert second != first
+        assert stop_dispatcher(home)
+        time.sleep(1.0)
+        assert not dispatcher_status(home).alive, "a stop that somebody asked for was undone"
+        ensure_dispatcher(home)
+        os.kill(until(lambda: dispatcher_status(home).pid), signal.SIGKILL)
+        assert until(lambda: dispatcher_status(home).pid)
