@@ -95,6 +95,7 @@ def run(
     allow_hosts: Sequence[str] = (),
 ) -> None:
     """Serve until Ctrl-C; the next free port is taken when ``port`` is in use."""
+    studio.records.describe()  # what is wrong with the database is said here, not by the server that starts
     password = password_from(password_file)
     require_password(host, allow_hosts, password)
     access = None if password is None else Access(password)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import sqlite3
+import os
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
-from datetime import UTC, datetime
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,19 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError
 from sqlalchemy.orm import Session
 
-from storage.errors import StorageError
+from storage.backup import back_up
+from storage.errors import ReplacedError, StorageError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 BUSY_SECONDS = 15
+RESTORE = (
+    "End the studio and its dispatcher. Delete the files beside it that end in -wal and -shm, and copy the newest .bak "
+    "file over it; or move it away and import the run folders (docs/jobs.md, Restoring)."
+)
+REOPEN = (
+    "End the studio and its dispatcher, delete the files beside it that end in -wal and -shm, put the right file there "
+    "and start again (docs/jobs.md, Restoring)."
+)
 
 
 class Database:
@@ -39,6 +47,7 @@ class Database:
                 "The database address is not an SQLAlchemy URL.", "Example: sqlite:////path/x.db"
             ) from error
         self._busy_seconds = busy_seconds
+        self._file: tuple[int, int] | None = None  # device and inode of the file that the connections are open on
         self.engine = self._connect()
         self._reader = self.engine.execution_options(tessera_write=False, postgresql_readonly=True)
         self._writer = self.engine.execution_options(tessera_write=True)
@@ -54,12 +63,14 @@ class Database:
     @contextmanager
     def session(self) -> Iterator[Session]:
         """A short reading session; a write in it is an error."""
+        self._check_file()
         with _explained(self), Session(self._reader, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
         """One writing transaction: committed at the end, rolled back on any exception."""
+        self._check_file()
         with _explained(self), Session(self._writer, expire_on_commit=False) as session, session.begin():
             session.connection()  # takes the write lock now, before anything is read
             yield session
@@ -84,6 +95,24 @@ class Database:
 
     def close(self) -> None:
         self.engine.dispose()
+
+    def _check_file(self) -> None:
+        """Raise ReplacedError where the file at the path is no longer the one that is open.
+
+        SQLite would go on reading and writing a file without a name, and a new connection would find another one.
+        """
+        if self.path is None:
+            return
+        try:
+            found = os.stat(self.path)
+        except OSError:
+            if self._file is None:
+                return  # nothing was opened yet, and opening says what is wrong
+            raise ReplacedError(f"The database {self.path} is gone.", REOPEN) from None
+        identity = (found.st_dev, found.st_ino)
+        self._file = self._file or identity
+        if self._file != identity:
+            raise ReplacedError(f"The database {self.path} was replaced while the studio used it.", REOPEN)
 
     def __enter__(self) -> Database:
         return self
@@ -125,7 +154,7 @@ class Database:
                 if present == head:
                     return
                 if present is not None and self.path is not None:
-                    _copy(self.path, present)
+                    back_up(self.path, present)
                 config = Config(attributes={"connection": connection})
                 config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
                 command.upgrade(config, "head")
@@ -147,14 +176,6 @@ def _begin(connection: Connection) -> None:
 
 def _revision(connection: Connection) -> str | None:
     return MigrationContext.configure(connection).get_current_revision()
-
-
-def _copy(path: Path, revision: str) -> Path:
-    stamp = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    target = path.with_name(f"{path.name}.{revision}-{stamp}.bak")
-    with closing(sqlite3.connect(path)) as source, closing(sqlite3.connect(target)) as copy:
-        source.backup(copy)
-    return target
 
 
 @contextmanager
@@ -188,7 +209,11 @@ _COMPLAINTS = (
     (
         "malformed",
         "The database {where} is damaged.",
-        "Restore the newest .bak file beside it, or import the run folders.",
+        RESTORE,
     ),
-    ("not a database", "The file {where} is not a database of the studio.", "Choose another folder with --home."),
+    (
+        "not a database",
+        "The file {where} is not a database of the studio, or its beginning is damaged.",
+        RESTORE,
+    ),
 )

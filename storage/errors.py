@@ -15,6 +15,10 @@ class StorageError(Exception):
         return f"{self.message} {self.hint}".strip()
 
 
+class ReplacedError(StorageError):
+    """The database file was removed or replaced while it was open; only a new process may open what is there now."""
+
+
 class MissingError(StorageError):
     """A run, job, data set or study that the database does not hold."""
 
