@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from core.access import LOCAL, acting, need
 from core.chat import client
 from core.chat.client import Answering, Question
 from core.chat.conversation import BASE, Adapter, Conversation, adapters_of
@@ -73,6 +74,7 @@ class Chats:
         """Put a question to one to four models; iterate for their growing answers, which are kept when they end."""
         from storage.queries import chats
 
+        need("researcher")
         sampling = Sampling.parse(settings)
         if not prompt.strip():
             raise ConfigurationError("There is no question.", "Type one.")
@@ -83,8 +85,10 @@ class Chats:
         with self._records.write() as session:
             if conversation is None:
                 conversation = chats.start(
-                    session, title=prompt, models=list(adapters), system=system, settings=kept
+                    session, title=prompt, models=list(adapters), system=system, settings=kept, owner=acting().name
                 ).id
+            else:
+                _own(chats.get(session, conversation=conversation))
             before = chats.turns(session, conversation=conversation)
             question = chats.ask(
                 session, conversation=conversation, text=prompt, models=list(adapters), system=system, settings=kept
@@ -100,8 +104,8 @@ class Chats:
         return asking
 
     def stop(self, asking: str, model: str | None = None) -> None:
-        """Stop one model's answer, or all of an asking; nothing happens where it has ended."""
-        if found := self._asking.get(asking):
+        """Stop one model's answer, or all of an asking; nothing happens where it has ended, or is somebody else's."""
+        if (found := self._asking.get(asking)) and acting() in (found.by, LOCAL):
             found.stop(model)
 
     def check(self, models: Sequence[str]) -> None:
@@ -115,6 +119,7 @@ class Chats:
 
     def warm(self, models: Sequence[str]) -> None:
         """Start the worker and have it load these models, without waiting for it."""
+        need("researcher")
         model, adapters = self._models(models)
         wanted = {one.name: str(one.folder) for one in adapters.values() if one.name is not None}
 
@@ -156,12 +161,12 @@ class Chats:
             if found.model is None or found.question_id is None:
                 raise NotFoundError(f"Message {turn} is a question, not an answer.", "Open it from the chat page.")
             asked = chats.message(session, message=found.question_id)
-            owner = chats.get(session, conversation=found.conversation_id)
-            before = chats.turns(session, conversation=owner.id, before=asked.id)
-        system = asked.settings.get("system", owner.system)
+            chat = _own(chats.get(session, conversation=found.conversation_id))
+            before = chats.turns(session, conversation=chat.id, before=asked.id)
+        system = asked.settings.get("system", chat.system)
         messages = [*history(before, found.model, system), {"role": "user", "content": asked.text}]
         values = {"model": found.model, "messages": messages, "answer": found.text, "settings": found.settings}
-        return values | {"question": asked.text, "conversation": owner.id, "turn": found.id, "system": system}
+        return values | {"question": asked.text, "conversation": chat.id, "turn": found.id, "system": system}
 
     def trace_turn(self, turn: int, *, task: str | None = None) -> Trace:
         """The routing of an answer that was kept, in the conversation in which it was given."""
@@ -172,6 +177,7 @@ class Chats:
         return self._trace(kept["model"], messages=kept["messages"], answer=kept["answer"], task=task)
 
     def _trace(self, run: str, **wanted: Any) -> Trace:
+        need("researcher")
         model, adapters = self._models([run])
         adapter = next(iter(adapters.values()))
         if adapter.name is None:
@@ -185,24 +191,26 @@ class Chats:
         from storage.queries import chats
 
         with self._records.read() as session:
-            return chats.page(session, limit=limit, offset=offset)
+            return chats.page(session, owner=acting().name, limit=limit, offset=offset)
 
     def conversation(self, conversation: int) -> ConversationRow:
         from storage.queries import chats
 
         with self._records.read() as session:
-            return chats.get(session, conversation=conversation)
+            return _own(chats.get(session, conversation=conversation))
 
     def turns(self, conversation: int, *, limit: int | None = None, before: int | None = None) -> list[Turn]:
         """The newest questions in the order of asking, each with its answers."""
         from storage.queries import chats
 
         with self._records.read() as session:
+            _own(chats.get(session, conversation=conversation))
             return chats.turns(session, conversation=conversation, limit=limit, before=before)
 
     def delete(self, conversation: int) -> None:
         from storage.queries import chats
 
+        self.conversation(conversation)
         for asking in [one for one in self._asking.values() if one.conversation == conversation]:
             asking.stop()
         with self._records.write() as session:
@@ -245,6 +253,7 @@ class Asking:
         self, chats: Chats, adapters: Mapping[str, Adapter], answering: Answering, conversation: int, question: int
     ) -> None:
         self.id = uuid.uuid4().hex
+        self.by = acting()
         self.conversation, self.question = conversation, question
         self._chats, self._adapters, self._answering = chats, dict(adapters), answering
         self.answers = {model: Answer(model, "") for model in adapters}
@@ -283,6 +292,13 @@ class Asking:
         except NotFoundError:
             return  # the conversation was deleted meanwhile
         self.answers[model] = replace(self.answers[model], turn=turn)
+
+
+def _own(found: ConversationRow) -> ConversationRow:
+    """Somebody else's conversation is as if there were none, to admins as well."""
+    if acting() != LOCAL and acting().name != found.owner:
+        raise NotFoundError(f"There is no conversation {found.id}.", "It may have been deleted; start a new one.")
+    return found
 
 
 def history(turns: Sequence[Turn], model: str, system: str) -> list[dict[str, str]]:

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, Generic, TypeVar
 
+from core import access
 from core.home import Home
 from core.records import Records
 
@@ -141,6 +142,7 @@ class Machine:
         """Delete checkpoints of finished runs, caches or folders of no run; returns the bytes that each freed."""
         from core.disk import clean
 
+        access.need("admin")
         freed = clean(self._home, self._records, kinds)
         self._usage.now()
         return freed

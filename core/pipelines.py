@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from core import access
 from core.adapters.folders import CONFIG, read_config
 from core.adapters.methods import preset_named
 from core.errors import ConfigurationError
@@ -97,11 +98,12 @@ def submit(
     """Queue a run and, where it needs some, the runs before it; returns its id. Their jobs may run side by side."""
     from storage.queries import jobs, runs
 
+    owner = access.acting().name
     with records.write() as session:
 
         def add(one: Plan, needs: Sequence[int], arguments: dict, **more: str | None) -> tuple[str, int]:
             spec = one.spec.model_dump(mode="json")
-            run, new = runs.add(session, spec=spec, name=one.spec.name, datasets=one.datasets, **more)
+            run, new = runs.add(session, spec=spec, name=one.spec.name, datasets=one.datasets, owner=owner, **more)
             if not new:
                 return run.id, 0
             write_json(home.run(run.id).create().spec, spec)  # inside: a job is never visible before its spec file

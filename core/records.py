@@ -60,6 +60,12 @@ class Records:
             raise ConfigurationError(f"Several runs are named {name!r}.", f"Give one of their ids: {ids}.")
         raise NotFoundError(f"There is no run {name!r}.", "List them with: python app.py runs")
 
+    def own(self, name: str) -> RunRow:
+        """As ``find``, refused where the run is not the actor's to change."""
+        row = self.find(name)
+        access.need_own(row.owner, row.id)
+        return row
+
     def describe(self) -> str:
         """Where the database is and which schema it has; opening it migrates it."""
         from sqlalchemy import text

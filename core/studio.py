@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from core import overrides, views
+from core.changing import Changing
 from core.designing import Designing
-from core.errors import ConfigurationError, NotFoundError
+from core.errors import NotFoundError
 from core.fusing import Fusing
 from core.home import Home
 from core.overrides import Changes
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 Sources = str | Path | Sequence[str | Path]
 
 
-class Studio(Designing, Fusing):
+class Studio(Designing, Fusing, Changing):
     """The studio over one home folder; cheap to make, safe to use from several threads."""
 
     def __init__(self, home: str | Path | None = None) -> None:
@@ -98,17 +99,6 @@ class Studio(Designing, Fusing):
 
         return prompts.prompts(self.store, RunSpec.parse(self.records.find(run).spec), task, start, limit, split)
 
-    def delete_dataset(self, name: str) -> None:
-        """Refused while runs were trained or scored on it."""
-        from storage.queries import runs
-
-        info = self.store.find(name)
-        with self.records.read() as session:
-            users = runs.using_dataset(session, dataset=info.id)
-        if users:
-            raise ConfigurationError(f"{info.name} is used by {', '.join(users[:5])}.", "Delete those runs first.")
-        self.store.delete(info.id)
-
     # Starting runs
 
     def read_spec(self, source: str | Path, *, changes: Changes = None, seeds: str | None = None) -> list[RunSpec]:
@@ -160,36 +150,6 @@ class Studio(Designing, Fusing):
         spec = self.cloned_spec(parent, changes=changes)
         return self.submit(spec, priority=priority, parent=parent, request_id=request_id)
 
-    def score(
-        self,
-        run: str,
-        *,
-        datasets: Sequence[str] | None = None,
-        split: str = "test",
-        base: bool = True,
-        priority: int = 0,
-        request_id: str | None = None,
-    ) -> str:
-        """Queue scoring of a finished run on its own tasks or on ``NAME[:TASK]``; returns the job's name."""
-        from core import planning
-        from storage.queries import jobs
-
-        row = self.records.find(run)
-        spec = RunSpec.parse(row.spec)
-        arguments = planning.scoring(row.id, spec, self.store, datasets, split, base)
-        with self.records.write() as session:
-            job = jobs.add(
-                session,
-                run=row.id,
-                kind="score",
-                arguments=arguments,
-                device=spec.device,
-                priority=priority,
-                request_id=request_id,
-            )
-        self.dispatcher("start")
-        return job.name
-
     # Runs
 
     def runs(
@@ -223,41 +183,6 @@ class Studio(Designing, Fusing):
             if job["name"] == name:
                 return job
         raise NotFoundError(f"{run} has no job {name!r}.")
-
-    def annotate(
-        self, run: str, *, name: str | None = None, notes: str | None = None, tags: Sequence[str] | None = None
-    ) -> dict[str, Any]:
-        """Change what people wrote about a run."""
-        from storage.queries import runs
-
-        row = self.records.find(run)
-        with self.records.write() as session:
-            return views.run(runs.update(session, run=row.id, name=name, notes=notes, tags=tags))
-
-    def cancel(self, run: str) -> dict[str, Any]:
-        """Cancel every job of a run that waits or works; one that has ended stays as it is."""
-        from storage.queries import jobs
-
-        row = self.records.find(run)
-        with self.records.write() as session:
-            jobs.cancel_run(session, run=row.id)
-        self.dispatcher("start")  # a dispatcher that died could not end the worker
-        return self.run(row.id)
-
-    def resume(self, run: str) -> dict[str, Any]:
-        from storage.queries import jobs
-
-        row = self.records.find(run)
-        with self.records.write() as session:
-            jobs.resume_run(session, run=row.id)
-        self.dispatcher("start")
-        return self.run(row.id)
-
-    def delete(self, run: str) -> None:
-        """Remove a run from the database, then its folder; refused while it works."""
-        from core import transfer
-
-        transfer.delete_run(self.records.find(run).id, self.home, self.records)
 
     @cached_property
     def watch(self) -> Watch:

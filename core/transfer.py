@@ -10,7 +10,7 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-from core import children, hub
+from core import access, children, hub
 from core.adapters.methods import resolve
 from core.data.store import DatasetStore
 from core.errors import ConfigurationError, DataError, NotFoundError
@@ -41,6 +41,7 @@ def import_run(source: Path, home: Home, records: Records, store: DatasetStore, 
             datasets=[task.dataset for task in spec.tasks if task.dataset in known],
             imported_from=str(source),
             request_id=f"import-{identity}",
+            owner=access.acting().name,
         )
     target = home.run(row.id)
     if target.root.resolve() != source.resolve():
@@ -141,6 +142,7 @@ def import_adapter(
                 name=spec.name,
                 imported_from=spec.origin,
                 request_id=f"adapter-{identity}-{hashlib.sha256(spec.model.base.encode()).hexdigest()[:8]}",
+                owner=access.acting().name,
             )
             if new:
                 runs.set_parameters(session, run_id=row.number, trainable=_parameters(staged), total=None)

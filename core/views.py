@@ -20,7 +20,7 @@ def dataset(info: DatasetInfo) -> dict[str, Any]:
 def run(row: RunRow) -> dict[str, Any]:
     """Without the spec, which lists do not need."""
     names = ("id", "name", "state", "method", "base", "tasks", "seed", "setting", "created", "started", "finished")
-    more = ("tags", "notes", "parent", "imported_from", "job")
+    more = ("tags", "notes", "parent", "imported_from", "owner", "job")
     return {name: getattr(row, name) for name in (*names, *more)} | {
         "badge": badge(row.method),
         "title": title(row.method),

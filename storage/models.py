@@ -89,6 +89,7 @@ class Run(Base):
     folder: Mapped[str] = mapped_column(String(300))
     events_offset: Mapped[int] = mapped_column(BigInteger, default=0)
     request_id: Mapped[str | None] = mapped_column(String(100), unique=True)
+    owner: Mapped[str | None] = mapped_column(String(64), index=True)  # the name of a user, who may be gone since
     # A deleted run's number is never given again: its folder or a bookmark may still stand somewhere.
     __table_args__ = {"sqlite_autoincrement": True}
 
@@ -316,6 +317,35 @@ class Setting(Base):
     changed: Mapped[datetime] = mapped_column(default=now, onupdate=now)
 
 
+class User(Base):
+    """Who may sign in. ``stamp`` is another one after every change that ends sessions."""
+
+    __tablename__ = "users"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    role: Mapped[str] = mapped_column(String(16))
+    password: Mapped[str] = mapped_column(String(255))  # an Argon2 hash with its own salt and costs
+    stamp: Mapped[str] = mapped_column(String(32))
+    created: Mapped[datetime] = mapped_column(default=now)
+    disabled: Mapped[datetime | None]
+    seen: Mapped[datetime | None]  # the last sign-in
+    __table_args__ = {"sqlite_autoincrement": True}
+
+
+class ApiToken(Base):
+    """A key of one user for programs; of the key itself only its SHA-256 is kept."""
+
+    __tablename__ = "api_tokens"
+    id: Mapped[int] = mapped_column(primary_key=True)
+    user_id: Mapped[int] = _parent("users.id", index=True)
+    label: Mapped[str] = mapped_column(String(100))
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    created: Mapped[datetime] = mapped_column(default=now)
+    expires: Mapped[datetime | None]
+    used: Mapped[datetime | None]
+    __table_args__ = {"sqlite_autoincrement": True}
+
+
 class Study(Base):
     """Runs that are meant to be compared."""
 
@@ -343,6 +373,7 @@ class Conversation(Base):
     settings: Mapped[dict[str, Any]] = mapped_column(default=dict)
     created: Mapped[datetime] = mapped_column(default=now)
     changed: Mapped[datetime] = mapped_column(default=now, index=True)
+    owner: Mapped[str | None] = mapped_column(String(64), index=True)
     __table_args__ = {"sqlite_autoincrement": True}  # a bookmark never leads to another conversation
 
 

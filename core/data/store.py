@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import BaseModel, ConfigDict, Field
 
+from core import access
 from core.data.canonical import COLUMNS, SCHEMA, ContentHash, Row, to_rows, to_table, with_column
 from core.data.describe import describe
 from core.data.kinds import TaskInfo
@@ -40,6 +41,7 @@ class DatasetInfo(BaseModel):
     aliases: list[str] = Field(default_factory=list, description="Other names that the same content was given.")
     source: str = ""
     created: str = Field("", description="UTC, ISO 8601.")
+    owner: str | None = Field(None, description="The name of the user who stored this content first.")
     named: dict[str, str] = Field(default_factory=dict, description="Name -> when it was given last, UTC.")
     tasks: dict[str, TaskInfo] = Field(default_factory=dict)
     mapping: dict[str, Any] = Field(default_factory=dict, description="How columns became roles.")
@@ -68,6 +70,7 @@ class DatasetStore:
         A task that ``info`` does not describe is described from its rows. Content that is stored already keeps its
         id; a further name becomes an alias.
         """
+        owner = access.need("researcher").name
         tables = _tables(splits)
         tasks = {name: info.tasks.get(name) or describe(name, own) for name, own in tables.items()}
         for name, own in tables.items():
@@ -78,7 +81,7 @@ class DatasetStore:
         if found is not None:
             return self._named(found, info.name)
         created = info.created or datetime.now(UTC).isoformat(timespec="seconds")
-        facts = {"id": digest[:16], "created": created, "tasks": tasks, "named": {info.name: _now()}}
+        facts = {"id": digest[:16], "created": created, "tasks": tasks, "named": {info.name: _now()}, "owner": owner}
         info = info.model_copy(update=facts)
         self._write(info, tables)
         return info
@@ -122,7 +125,9 @@ class DatasetStore:
         return _slice(self.root / info.id / f"{split}.parquet", before + start, before + stop)
 
     def delete(self, dataset_id: str) -> None:
+        """Refused to those who neither own it nor are admins."""
         info = self.find(dataset_id)
+        access.need_own(info.owner, info.name)
         gone = Path(tempfile.mkdtemp(dir=self.root, prefix=".gone-"))
         os.replace(self.root / info.id, gone / info.id)  # it vanishes at once, the files follow
         shutil.rmtree(gone)

@@ -4,6 +4,18 @@ Runs are named by their slug (``run-12``), jobs by their number. Functions that 
 ``Database.write()``.
 """
 
-from storage.queries import attempts, datasets, jobs, logs, routing, runs, scores, series, settings, studies
+from storage.queries import attempts, datasets, jobs, logs, routing, runs, scores, series, settings, studies, users
 
-__all__ = ["attempts", "datasets", "jobs", "logs", "routing", "runs", "scores", "series", "settings", "studies"]
+__all__ = [
+    "attempts",
+    "datasets",
+    "jobs",
+    "logs",
+    "routing",
+    "runs",
+    "scores",
+    "series",
+    "settings",
+    "studies",
+    "users",
+]

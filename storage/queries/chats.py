@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, update
 from sqlalchemy.orm import Session
 
 from storage.errors import MissingError
@@ -26,6 +26,7 @@ class ConversationRow:
     settings: dict[str, Any]
     created: datetime
     changed: datetime
+    owner: str | None
 
 
 @dataclass(frozen=True)
@@ -53,11 +54,17 @@ class ConversationPage:
 
 
 def start(
-    session: Session, *, title: str, models: Sequence[str], system: str = "", settings: dict[str, Any] | None = None
+    session: Session,
+    *,
+    title: str,
+    models: Sequence[str],
+    system: str = "",
+    settings: dict[str, Any] | None = None,
+    owner: str | None = None,
 ) -> ConversationRow:
     words = " ".join(title.split())
     title = words if len(words) <= TITLE else words[: TITLE - 1] + "…"
-    found = Conversation(title=title, models=list(models), system=system, settings=settings or {})
+    found = Conversation(title=title, models=list(models), system=system, settings=settings or {}, owner=owner)
     session.add(found)
     session.flush()
     return _conversation(found)
@@ -67,11 +74,12 @@ def get(session: Session, *, conversation: int) -> ConversationRow:
     return _conversation(_find(session, conversation))
 
 
-def page(session: Session, *, limit: int = 30, offset: int = 0) -> ConversationPage:
-    """The conversations that were last spoken in first."""
-    query = select(Conversation).order_by(Conversation.changed.desc(), Conversation.id.desc())
+def page(session: Session, *, owner: str | None = None, limit: int = 30, offset: int = 0) -> ConversationPage:
+    """Somebody's conversations, or all, that were last spoken in first."""
+    own = select(Conversation) if owner is None else select(Conversation).where(Conversation.owner == owner)
+    query = own.order_by(Conversation.changed.desc(), Conversation.id.desc())
     rows = [_conversation(found) for found in session.scalars(query.limit(limit).offset(offset))]
-    return ConversationPage(rows, session.scalar(select(func.count()).select_from(Conversation)) or 0, offset)
+    return ConversationPage(rows, session.scalar(select(func.count()).select_from(own.subquery())) or 0, offset)
 
 
 def ask(
@@ -133,6 +141,11 @@ def turns(
     for found in session.scalars(query.order_by(Message.id)):
         answers.setdefault(found.question_id, []).append(_message(found))
     return [(_message(question), answers.get(question.id, [])) for question in asked]
+
+
+def adopt(session: Session, *, owner: str) -> None:
+    """Give the conversations that nobody owns to somebody."""
+    session.execute(update(Conversation).where(Conversation.owner.is_(None)).values(owner=owner))
 
 
 def remove(session: Session, *, conversation: int) -> None:

@@ -42,6 +42,7 @@ class RunRow:
     memory_estimate: int | None
     memory_peak: int | None
     folder: str
+    owner: str | None
     job: dict[str, Any] | None
     spec: dict[str, Any] | None = None
 
@@ -70,11 +71,13 @@ def add(
     lineage: str | None = None,
     imported_from: str | None = None,
     request_id: str | None = None,
+    owner: str | None = None,
 ) -> tuple[RunRow, bool]:
     """Store a run without jobs; returns it and whether it is new.
 
     A second call with the same ``request_id`` returns the first one's run, so a double click starts one run.
-    ``spec`` is a resolved ``RunSpec`` as plain data; ``parent`` the run that it was cloned or forked from.
+    ``spec`` is a resolved ``RunSpec`` as plain data; ``parent`` the run that it was cloned or forked from; ``owner``
+    the name of the user who asked for it, if somebody signed in.
     """
     if (known := requested(session, request_id=request_id)) is not None:
         return get(session, run=known), False
@@ -94,6 +97,7 @@ def add(
         imported_from=imported_from,
         folder="",
         request_id=request_id,
+        owner=owner,
     )
     session.add(run)
     session.flush()
@@ -315,6 +319,7 @@ def _rows(session: Session, found: Sequence[Run], with_spec: bool = False) -> li
             memory_estimate=run.memory_estimate,
             memory_peak=run.memory_peak,
             folder=run.folder,
+            owner=run.owner,
             job=current.get(run.id),
             spec=run.spec if with_spec else None,
         )

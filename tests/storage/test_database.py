@@ -44,7 +44,7 @@ NEXT = """
 from alembic import op
 import sqlalchemy as sa
 revision = "9000"
-down_revision = "0005"
+down_revision = "0006"
 branch_labels = None
 depends_on = None
 
@@ -70,9 +70,9 @@ def test_an_upgrade_keeps_the_data_and_a_copy_of_the_file_before_it(
     _with_next_revision(tmp_path, monkeypatch)
     with Database(str(database.url)) as upgraded, upgraded.session() as session:
         assert session.execute(text("SELECT name, colour FROM studies")).all() == [("kept", "grey")]
-    (copy,) = tmp_path.glob("tessera.db.0005-*.bak")
+    (copy,) = tmp_path.glob("tessera.db.0006-*.bak")
     with closing(sqlite3.connect(copy)) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0005",)]
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0006",)]
         assert connection.execute("SELECT name FROM studies").fetchall() == [("kept",)]
 
 
