@@ -9,6 +9,7 @@ from typing import NamedTuple
 import gradio as gr
 
 from app.pages import chat, compare, data, experiment, fusion, home, methods, routing, runs
+from app.sessions import Pages
 from app.ui import first_paint
 from core.studio import Studio
 
@@ -36,7 +37,7 @@ PAGES: tuple[Page, ...] = (
 
 def blocks(studio: Studio, home: Page = HOME, pages: Sequence[Page] = PAGES) -> gr.Blocks:
     """The pages of one studio. Components of different pages cannot be wired: what they share is in the database."""
-    with gr.Blocks(title="Tessera", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
+    with Pages(title="Tessera", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         _fill(studio, demo, demo, home, home)
     for page in pages:
         with demo.route(page.name, page.path) as block:
