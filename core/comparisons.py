@@ -11,6 +11,7 @@ from core.compare import Column, Comparison, build
 from core.errors import ConfigurationError
 from core.home import Home
 from core.method_facts import badge
+from core.paths import child
 from core.records import Records
 from core.schema import RunSpec
 
@@ -47,7 +48,7 @@ def compare(
     return build(
         columns,
         {row.id: [score for score in found if score.run == row.id] for row in rows},
-        lambda score: predictions(home.run(score.run).predictions / Path(score.predictions or "").name),
+        lambda score: predictions(child(home.run(score.run).predictions, Path(score.predictions or "none").name)),
         baseline=baseline,
         settings=_settings(rows, columns, group_seeds, every_setting),
         metric=metric,

@@ -16,7 +16,7 @@ from core.data.look import look, typed_source
 from core.data.store import DatasetStore
 from core.data.tasks import load_tasks
 from core.errors import ConfigurationError
-from core.home import Home
+from core.home import Home, data_roots
 from core.jobs.devices import Device
 from core.lengths import Lengths, lengths
 from core.memory import Batch, estimate
@@ -98,8 +98,8 @@ class Drafts:
         return [glimpse.model_dump() for glimpse in look(source, header=header)]
 
     def typed_source(self, text: str) -> str:
-        """A Hub id, or a path below ``Home.data_roots``; everything else that was typed is refused."""
-        return typed_source(text, self._home.data_roots)
+        """A Hub id, or a path below ``core.home.data_roots``; everything else that was typed is refused."""
+        return typed_source(text, data_roots())
 
     def size(
         self,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import overrides, views
 from core.overrides import Changes
+from core.paths import is_name, real
 from core.schema import RunSpec
 
 if TYPE_CHECKING:
@@ -97,6 +97,6 @@ class Fusing:
         found = []
         for name in runs:
             head, colon, task = name.partition(":")
-            known = self.home.run(head).adapter.is_dir() or Path(head).expanduser().is_dir()
+            known = is_name(head) and self.home.run(head).adapter.is_dir() or real(head).is_dir()
             found.append(name if known else f"{self.records.find(head).id}{colon}{task}")
         return found

@@ -16,6 +16,7 @@ from core.data.tasks import load_tasks
 from core.errors import ConfigurationError, NotFoundError, StudioError
 from core.fusion.methods import fusion_method, fusion_methods, options_of
 from core.home import Home, RunFolder, read_json
+from core.paths import allowed, is_name, real
 from core.planning import Plan, check_device
 from core.schema import MethodSpec, ModelSpec, RunSpec, TaskSpec
 
@@ -63,21 +64,16 @@ def find_source(name: str, runs: Path) -> SourceRun:
         NotFoundError: there is no such run or folder, or it has no adapter yet.
     """
     head, _, task = name.partition(":")
-    for root, part in ((_path(name), ""), (_path(head), task), (runs / head, task)):
+    own = [(runs / head, task)] if is_name(head) else []
+    for root, part in (*own, (real(name), ""), (real(head), task)):
         for folder in (root / "adapter", root):
             if (folder / CONFIG).is_file():
+                folder = folder if runs in folder.parents else allowed(folder)
                 spec = folder.parent / "spec.json"
                 return SourceRun(name, folder, RunSpec.parse(read_json(spec)) if spec.is_file() else None, part or None)
-    if (runs / head / "spec.json").is_file():
+    if is_name(head) and (runs / head / "spec.json").is_file():
         raise NotFoundError(f"{head} has no adapter to fuse.", "Wait until it is done, or resume it.")
     raise NotFoundError(f"There is no run {head!r}.", "Name finished runs such as run-3, or folders with an adapter.")
-
-
-def _path(name: str) -> Path:
-    try:
-        return Path(name).expanduser()
-    except RuntimeError:  # ~somebody who is not there
-        return Path(name)
 
 
 def check_source(source: SourceRun, model: ModelSpec) -> None:

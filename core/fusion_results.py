@@ -22,6 +22,7 @@ from core.comparisons import predictions
 from core.errors import ConfigurationError
 from core.fusion.methods import fusion_methods
 from core.home import Home, read_json, write_json
+from core.paths import child
 from core.records import Records
 from core.schema import ModelSpec, RunSpec
 
@@ -203,7 +204,7 @@ def _line(
     fused: ScoreRow, base: ScoreRow | None, own: ScoreRow | None, joint: ScoreRow | None, home: Home
 ) -> dict[str, Any]:
     def read(score: ScoreRow) -> Any:
-        return predictions(home.run(score.run).predictions / Path(score.predictions or "").name)
+        return predictions(child(home.run(score.run).predictions, Path(score.predictions or "none").name))
 
     change = difference([fused], [own], read)[0] if own is not None else None
     return {

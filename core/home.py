@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from core.errors import NotFoundError
+
 PROJECT = Path(__file__).resolve().parent.parent
 ASSETS = PROJECT / "assets"
 BUNDLED_BASE_FOLDER = ASSETS / "base"
@@ -16,6 +18,12 @@ BUNDLED_BASE_FOLDER = ASSETS / "base"
 
 def default_home() -> Path:
     return Path(os.environ.get("TESSERA_HOME") or "~/.tessera").expanduser()
+
+
+def data_roots() -> list[Path]:
+    """Folders below which pages may read files that somebody names: ``TESSERA_DATA``, else one's own folder."""
+    given = [part for part in os.environ.get("TESSERA_DATA", "").split(os.pathsep) if part]
+    return [Path(part).expanduser() for part in given] or [Path.home()]
 
 
 @dataclass(frozen=True)
@@ -34,12 +42,6 @@ class Home:
     @property
     def database_url(self) -> str:
         return os.environ.get("TESSERA_DATABASE_URL") or f"sqlite:///{self.root / 'tessera.db'}"
-
-    @property
-    def data_roots(self) -> list[Path]:
-        """Folders below which the pages may read files that somebody names: ``TESSERA_DATA``, else one's own folder."""
-        given = [part for part in os.environ.get("TESSERA_DATA", "").split(os.pathsep) if part]
-        return [Path(part).expanduser() for part in given] or [Path.home()]
 
     @property
     def datasets(self) -> Path:
@@ -63,6 +65,9 @@ class Home:
         return self.root / "inference"
 
     def run(self, run_id: str) -> RunFolder:
+        """The folder of a run by its id; NotFoundError for what is a path, so that no name leads out of the home."""
+        if run_id != Path(run_id).name or run_id == "..":
+            raise NotFoundError(f"{run_id[:80]!r} is not the id of a run.", "Ids look like run-12.")
         return RunFolder(self.runs / run_id)
 
 

@@ -11,6 +11,7 @@ from core.adapters.folders import CONFIG, read_config
 from core.adapters.methods import preset_named
 from core.errors import ConfigurationError
 from core.home import Home, write_json
+from core.paths import allowed, is_name, real
 from core.schema import RunSpec
 
 if TYPE_CHECKING:
@@ -70,15 +71,13 @@ def check(spec: RunSpec, tasks: Sequence[str], runs: Path) -> None:
 
 def expert_folder(name: str, runs: Path) -> tuple[Path, str | None]:
     """The adapter folder that ``run-3``, ``run-3:TASK`` or a path (with ``:TASK``) names, and the task."""
-    whole, (head, _, task) = Path(name).expanduser(), name.partition(":")
-    for path, part in ((whole, None), (Path(head).expanduser(), task or None)):
-        if (path / CONFIG).is_file():
-            return path, part
-        if (path / "adapter" / CONFIG).is_file():
-            return path / "adapter", part
-    folder = runs / head / "adapter"
-    if (folder / CONFIG).is_file():
-        return folder, task or None
+    head, _, task = name.partition(":")
+    if is_name(head) and (runs / head / "adapter" / CONFIG).is_file():
+        return runs / head / "adapter", task or None
+    for path, part in ((real(name), None), (real(head), task or None)):
+        for folder in (path, path / "adapter"):
+            if (folder / CONFIG).is_file():
+                return allowed(folder), part
     raise ConfigurationError(
         f"{head} is neither a run with a trained adapter nor an adapter folder.",
         "Name a finished run such as run-3, or the folder that holds adapter_config.json.",

@@ -23,6 +23,7 @@ from core.lengths import lengths
 from core.memory import Batch, MemoryEstimate
 from core.method_facts import labelled
 from core.models import require_bitsandbytes, resolve_base
+from core.paths import allowed, real
 from core.preflight import Fit, device_for, fit, on_gpu
 from core.schema import BUNDLED_BASE, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
@@ -108,8 +109,10 @@ def _stored(task: TaskSpec, store: DatasetStore, upload: Callable[[Path], str] |
     try:
         return task.model_copy(update={"dataset": store.find(task.dataset).id})
     except NotFoundError:
-        path = Path(task.dataset).expanduser()
-        if upload is None or not path.exists():
+        path = real(task.dataset)
+        if upload is None or not (path.exists() or Path(task.dataset).is_absolute()):
+            raise
+        if not allowed(path).exists():
             raise
         return task.model_copy(update={"dataset": upload(path)})
 

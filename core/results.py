@@ -12,6 +12,7 @@ import pandas as pd
 
 from core.errors import ConfigurationError, NotFoundError
 from core.home import Home, write_text
+from core.paths import child
 from core.records import Records
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def routing(records: Records, home: Home, run: str, moment: str) -> RoutingSnaps
     if not found:
         have = ", ".join(dict.fromkeys(one["moment"] for one in known))
         raise NotFoundError(f"{run} has no routing of the moment {moment!r}.", f"It has: {have}.")
-    path = home.run(run).routing / Path(found[-1]["file"]).name
+    path = child(home.run(run).routing, found[-1]["file"])
     if not path.is_file():
         raise NotFoundError(f"The routing file {path} is missing.", "Copy it from where the run was made.")
     return RoutingSnapshot.load(path)
@@ -86,7 +87,7 @@ def atlas(records: Records, home: Home, run: str) -> Atlas:
     from core.routing.atlas import Atlas, Moment, latest
 
     folder = home.run(run).routing
-    known = [(one, folder / Path(one["file"]).name) for one in moments(records, run)]
+    known = [(one, child(folder, one["file"])) for one in moments(records, run)]
     found = [
         Moment(one["moment"], one["step"], one["split"], _snapshot(path, path.stat().st_mtime_ns))
         for one, path in known

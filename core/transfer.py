@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import shutil
 import tempfile
 import uuid
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
 from core import access, children, hub
+from core.adapters.folders import shapes_in
 from core.adapters.methods import resolve
 from core.data.store import DatasetStore
 from core.errors import ConfigurationError, DataError, NotFoundError
 from core.home import Home, RunFolder, read_json, write_json
+from core.paths import allowed, check_plain, copy_folder, real
 from core.records import Records
-from core.schema import MethodSpec, ModelSpec, RunSpec
+from core.schema import MethodSpec, RunSpec
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+ARCHIVES = (".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".zst", ".7z", ".rar")
 
 
 def import_run(source: Path, home: Home, records: Records, store: DatasetStore, name: str | None = None) -> str:
@@ -29,7 +34,10 @@ def import_run(source: Path, home: Home, records: Records, store: DatasetStore, 
     from core.jobs.ingest import close_imported, ingest_events
     from storage.queries import runs
 
-    folder = RunFolder(source)
+    refuse_archive(source)
+    folder = RunFolder(allowed(source))
+    if elsewhere := folder.root.resolve().parent != home.runs and folder.root.is_dir():
+        check_plain(folder.root)
     spec = _read_spec(folder)
     identity = _identity(folder)
     known = {info.id for info in store.list()}
@@ -44,7 +52,7 @@ def import_run(source: Path, home: Home, records: Records, store: DatasetStore, 
             owner=access.acting().name,
         )
     target = home.run(row.id)
-    if target.root.resolve() != source.resolve():
+    if elsewhere:
         _copy(folder, target.create())
     ingest_events(records.database, target)
     close_imported(records.database, run=row.id)
@@ -82,12 +90,7 @@ def _copy(source: RunFolder, target: RunFolder) -> None:
         parts.append(source.checkpoints)  # a run that did not finish can be resumed here
     for part in parts:
         if part.is_dir():
-            shutil.copytree(
-                part,
-                target.root / part.name,
-                dirs_exist_ok=True,
-                ignore=None if part == source.checkpoints else _unwanted,
-            )
+            copy_folder(part, target.root / part.name, _no_pickle if part != source.checkpoints else None)
     _append_events(source.events, target.events)
 
 
@@ -100,8 +103,17 @@ def _append_events(source: Path, target: Path) -> None:
         file.write(new)
 
 
-def _unwanted(_: str, names: list[str]) -> list[str]:
-    return [name for name in names if name.endswith(PICKLES)]
+def _no_pickle(name: str) -> bool:
+    return not name.endswith(PICKLES)
+
+
+def refuse_archive(source: str | Path) -> None:
+    """Say what to do with an archive, which is never unpacked here: it may hold bombs, links and other folders."""
+    if str(source).lower().endswith(ARCHIVES) and not real(source).is_dir():
+        raise ConfigurationError(
+            f"{Path(source).name} is an archive, and only folders are imported.",
+            "Unpack it, then give the folder that holds spec.json or adapter_config.json.",
+        )
 
 
 def import_adapter(
@@ -122,18 +134,21 @@ def import_adapter(
 
     folder = adapter_source(source, revision)
     config = _config(folder)
-    spec = RunSpec(
-        name=name or Path(source).name,
-        origin=origin or (source if revision is None else f"{source}@{revision}"),
-        model=ModelSpec(base=_base(config, base, source)),
-        method=_method(config),
+    method = _method(config)
+    resolve(method)  # refuses numbers that no adapter has
+    spec = RunSpec.parse(
+        {
+            "name": name or Path(source).name,
+            "origin": origin or (source if revision is None else f"{source}@{revision}"),
+            "model": {"base": _base(config, base, source)},
+            "method": method.model_dump(),
+        }
     )
     with tempfile.TemporaryDirectory(dir=home.runs, prefix=".import-") as temporary:
         staged = Path(temporary) / "adapter"
         staged.mkdir()
-        for pattern in hub.ADAPTER_FILES:
-            for path in folder.glob(pattern):
-                shutil.copyfile(path, staged / path.name)
+        copy_folder(folder, staged, _of_adapter, deep=False)
+        parameters = _parameters(staged)
         identity = _digest(staged)
         with records.write() as session:
             row, new = runs.add(
@@ -145,7 +160,7 @@ def import_adapter(
                 owner=access.acting().name,
             )
             if new:
-                runs.set_parameters(session, run_id=row.number, trainable=_parameters(staged), total=None)
+                runs.set_parameters(session, run_id=row.number, trainable=parameters, total=None)
         target = home.run(row.id)
         if not target.adapter.is_dir():
             target.create()
@@ -184,8 +199,10 @@ def delete_run(run: str, home: Home, records: Records) -> None:
 
 def adapter_source(source: str, revision: str | None = None) -> Path:
     """The local folder of an adapter; a Hub id is downloaded once."""
-    folder = Path(source).expanduser()
+    refuse_archive(source)
+    folder = real(source)
     if folder.is_dir():
+        folder = allowed(folder)
         if not (folder / "adapter_config.json").is_file():
             raise NotFoundError(
                 f"{folder} is neither a run folder (spec.json) nor a PEFT adapter (adapter_config.json).",
@@ -200,8 +217,10 @@ def adapter_source(source: str, revision: str | None = None) -> Path:
 def _config(folder: Path) -> dict[str, Any]:
     try:
         config = json.loads((folder / "adapter_config.json").read_text("utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"adapter_config.json in {folder} is not valid JSON: {error}.", "Save it again.") from error
+    if not isinstance(config, dict):
+        raise DataError(f"adapter_config.json in {folder} holds no settings.", "Save it again.")
     if not any(folder.glob("*.safetensors")):
         pickles = sorted(path.name for path in folder.iterdir() if path.suffix in PICKLES)
         found = f" Its weights are in {pickles[0]}; opening such a file can run any code." if pickles else ""
@@ -224,7 +243,7 @@ def _method(config: dict[str, Any]) -> MethodSpec:
     if kind in ("LORA", "POLY"):
         return _baseline(kind, config)
     if "cells" in config:
-        return _preset(config) or MethodSpec(name="split", cells=config["cells"])
+        return _preset(config) or MethodSpec.parse({"name": "split", "cells": config["cells"]})
     raise ConfigurationError(
         f"The adapter is of the PEFT type {kind or 'unknown'}, which the studio cannot run.",
         "LoRA, DoRA and Poly adapters and mixtures that the studio trained can be imported.",
@@ -239,32 +258,29 @@ def _baseline(kind: str, config: dict[str, Any]) -> MethodSpec:
     else:
         name = "dora" if config.get("use_dora") else "rslora" if config.get("use_rslora") else "lora"
         options = {"rank": rank, "alpha": config.get("lora_alpha", 8)}
-    return MethodSpec(name=name, options=(config.get("method") == name and config.get("options")) or options)
+    return MethodSpec.parse(
+        {"name": name, "options": (config.get("method") == name and config.get("options")) or options}
+    )
 
 
 def _preset(config: dict[str, Any]) -> MethodSpec | None:
     """The preset that an adapter's config names, where its options still mean the cells that are stored."""
     try:
-        method = MethodSpec(name=config.get("method") or "split", options=config.get("options") or {})
+        method = MethodSpec.parse({"name": config.get("method") or "split", "options": config.get("options") or {}})
         cells = [cell.model_dump(mode="json") for cell in resolve(method)]
     except (ConfigurationError, ValueError):
         return None
     return method if cells == config["cells"] else None
 
 
+def _of_adapter(name: str) -> bool:
+    return any(fnmatch(name, pattern) for pattern in hub.ADAPTER_FILES)
+
+
 def _parameters(folder: Path) -> int:
     """Numbers in all tensors, from the headers of the safetensors files."""
-    total = 0
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        for name, tensor in header.items():
-            if name != "__metadata__":
-                count = 1
-                for size in tensor["shape"]:
-                    count *= size
-                total += count
-    return total
+    found = [shapes_in(path) for path in sorted(folder.glob("*.safetensors"))]
+    return sum(math.prod(shape) for one in found for shape in one.values())
 
 
 def _digest(folder: Path) -> str:

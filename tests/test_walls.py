@@ -22,7 +22,7 @@ TORCH = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}
 WEB = {"gradio", "fastapi", "uvicorn", "starlette"}
 DATABASE = {"storage", "sqlalchemy", "alembic"}
 TORCH_ROOMS = ("core/adapters", "core/routing", "core/training", "core/evaluation", "core/chat", "core/fusion")
-STUDIO_ROOM = ("core.studio", "core.schema", "core.figures", "core.errors", "core.home", "core.access")
+STUDIO_ROOM = ("core.studio", "core.schema", "core.figures", "core.errors", "core.home", "core.access", "core.paths")
 
 
 @cache

@@ -42,12 +42,16 @@ def read_config(folder: str | Path) -> dict[str, Any]:
 
 
 def tensor_shapes(folder: str | Path) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of the stored tensors, from the file's header alone."""
+    """Names and shapes of an adapter's stored tensors, from the file's header alone."""
+    return shapes_in(Path(folder) / WEIGHTS)
+
+
+def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    """Names and shapes in a safetensors file; DataError where its header lies about what follows."""
     from safetensors import SafetensorError, safe_open
 
-    path = Path(folder) / WEIGHTS
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{path} is no readable safetensors file: {error}.", "Copy the adapter again.") from error
+        raise DataError(f"{path} is no readable safetensors file: {error}.", "Copy it again.") from error

@@ -11,8 +11,8 @@ from pydantic import BaseModel, Field
 from core.data.formats import read_file
 from core.data.hub_sets import parse_hub
 from core.data.prepare import Options, find_files
-from core.data.sources import inside
 from core.errors import DataError
+from core.paths import inside
 
 _CELL = 200
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from core.data.metadata import FILE, TaskMetadata, folder_metadata
 from core.data.names import SPLIT_NAMES, split_of, task_name
 from core.data.textfile import FORMATS
 from core.errors import DataError, NotFoundError
+from core.paths import allowed, link_root, real
 
 _NOT_DATA = ("dataset_info", "dataset_infos", "dataset_dict", "state", "package", "config", "tasks", "metadata")
 
@@ -52,17 +53,17 @@ def plan(paths: Sequence[Path], splits: Mapping[str, str] | None = None) -> Plan
                 found.files.append(_single(path))
                 found.metadata |= folder_metadata(path.parent)
     found.files = _with_given_splits(found.files, splits)
+    _check_links(found.files, paths)
     return found
 
 
-def inside(path: str | Path, roots: Iterable[str | Path]) -> Path:
-    """``path`` resolved, if it lies under one of the allowed folders; links are followed first."""
-    resolved = Path(path).expanduser().resolve()
-    allowed = [Path(root).expanduser().resolve() for root in roots]
-    if any(resolved == root or root in resolved.parents for root in allowed):
-        return resolved
-    shown = ", ".join(map(str, allowed)) or "none is set"
-    raise DataError(f"{path} is outside the folders that may be read.", f"Allowed folders: {shown}.")
+def _check_links(files: Sequence[PlannedFile], paths: Sequence[Path]) -> None:
+    """Links in a folder lead people who signed in no further than its name would."""
+    roots = [link_root(path) for path in paths]
+    for file in files:
+        target = real(file.path)
+        if not any(root == target or root in target.parents for root in roots):
+            allowed(target)
 
 
 def _folder(folder: Path) -> Plan:

@@ -9,15 +9,21 @@ from typing import Any
 
 import numpy as np
 
+from core.errors import DataError
+from core.paths import child
+
 
 def read_arrays(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """Axes (text, and what is not a floating-point array) and float arrays of a file in ``folder``.
 
     Raises ``ValueError`` that names the file: missing, outside the folder, or broken.
     """
-    path = folder / name
-    if path.name != name or name in ("", ".", ".."):
-        raise ValueError(f"{name!r} is not a file name below the run's routing folder.")
+    try:
+        path = child(folder, name)
+    except DataError as error:
+        raise ValueError(f"{error.message} It should lie below the run's routing folder.") from error
+    if not path.is_file():  # a pipe would be waited for
+        raise ValueError(f"The routing file {name} is missing.")
     axes: dict[str, Any] = {}
     arrays: dict[str, np.ndarray] = {}
     try:
@@ -28,8 +34,6 @@ def read_arrays(folder: Path, name: str) -> tuple[dict[str, Any], dict[str, np.n
                     arrays[key] = array.astype(np.float32)
                 else:
                     axes[key] = _plain(array)
-    except FileNotFoundError as error:
-        raise ValueError(f"The routing file {name} is missing.") from error
     except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise ValueError(f"The routing file {name} cannot be read: {error}") from error
     return axes, arrays

@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 
 from core.data.checks import duplicates, overlap
-from core.data.sources import inside
 from core.data.store import DatasetStore
 from core.data.templates import PromptTemplate, TextEncoder
 from core.data.upload import preview, preview_stored, upload
 from core.errors import ConfigurationError, DataError, NotFoundError
 from core.home import BUNDLED_BASE_FOLDER
+from core.paths import inside
 
 
 @pytest.fixture
