@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI, Response
 from gradio.utils import get_upload_folder
 
-from app import shell, sign_in
+from app import sessions, shell, sign_in
 from app.auth import Access, password_from
 from app.caching import Kept
 from app.middleware import LOOPBACK_NAMES, LocalOnly, own_names, require_password
@@ -77,6 +77,7 @@ def mount(app: FastAPI, studio: Studio, pages: gr.Blocks, access: Access | None 
             show_error=False,
             auth_dependency=None if access is None else sign_in.require(access),
         )
+    sessions.install(app, pages)
 
 
 def private_folders(studio: Studio) -> list[str]:
