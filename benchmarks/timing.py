@@ -80,7 +80,7 @@ class Steps:
         if self.tape is not None:
             role = torch.where(torch.arange(tokens, device=device) < tokens // 2, 1, 2).to(torch.int8)
             batch["task_index"] = torch.arange(rows, device=device) % len(TASKS)
-            batch["token_role"] = role.expand(rows, -1)
+            batch["token_role"] = role.repeat(rows, 1)  # laid out as in a run: a graph copies it
         return batch
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
