@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,15 +15,18 @@ import numpy as np
 from core import views
 from core.errors import NotFoundError
 from core.home import Home, RunFolder
+from core.jobs.worker_log import last_lines
 from core.records import Records
+from core.shared import Shared
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
+    from storage.changes import Changes, Version
     from storage.queries.series import Curve
 
 LOG_LINES = 200
-LOG_BYTES = 1 << 16
+OUTPUT_LINES = 40
 
 
 class Watch:
@@ -29,6 +34,24 @@ class Watch:
 
     def __init__(self, home: Home, records: Records) -> None:
         self._home, self._records = home, records
+        self.shared = Shared()
+
+    @cached_property
+    def changes(self) -> Changes:
+        """Whether the database was written to since one last looked."""
+        from storage.changes import Changes
+
+        return Changes(self._records.database)
+
+    def stamp(self, run: str, version: Version) -> Hashable:
+        """Another one whenever a page of the run may look otherwise; one that rests changes with its own rows alone."""
+        from storage.queries import runs
+
+        def resting() -> tuple[Any, ...] | None:
+            with self._records.read() as session:
+                return runs.resting(session, run=run)
+
+        return self.shared.of(("stamp", run), version, resting) or version, printed(self._home.run(run))
 
     def listing(
         self,
@@ -71,14 +94,15 @@ class Watch:
 
     def messages(self, run: str) -> dict[str, Any]:
         """``alarms`` and the newest ``lines`` that its jobs said, and the end of what the newest worker printed."""
-        from storage.queries import logs
+        from storage.queries import attempts, logs
 
         with self._records.read() as session:
             alarms, lines = logs.alarms(session, run=run), logs.of_run(session, run=run, limit=LOG_LINES)
+            newest = attempts.newest(session, run=run)
         return {
             "alarms": [{"at": one.at, "name": one.name, "step": one.step, "message": one.message} for one in alarms],
             "lines": [{"at": one.at, "level": one.level, "job": one.job, "message": one.message} for one in lines],
-            "output": output(self._home.run(run)),
+            "output": output(self._home.run(run), newest),
         }
 
     def curve_names(self, run: str) -> dict[str, int]:
@@ -140,15 +164,27 @@ def _queue(session: Session) -> tuple[dict[str, int], dict[str, list[str]], int]
     return ahead, devices, len(queue)
 
 
-def output(folder: RunFolder, lines: int = 40) -> list[str]:
-    """The end of what the newest worker printed."""
-    files = sorted(folder.logs.glob("*.log"), key=lambda path: path.stat().st_mtime)
-    if not files:
-        return []
-    with files[-1].open("rb") as file:
-        file.seek(0, 2)
-        file.seek(max(0, file.tell() - LOG_BYTES))
-        return file.read().decode("utf-8", "replace").splitlines()[-lines:]
+def printed(folder: RunFolder) -> tuple[int, int]:
+    """Time and length of the newest output of a worker; another one when it printed more."""
+    try:
+        with os.scandir(folder.logs) as files:
+            return max((file.stat().st_mtime_ns, file.stat().st_size) for file in files)
+    except (OSError, ValueError):
+        return (0, 0)
+
+
+def output(folder: RunFolder, newest: str = "", lines: int = OUTPUT_LINES) -> list[str]:
+    """The end of what the worker of an attempt (``train-2``) printed."""
+    path = newest_log(folder, newest)
+    return [] if path is None else last_lines(path, lines)
+
+
+def newest_log(folder: RunFolder, newest: str) -> Path | None:
+    """The log of an attempt; where it left none (a run that was trained elsewhere), the one written last."""
+    path = folder.logs / f"{newest}.log"
+    if newest and path.is_file():
+        return path
+    return max(folder.logs.glob("*.log"), key=lambda path: path.stat().st_mtime, default=None)
 
 
 def _zip(target: Path, root: Path, files: Sequence[Path]) -> Path:

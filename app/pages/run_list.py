@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from app.ui import components as ui
 from core.studio import Studio
+
+if TYPE_CHECKING:
+    from storage.changes import Version
 
 MIB = " MiB"  # ends the phase of a job that downloads
 PAGE = 12
@@ -52,8 +55,13 @@ class Filters:
         return any(value for name, value in asdict(self).items() if name not in ("page", "seeds"))
 
 
-def listing(studio: Studio, filters: Filters, chosen: str) -> dict[str, Any]:
-    """The value of the list component."""
+def listing(studio: Studio, filters: Filters, chosen: str, version: Version | None = None) -> dict[str, Any]:
+    """The value of the list component, as of ``version`` (now); all tabs with these filters share all but the mark."""
+    now = version or studio.watch.changes.now()
+    return marked(studio.watch.shared.of(("list", filters), now, lambda: _listing(studio, filters)), chosen)
+
+
+def _listing(studio: Studio, filters: Filters) -> dict[str, Any]:
     size = SETTINGS_PAGE if filters.seeds else PAGE
     found = studio.watch.listing(
         search=filters.search,
@@ -65,7 +73,7 @@ def listing(studio: Studio, filters: Filters, chosen: str) -> dict[str, Any]:
         limit=size,
         offset=(filters.page - 1) * size,
     )
-    entries = [_entry(run, chosen) for run in found["rows"]]
+    entries = [_entry(run) for run in found["rows"]]
     pages = max(1, -(-found["total"] // size))
     return {
         "groups": _grouped(found["rows"], entries) if filters.seeds else [{"runs": entries}],
@@ -78,7 +86,15 @@ def listing(studio: Studio, filters: Filters, chosen: str) -> dict[str, Any]:
     }
 
 
-def _entry(run: Mapping[str, Any], chosen: str) -> dict[str, Any]:
+def marked(found: Mapping[str, Any], chosen: str) -> dict[str, Any]:
+    """The list with the run that is chosen in it."""
+    groups = [
+        {**group, "runs": [{**run, "on": run["id"] == chosen} for run in group["runs"]]} for group in found["groups"]
+    ]
+    return {**found, "groups": groups}
+
+
+def _entry(run: Mapping[str, Any]) -> dict[str, Any]:
     job = run["job"] or {}
     share = None
     if run["state"] in STATES["working"] and job.get("total"):
@@ -93,7 +109,6 @@ def _entry(run: Mapping[str, Any], chosen: str) -> dict[str, Any]:
         "tags": run["tags"][:4],
         "share": share,
         "when": when(run),
-        "on": run["id"] == chosen,
     }
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -13,6 +14,9 @@ from app.pages.run_list import STATES, Filters, listing
 from app.ui import components as ui
 from core.errors import StudioError
 from core.studio import Studio
+
+if TYPE_CHECKING:
+    from storage.changes import Version
 
 BUTTONS = ("cancel", "resume", "export", "bundle", "delete")
 PARTS = (
@@ -25,21 +29,26 @@ Seen = dict[str, str]
 
 
 def look(
-    studio: Studio, chosen: str, family: str, filters: Filters, seen: Mapping[str, str]
+    studio: Studio, chosen: str, family: str, filters: Filters, seen: Mapping[str, str], version: Version | None = None
 ) -> tuple[dict[str, Any], Seen]:
-    """Part -> its value, for the parts that look otherwise than in ``seen``; and what is seen from now on."""
+    """Part -> its value, for the parts that look otherwise than in ``seen``; and what is seen from now on.
+
+    All as of ``version``, or now; what tabs look at in common is made once for them.
+    """
     drawing = Drawing(seen)
+    now = version or studio.watch.changes.now()
     try:
-        found = listing(studio, filters, chosen)
+        found = listing(studio, filters, chosen, now)
         if not chosen and (chosen := first(found)):
             drawing.fresh["chosen"] = chosen  # this tab showed none, whatever it showed before
-            found = listing(studio, filters, chosen)
+            found = listing(studio, filters, chosen, now)
         drawing.seen["chosen"] = chosen
         drawing.part("empty", found["any"], lambda: gr.update(visible=not found["any"]))
         drawing.part("main", found["any"], lambda: gr.update(visible=found["any"]))
         drawing.part("list", found, lambda: found)
         if chosen:
-            _one(studio, drawing, chosen, run_curves.family(family))
+            shown, stamp = run_curves.family(family), studio.watch.stamp(chosen, now)
+            drawing.take(studio.watch.shared.of(("run", chosen, shown), stamp, lambda: detail(studio, chosen, shown)))
     except StudioError as error:
         _gone(drawing, error)
     return drawing.fresh, drawing.seen
@@ -52,6 +61,25 @@ def first(found: Mapping[str, Any]) -> str:
     return (working or runs or [{"id": ""}])[0]["id"]
 
 
+class Part:
+    """One part of a page: what it looks like in short, and its value, made when the first tab needs it."""
+
+    def __init__(self, key: Any, make: Callable[[], Any]) -> None:
+        self.digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
+        self._make = make
+
+    @cached_property
+    def value(self) -> Any:
+        return self._make()
+
+
+class Parts(dict[str, Part]):
+    """Parts by name, for all tabs that look at the same."""
+
+    def part(self, name: str, key: Any, make: Callable[[], Any]) -> None:
+        self[name] = Part(key, make)
+
+
 class Drawing:
     """Parts of a page that are drawn again only where their key is another than this tab saw."""
 
@@ -60,46 +88,51 @@ class Drawing:
         self.fresh: dict[str, Any] = {}
 
     def part(self, name: str, key: Any, make: Callable[[], Any]) -> None:
-        digest = hashlib.sha256(repr(key).encode()).hexdigest()[:16]
-        if self.seen.get(name) != digest:
-            self.fresh[name], self.seen[name] = make(), digest
+        self.take({name: Part(key, make)})
+
+    def take(self, parts: Mapping[str, Part]) -> None:
+        for name, part in parts.items():
+            if self.seen.get(name) != part.digest:
+                self.fresh[name], self.seen[name] = part.value, part.digest
 
 
-def _one(studio: Studio, drawing: Drawing, chosen: str, family: str) -> None:
-    run = studio.run(chosen)
+def detail(studio: Studio, chosen: str, family: str) -> Parts:
+    """What one run looks like now, the family of its curves as asked for or as near as it has one."""
+    parts, run = Parts(), studio.run(chosen)
     known = studio.watch.curve_names(run["id"])
     said = studio.watch.messages(run["id"])
     for name, able in abilities(run).items():
-        drawing.part(name, (run["id"], able), lambda able=able: gr.update(interactive=able))
+        parts.part(name, (run["id"], able), lambda able=able: gr.update(interactive=able))
     for name, html in (
         ("head", run_views.head(run)),
         ("links", run_views.links(run)),
         ("failure", run_views.failure(run, said["output"])),
         ("said", run_views.log(said)),
     ):
-        drawing.part(name, html, lambda html=html: html)
-    family = _menu(drawing, run, family, list(known))
+        parts.part(name, html, lambda html=html: html)
+    family = _menu(parts, run, family, list(known))
     steps = {name: known[name] for name in run_curves.members(run_curves.families(run)[family], list(known))}
-    drawing.part(
+    parts.part(
         "curve",
         (run["id"], run["state"], family, steps),
         lambda: run_curves.curves(studio, run, family, list(known)),
     )
     jobs = [(job["name"], job["state"], job["attempt"]) for job in run["jobs"]]
-    drawing.part("scores", (run["id"], jobs), lambda: run_views.scores(studio, run))
+    parts.part("scores", (run["id"], jobs), lambda: run_views.scores(studio, run))
     told = (run["id"], run["notes"], run["trainable"], run["total"], jobs, [job["leased"] for job in run["jobs"]])
-    drawing.part("facts", told, lambda: run_views.facts(run, _seeds(studio, run)))
+    parts.part("facts", told, lambda: run_views.facts(run, _seeds(studio, run)))
     trained = not run["spec"].get("sources")
-    drawing.part("cloning", trained, lambda: gr.update(visible=trained))
+    parts.part("cloning", trained, lambda: gr.update(visible=trained))
+    return parts
 
 
-def _menu(drawing: Drawing, run: Mapping[str, Any], family: str, known: Sequence[str]) -> str:
+def _menu(parts: Parts, run: Mapping[str, Any], family: str, known: Sequence[str]) -> str:
     """Offer the curves that the run has; returns the family that is shown, the first where it has not that one."""
     offered = run_curves.offered(run, known)
     names = [name for _, name in offered]
     shown = family if family in names else names[0]
     key = (run["id"], offered, "" if shown == family else shown)
-    drawing.part("menu", key, lambda: gr.update(choices=offered, value=shown))
+    parts.part("menu", key, lambda: gr.update(choices=offered, value=shown))
     return shown
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
@@ -15,6 +15,9 @@ from app.pages.run_list import STATES, Filters
 from app.ui import components as ui
 from core.errors import ConfigurationError, StudioError
 from core.studio import Studio
+
+if TYPE_CHECKING:
+    from storage.changes import Version
 
 LEAD = "What is training now, how far it is, and how it goes."
 FILTERS = ("search", "state", "method", "tag", "dataset", "seeds", "page")
@@ -107,7 +110,11 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
         return shown(studio, chosen, family, Filters.of(dict(zip(FILTERS, values, strict=True))), seen)
 
     def tick(chosen: str, *rest: Any) -> list[Any]:
-        return _skips(drawn) if early(chosen, rest[-1]) else draw(chosen, *rest)
+        if early(chosen, rest[-1]):
+            return _skips(drawn)
+        family, *values, seen = rest
+        filters = Filters.of(dict(zip(FILTERS, values, strict=True)))
+        return shown(studio, chosen, family, filters, seen, studio.watch.changes.recent())
 
     # Event data are recognised by annotation among named parameters, so the filters are spelt out.
     def choose(
@@ -204,9 +211,16 @@ def _wire_forms(
     c.save.click(save, [c.name, c.tags, c.notes, *asked], drawn, **ui.QUIET)
 
 
-def shown(studio: Studio, chosen: str, family: str, filters: Filters, seen: dict[str, str] | None) -> list[Any]:
+def shown(
+    studio: Studio,
+    chosen: str,
+    family: str,
+    filters: Filters,
+    seen: dict[str, str] | None,
+    version: Version | None = None,
+) -> list[Any]:
     """One value for each part of the page, ``gr.skip()`` for what looks as this tab drew it; last what is seen."""
-    fresh, now = run_look.look(studio, chosen or "", family, filters, seen or {})
+    fresh, now = run_look.look(studio, chosen or "", family, filters, seen or {}, version)
     values = [fresh.get(name, gr.skip()) for name in run_look.PARTS]
     return [*values, now if fresh else gr.skip()]
 

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, delete, func, or_, select
+from sqlalchemy import Select, bindparam, delete, func, or_, select
 from sqlalchemy.orm import Session, aliased
 
 from storage.errors import ConflictError, MissingError
-from storage.models import ACTIVE, Job, Run, RunDataset, RunTag
+from storage.models import ACTIVE, ENDED, Job, Run, RunDataset, RunTag
 from storage.types import now, setting_hash
 
 
@@ -194,6 +194,12 @@ def states(session: Session) -> dict[str, str]:
     return {run: state for run, state in session.execute(select(Run.slug, Run.state))}
 
 
+def resting(session: Session, *, run: str) -> tuple[Any, ...] | None:
+    """What pages of a run show hangs on this, where all its jobs have ended; None while one waits or works."""
+    rows = session.execute(_RESTING, {"run": run}).all()
+    return None if not rows or any(row[0] not in ENDED for row in rows) else tuple(map(tuple, rows))
+
+
 def tags(session: Session) -> dict[str, int]:
     """Tag -> number of runs, most used first."""
     number = func.count()
@@ -274,6 +280,26 @@ def set_parameters(session: Session, *, run_id: int, trainable: int | None, tota
 def mark_imported(session: Session, *, run: str, created: datetime | None = None) -> None:
     """An imported run takes the time at which it was made, where that is known."""
     row(session, run=run).created = created or now()
+
+
+# Written once: building a query costs more than SQLite takes to answer it.
+_RESTING = (
+    select(
+        Job.state,
+        Job.id,
+        Job.step,
+        Run.state,
+        Run.name,
+        Run.notes,
+        Run.events_offset,
+        Run.memory_peak,
+        Run.trainable_parameters,
+        select(func.aggregate_strings(RunTag.tag, "\n")).where(RunTag.run_id == Run.id).scalar_subquery(),
+    )
+    .join(Job, Job.run_id == Run.id)
+    .where(Run.slug == bindparam("run"))
+    .order_by(Job.id)
+)
 
 
 def _with_text(query: Select[tuple[Run]], text: str) -> Select[tuple[Run]]:
