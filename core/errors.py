@@ -7,18 +7,23 @@ class StudioError(Exception):
     """A problem that its reader can mend.
 
     ``message`` says what is wrong and where; ``hint`` says what to do about it. ``kind`` is the failure class that
-    is stored with a job: ``data``, ``memory``, ``configuration`` or ``internal``.
+    is stored with a job: ``data``, ``memory``, ``disk``, ``configuration`` or ``internal``.
     """
 
     kind = "internal"
 
     def __init__(self, message: str, hint: str = "") -> None:
         super().__init__(message)
-        self.message = message
-        self.hint = hint
+        self.message = _printable(message)
+        self.hint = _printable(hint)
 
     def __str__(self) -> str:
         return f"{self.message} {self.hint}".strip()
+
+
+def _printable(text: str) -> str:
+    """Halves of surrogate pairs, as undecodable file names have them, as escapes: no terminal takes them."""
+    return text.encode("utf-8", "backslashreplace").decode()
 
 
 class DataError(StudioError):
@@ -37,6 +42,12 @@ class OutOfMemoryError(StudioError):
     """The device or the machine has too little memory for the job."""
 
     kind = "memory"
+
+
+class DiskError(StudioError):
+    """A disk that is full, cannot be written or reports errors."""
+
+    kind = "disk"
 
 
 class NotFoundError(StudioError):

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from core import watching
 from core.home import RunFolder
 from core.jobs.sinks import describe
 
@@ -17,12 +18,15 @@ if TYPE_CHECKING:
 ENDED = ("done", "failed", "cancelled", "lost")
 POLL = 0.5
 LOOK_AFTER_DISPATCHER = 10.0
+BLOCK = 1 << 20  # bytes of events that are read at once
 
 
 def logs(folder: RunFolder, tail: int, state: dict[str, Any]) -> dict[str, list[str]]:
     """The last ``tail`` lines of the newest worker's output and of the events; ``state``: the run as ``Studio.run``."""
-    files = sorted(folder.logs.glob("*.log"), key=lambda path: path.stat().st_mtime)
-    output = _last_lines(files[-1], tail) if files else []
+    tried = [job for job in state.get("jobs", []) if job["attempt"]]
+    working = [job for job in tried if job["state"] not in ENDED] or tried
+    newest = f"{working[-1]['name']}-{working[-1]['attempt']}" if working else ""
+    output = watching.output(folder, newest, tail)
     events = [line for event in _events(folder.events)[0] if (line := _line(event)) is not None]
     if state["state"] in ENDED:
         events += [line for line in _ending(state, None) if line not in events]
@@ -31,29 +35,40 @@ def logs(folder: RunFolder, tail: int, state: dict[str, Any]) -> dict[str, list[
     return {"output": output, "events": events[-tail:]}
 
 
-def lines(studio: Studio, run: str, job: str | None = None) -> Iterator[str]:
+def said(folder: RunFolder, state: dict[str, Any], job: str | None, after: int) -> dict[str, Any]:
+    """What a run said behind byte ``after`` of its events; ``state``: the run, or its ``job``, as it was before.
+
+    ``lines``, where to go on (``next``), what it waits for (``waiting``), and whether that was all (``ended``).
+    """
+    events, offset, whole = _events(folder.events, after, BLOCK)
+    lines = [
+        line for event in events if (job is None or event.get("job") == job) and (line := _line(event)) is not None
+    ]
+    ended = whole and state["state"] in ENDED
+    lines += _ending(state, job) if ended else ()
+    return {"lines": lines, "next": offset, "waiting": _waiting(state), "ended": ended}
+
+
+def lines(studio: Studio, run: str, job: str | None = None, *, tend: bool = True) -> Iterator[str]:
     """Every line from the run's first event on, then what is added, until the run (or ``job``) has ended.
 
-    Looks after the dispatcher too: should it die, another is started.
+    ``tend``: looks after the dispatcher too: should it die, another is started.
     """
-    folder, offset = studio.home.run(run), 0
-    told, looked = "", time.monotonic()
+    after, told, looked = 0, "", time.monotonic()
     while True:
-        state = studio.run(run) if job is None else studio.job(run, job)
-        events, offset = _events(folder.events, offset)
-        for event in events:
-            if (job is None or event.get("job") == job) and (line := _line(event)) is not None:
-                yield line
-        if state["state"] in ENDED:
-            yield from _ending(state, job)
+        found = studio.said(run, job=job, after=after)
+        yield from found["lines"]
+        if found["ended"]:
             return
-        if (waiting := _waiting(state)) not in ("", told):
+        if (waiting := found["waiting"]) not in ("", told):
             told = waiting
             yield waiting
-        if time.monotonic() - looked > LOOK_AFTER_DISPATCHER:
+        if tend and time.monotonic() - looked > LOOK_AFTER_DISPATCHER:
             looked = time.monotonic()
             studio.dispatcher("start")
-        time.sleep(POLL)
+        if found["next"] == after or not found["lines"]:
+            time.sleep(POLL)
+        after = found["next"]
 
 
 def _line(event: dict[str, Any]) -> str | None:
@@ -80,13 +95,19 @@ def _ending(state: dict[str, Any], job: str | None) -> Iterator[str]:
         yield f"{ended['state']} ({ended['failure']}): {ended['message']} {ended['hint'] or ''}".rstrip()
 
 
-def _events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-    """The events in the whole lines behind ``offset``, and the offset behind them."""
+def _events(path: Path, offset: int = 0, most: int = -1) -> tuple[list[dict[str, Any]], int, bool]:
+    """The events in the whole lines behind ``offset``, the offset behind them, and whether that is the whole file.
+
+    ``most``: about so many bytes are read.
+    """
     if not path.is_file():
-        return [], offset
+        return [], offset, True
     with path.open("rb") as file:
         file.seek(offset)
-        block = file.read()
+        block = file.read(most)
+        whole = len(block) != most
+        if not whole and b"\n" not in block:
+            block += file.readline()
     end = block.rfind(b"\n") + 1
     events = []
     for line in block[:end].splitlines():
@@ -96,12 +117,4 @@ def _events(path: Path, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
             continue  # half a line of a killed writer
         if isinstance(event, dict):
             events.append(event)
-    return events, offset + end
-
-
-def _last_lines(path: Path, count: int, block: int = 1 << 16) -> list[str]:
-    with path.open("rb") as file:
-        file.seek(0, 2)
-        file.seek(max(0, file.tell() - block))
-        text = file.read().decode("utf-8", "replace")
-    return text.splitlines()[-count:] if count > 0 else []
+    return events, offset + end, whole

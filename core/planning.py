@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core import catalog, hub, overrides
+from core import catalog, hub, overrides, room
 from core.adapters.cells import Cell
 from core.adapters.cells import plan as plan_cells
 from core.adapters.methods import presets, resolve
@@ -68,6 +68,7 @@ def plan(spec: RunSpec, home: Home, store: DatasetStore, upload: Callable[[Path]
     check_rows(spec, tasks)
     contradictions(spec, tasks)
     trainable, memory, notes = measure(spec, home, tasks)
+    room.require(trainable or 0, spec.train, home.runs)
     resolved = [task.spec.model_copy(update={"dataset": task.dataset_id, "task": task.info.name}) for task in tasks]
     names = [task.name for task in tasks]
     spec = spec.model_copy(update={"tasks": resolved, "name": spec.name or default_name(spec, names)})

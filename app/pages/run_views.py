@@ -16,6 +16,7 @@ ENDED = ("done", "failed", "cancelled", "lost")
 TAIL = 50
 FAILURES = {
     "memory": "Out of memory",
+    "disk": "Disk",
     "data": "Data",
     "configuration": "Settings",
     "dependency": "Needs another step",

@@ -24,10 +24,11 @@ from pathlib import Path
 from sqlalchemy.orm import Session
 
 from core.home import Home, write_json
-from core.jobs import holds, placing
+from core.jobs import holds, leftovers, placing
 from core.jobs.devices import Device, all_requests, list_devices, requests_for
 from core.jobs.executors import Executor, LocalExecutor
 from core.jobs.ingest import ingest_events
+from core.jobs.limits import Limits
 from core.jobs.placing import Start
 from core.jobs.processes import Process, boot_id
 from core.jobs.service import (
@@ -35,12 +36,16 @@ from core.jobs.service import (
     announced,
     dispatcher_status,
     ensure_dispatcher,
+    log_file,
     register_web,
     stop_dispatcher,
     web_lives,
 )
 from core.jobs.settling import Ending, judge, read_tail
+from core.jobs.worker_log import shorten
+from core.room import trouble
 from storage import Database, StorageError
+from storage.errors import ReplacedError
 from storage.queries import attempts, jobs, logs, runs, settings
 from storage.queries.attempts import OpenAttempt
 from storage.types import now
@@ -49,24 +54,6 @@ __all__ = ["Dispatcher", "Limits", "dispatcher_status", "ensure_dispatcher", "re
 
 log = logging.getLogger("tessera.dispatcher")
 ALONE = "The memory ran out while the job had a part of its device: it is queued again and will have it alone."
-
-
-@dataclass(frozen=True)
-class Limits:
-    """Seconds, and how often a job may lose its worker without reaching a new checkpoint before it is failed."""
-
-    poll: float = 0.5
-    cancel_grace: float = 30.0
-    term_grace: float = 10.0
-    finish_grace: float = 60.0
-    nameless_grace: float = 3.0
-    beat: float = 5.0
-    device_refresh: float = 60.0
-    device_retry: float = 10.0
-    memory_refresh: float = 5.0
-    idle: float | None = 300.0
-    lost_attempts: int = 3
-    pass_bytes: int = 8 << 20
 
 
 @dataclass
@@ -98,6 +85,7 @@ class Dispatcher:
         self._devices: list[Device] = []
         self._devices_at = self._beat_at = float("-inf")
         self._watches: dict[int, _Watch] = {}
+        self._complaints: dict[str, float] = {}
         self._stop = False
 
     def run(self) -> bool:
@@ -107,6 +95,7 @@ class Dispatcher:
             try:
                 with announced(self.home):
                     log.info("dispatcher %s at work on %s", os.getpid(), self.home.root)
+                    leftovers.sweep(self.home)
                     self._loop(lock)
             finally:
                 lock.release()
@@ -126,8 +115,8 @@ class Dispatcher:
         for attempt in watched:
             try:
                 self._watch(attempt)
-            except OSError:  # one run's folder must not hold up the others
-                log.exception("%s/%s cannot be looked after; the next pass tries again", attempt.run, attempt.job)
+            except OSError as error:  # one run's folder must not hold up the others
+                self._complain(f"{attempt.run}/{attempt.job} cannot be looked after; the next pass tries again", error)
         if busy:
             self._refresh_devices(self.limits.device_refresh)
             self._refuse_impossible()
@@ -144,20 +133,31 @@ class Dispatcher:
                 return
             try:
                 busy = self.step()
+            except ReplacedError as error:
+                log.error("%s Ending; workers go on, and the next dispatcher finds them.", error)
+                self._stop = True
+                return
             except StorageError as error:
-                log.warning("%s", error)
+                self._complain(str(error))
                 busy = 1
-                time.sleep(2.0)
-            except Exception:
-                log.exception("a pass failed; the next one tries again")
+                time.sleep(self.limits.retry)
+            except Exception as error:
+                self._complain("a pass failed; the next one tries again", error)
                 busy = 1
-                time.sleep(2.0)
+                time.sleep(self.limits.retry)
             if busy or web_lives(self.home):
                 idle_since = time.monotonic()
             elif self.limits.idle is not None and time.monotonic() - idle_since >= self.limits.idle:
                 log.info("nothing to do and nobody there: ending")
                 return
             time.sleep(self.limits.poll)
+
+    def _complain(self, message: str, error: Exception | None = None) -> None:
+        """Log what goes wrong at every pass once a minute."""
+        key, instant = f"{message} {error!r}", time.monotonic()
+        if instant - self._complaints.get(key, float("-inf")) >= self.limits.complaint:
+            self._complaints = {key: instant} if len(self._complaints) > 50 else {**self._complaints, key: instant}
+            log.warning("%s", message, exc_info=error)
 
     def _busy(self) -> bool:
         with self.database.session() as session:
@@ -169,6 +169,7 @@ class Dispatcher:
         if process is None and time.monotonic() - watch.since < self.limits.nameless_grace:
             return  # its dispatcher died while starting it: give the worker time to show its token
         lives = process is not None and self.executor.alive(process)
+        shorten(self._log(attempt), self.limits.log_bytes)
         ingest_events(self.database, self.home.run(attempt.folder), run=attempt.run, max_bytes=self.limits.pass_bytes)
         if process is None or not lives:
             self._settle(attempt, process)
@@ -216,7 +217,7 @@ class Dispatcher:
         folder = self.home.run(attempt.folder)
         ingest_events(self.database, folder, run=attempt.run)
         exit_code = self.executor.exit_code(process) if process is not None else None
-        tail = read_tail(folder.logs / f"{attempt.job}-{attempt.number}.log")
+        tail = read_tail(self._log(attempt))
         with self.database.write() as session:
             said = attempts.last_words(session, attempt=attempt.id)
             ending = judge(
@@ -256,6 +257,9 @@ class Dispatcher:
 
     def _flag(self, attempt: OpenAttempt) -> Path:
         return self.home.run(attempt.folder).jobs / f"{attempt.job}-{attempt.number}.cancel"
+
+    def _log(self, attempt: OpenAttempt) -> Path:
+        return self.home.run(attempt.folder).logs / f"{attempt.job}-{attempt.number}.log"
 
     def _refresh_devices(self, seconds: float) -> None:
         """List the devices again if that was longer ago."""
@@ -314,7 +318,8 @@ class Dispatcher:
                 attempts.settle(session, attempt=attempt, outcome="failed")
                 message = f"The worker cannot be started: {error}."
                 hint = "Check free disk space and the permissions of the run's folder, then resume the job."
-                jobs.end(session, job=job_id, state="failed", failure="internal", message=message, hint=hint)
+                kind = "internal" if trouble(error) is None else "disk"
+                jobs.end(session, job=job_id, state="failed", failure=kind, message=message, hint=hint)
             return True
         self._note(attempt, process)
         place = f"{device.name} ({start.share:.0%})"
@@ -348,6 +353,7 @@ class Dispatcher:
         if time.monotonic() - self._beat_at < self.limits.beat:
             return
         self._beat_at = time.monotonic()
+        shorten(log_file(self.home), self.limits.log_bytes)
         beat = {"pid": os.getpid(), "host": socket.gethostname(), "at": now().isoformat()}
         devices = [{"name": d.name, "title": d.title, "memory_gib": d.memory_gib} for d in self._devices]
         with self.database.write() as session:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import func, select
-from sqlalchemy.exc import InvalidRequestError, OperationalError, StatementError
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, InterfaceError, InvalidRequestError, StatementError
 from sqlalchemy.orm import Session
 
 from core.home import RunFolder
@@ -76,9 +76,9 @@ def _apply_lines(session: Session, run_id: int, folder: RunFolder, lines: list[b
     try:
         with session.begin_nested():
             return _apply_together(session, run_id, folder, lines)
-    except OperationalError:
-        raise  # a lock or a full disk, not an event
-    except (StatementError, InvalidRequestError, ValueError, OverflowError):
+    except (StatementError, InvalidRequestError, ValueError, OverflowError) as error:
+        if isinstance(error, DBAPIError) and not isinstance(error, DataError | IntegrityError | InterfaceError):
+            raise  # a lock, a full disk, a damaged file: not an event's fault, and the events wait
         if len(lines) == 1:
             return 0, 1
     half = len(lines) // 2

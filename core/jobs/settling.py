@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from core.jobs.worker_log import last_lines
+from core.room import FREE
 from storage.queries.attempts import LastWords
 
 TAIL_LINES = 50
-TAIL_BYTES = 16 << 10
 EXIT_CANCELLED = 3
+FULL = ("No space left on device", "Disk quota exceeded")
+EXIT_NO_ROOM = 4  # the disk took not even the last event
 
 
 @dataclass(frozen=True)
@@ -51,21 +53,21 @@ def judge(
     if said.outcome == "cancelled" or exit_code == EXIT_CANCELLED:
         message = "The worker was asked to end by something other than the studio."
         return Ending("cancelled", "cancelled", message=message, hint="Resume the job to go on from its checkpoint.")
+    if exit_code == EXIT_NO_ROOM:
+        return Ending(
+            "failed", "failed", 0, False, "disk", "The disk took nothing more that the worker wrote.", FREE, tail
+        )
     if exit_code is not None and exit_code >= 0:
-        message, hint = _explain(exit_code, tail)
+        if any(sign in tail for sign in FULL):
+            return Ending("failed", "failed", 0, False, "disk", "The disk is full.", FREE, tail)
+        message, hint = _explain(exit_code)
         return Ending("failed", "failed", 0, False, "internal", message, hint, tail)
     return _lost(said, exit_code, tail, limit, blameless=rebooted or never_lived)
 
 
 def read_tail(path: Path) -> str:
     """The last lines of a log, however long it is."""
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, file.seek(0, os.SEEK_END) - TAIL_BYTES))
-            text = file.read().decode("utf-8", "replace").replace("\0", " ")
-    except OSError:
-        return ""
-    return "\n".join(text.splitlines()[-TAIL_LINES:])
+    return "\n".join(last_lines(path, TAIL_LINES))
 
 
 def _lost(said: LastWords, exit_code: int | None, tail: str, limit: int, *, blameless: bool) -> Ending:
@@ -84,9 +86,7 @@ def _lost(said: LastWords, exit_code: int | None, tail: str, limit: int, *, blam
     return Ending("lost", "failed", lost, False, "internal", message, hint, tail)
 
 
-def _explain(exit_code: int, tail: str) -> tuple[str, str]:
-    if "No space left on device" in tail or "Disk quota exceeded" in tail:
-        return "The disk is full.", "Make room, then resume the job."
+def _explain(exit_code: int) -> tuple[str, str]:
     if exit_code == 0:
         return "The worker ended before its job was done.", "Read the end of its log, then resume the job."
     return f"The worker ended with exit code {exit_code} and gave no reason.", "The end of its log says more."

@@ -24,7 +24,7 @@ log            ``level`` (info, warning, error), ``message``
 alarm          ``name``, ``step``, ``message``
 finished       ``step``
 cancelled      ``step``
-failed         ``failure`` (data, memory, configuration, internal), ``message``, ``hint``, ``tail``
+failed         ``failure`` (data, memory, disk, configuration, internal), ``message``, ``hint``, ``tail``
 =============  ========================================================================================================
 """
 
@@ -68,7 +68,8 @@ class FileSink:
         self._seq += 1
         event = {**self._head, "seq": self._seq, "at": _now(), "kind": kind, **fields}
         line = json.dumps(event, ensure_ascii=False, allow_nan=True, default=_plain).encode() + b"\n"
-        os.write(self._file, line)
+        while line:  # a disk that is nearly full takes a part and refuses the rest
+            line = line[os.write(self._file, line) :]
 
     def cancelled(self) -> bool:
         return self._cancel is not None and self._cancel.exists()

@@ -1,7 +1,7 @@
 """One job in one process: ``python -m core.jobs.worker <run folder>/jobs/<job>.json``.
 
-The exit code is 0 for done, 1 for failed and 3 for cancelled. Whoever starts a worker gives it a process group and
-places for its output; a worker writes into its run folder only.
+The exit code is 0 for done, 1 for failed, 3 for cancelled and 4 where the disk took not even the last event. Whoever
+starts a worker gives it a process group and places for its output; a worker writes into its run folder only.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +21,10 @@ from core.errors import StudioError
 from core.home import Home, RunFolder, read_json
 from core.jobs.sinks import Cancelled, FileSink, Sink, Tee
 from core.memory import CONTEXT, size
+from core.room import trouble
 from core.schema import RunSpec, TaskSpec
 
-DONE, FAILED, CANCELLED = 0, 1, 3
+DONE, FAILED, CANCELLED, NO_ROOM = 0, 1, 3, 4
 TAIL_LINES = 12
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -52,7 +53,13 @@ def main(arguments: list[str] | None = None) -> int:
     events = RunFolder(Path(job["folder"])).events
     stop = StopSignal()
     signal.signal(signal.SIGTERM, stop.heard)
-    file = FileSink(events, run=job["run"], job=job["job"], attempt=job["attempt"], cancel=cancel)
+    try:
+        file = FileSink(events, run=job["run"], job=job["job"], attempt=job["attempt"], cancel=cancel)
+    except OSError as error:
+        if trouble(error) is None:
+            raise
+        print(error, file=sys.stderr)
+        return NO_ROOM
     try:
         return run_job(job, Tee(file, stop))
     finally:
@@ -80,22 +87,25 @@ def run_job(job: dict[str, Any], sink: Sink) -> int:
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     try:
-        step = _do(job, sink)
-    except Cancelled as stopped:
-        sink.emit("cancelled", step=stopped.step)
-        return CANCELLED
-    except KeyboardInterrupt:
-        sink.emit("log", level="warning", message="Interrupted: the run goes on from its last checkpoint.")
-        sink.emit("cancelled", step=0)
-        return CANCELLED
-    except Exception as error:
-        failure = describe_failure(error)
-        if failure["failure"] == "internal":
-            traceback.print_exception(error)
-        sink.emit("failed", **failure)
-        return FAILED
-    sink.emit("finished", step=step)
-    return DONE
+        try:
+            code, word, fields = DONE, "finished", {"step": _do(job, sink)}
+        except Cancelled as stopped:
+            code, word, fields = CANCELLED, "cancelled", {"step": stopped.step}
+        except KeyboardInterrupt:
+            sink.emit("log", level="warning", message="Interrupted: the run goes on from its last checkpoint.")
+            code, word, fields = CANCELLED, "cancelled", {"step": 0}
+        except Exception as error:
+            code, word, fields = FAILED, "failed", describe_failure(error)
+            if fields["failure"] == "internal":
+                traceback.print_exception(error)
+        sink.emit(word, **fields)
+    except OSError as error:
+        if trouble(error) is None:
+            raise
+        with suppress(OSError):  # the log lies on the same disk
+            print(error, file=sys.stderr)
+        return NO_ROOM
+    return code
 
 
 def _do(job: dict[str, Any], sink: Sink) -> int:
@@ -112,6 +122,8 @@ def describe_failure(error: BaseException) -> dict[str, str]:
     tail = "".join(traceback.format_exception(error)).strip().splitlines()[-TAIL_LINES:]
     if isinstance(error, StudioError):
         found = {"failure": error.kind, "message": error.message, "hint": error.hint}
+    elif full := trouble(error):
+        found = {"failure": full.kind, "message": full.message, "hint": full.hint}
     elif is_out_of_memory(error):
         found = {"failure": "memory", "message": f"The device ran out of memory: {_first_line(error)}"}
         found["hint"] = MEMORY_HINT

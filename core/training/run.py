@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from core import room
 from core.adapters.attach import attach, save
 from core.data.batches import TaskDataset
 from core.data.sampling import MixtureSampler
@@ -110,6 +111,7 @@ def train_adapter(
     prepare(setting)
     trainer = _trainer(rows, dataset, model, folder, sink, device)
     trainable, total = model.get_nb_trainable_parameters()
+    room.require(trainable, spec.train, folder.root)
     sink.emit("started", step=step, device=device, versions=versions(), trainable=trainable, total=total)
     last = _steps(trainer, checkpoint)
     if trainer.interrupted:

@@ -210,7 +210,8 @@ class TaskTrainer(Trainer):
             "window": self.window.state_dict(),
             "standing": self.standing.facts(),
         }
-        torch.save(state, folder / "state.pt")
+        with (folder / "state.pt").open("wb") as file:  # torch's own writer says nothing of a full disk
+            torch.save(state, file)
         self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

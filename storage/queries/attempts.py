@@ -77,6 +77,13 @@ def of_job(session: Session, *, job: int) -> list[AttemptRow]:
     return [AttemptRow(**{field: getattr(attempt, field) for field in fields}) for attempt in found]
 
 
+def newest(session: Session, *, run: str) -> str:
+    """The newest attempt of a run as ``train-2``, whatever the clock said; empty where there is none."""
+    query = select(Job.name, Attempt.number).join(Job, Job.id == Attempt.job_id).join(Run, Run.id == Job.run_id)
+    found = session.execute(query.where(Run.slug == run).order_by(Attempt.id.desc()).limit(1)).one_or_none()
+    return "" if found is None else f"{found.name}-{found.number}"
+
+
 def open_ones(session: Session) -> list[OpenAttempt]:
     """Attempts that the dispatcher made and has not settled yet."""
     query = (
