@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from core import overrides, views
+from core import overrides, paths, views
 from core.changing import Changing
 from core.designing import Designing
 from core.errors import NotFoundError
@@ -200,6 +200,14 @@ class Studio(Designing, Fusing, Changing):
         state = self.run(run)
         return follow.logs(self.home.run(state["id"]), tail, state)
 
+    def said(self, run: str, *, job: str | None = None, after: int = 0) -> dict[str, Any]:
+        """What a run (or one of its jobs) said behind byte ``after`` of its events, and where to go on."""
+        from core import follow
+
+        state = self.run(run)
+        told = state if job is None else self.job(state["id"], job)
+        return follow.said(self.home.run(state["id"]), told, job, after)
+
     def follow(self, run: str, *, job: str | None = None) -> Iterator[str]:
         """Lines as the run says them, until it (or one of its jobs) ends."""
         from core import follow
@@ -292,7 +300,7 @@ class Studio(Designing, Fusing, Changing):
         self, source: str | Path, *, base: str | None = None, name: str | None = None, revision: str | None = None
     ) -> dict[str, Any]:
         """A run folder, a PEFT adapter folder or the Hub id of an adapter, whichever ``source`` is."""
-        folder = Path(source).expanduser()
+        folder = paths.real(source)
         if (folder / "spec.json").is_file() or (folder / "events.jsonl").is_file():
             return self.import_run(folder, name=name)
         return self.import_adapter(str(source), base=base, name=name, revision=revision)
@@ -300,7 +308,7 @@ class Studio(Designing, Fusing, Changing):
     def import_run(self, source: str | Path, *, name: str | None = None) -> dict[str, Any]:
         from core import transfer
 
-        return self.run(transfer.import_run(Path(source).expanduser(), self.home, self.records, self.store, name))
+        return self.run(transfer.import_run(Path(source), self.home, self.records, self.store, name))
 
     def import_adapter(self, source: str, **options: Any) -> dict[str, Any]:
         from core import transfer
