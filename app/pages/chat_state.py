@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from core.errors import StudioError
 from core.studio import Studio
 
 RUNS = 500
+WHERE_SECONDS = 1.0
 SETTINGS = ("max_new_tokens", "temperature", "top_p", "seed", "task", "system")
 STANDARD = {"max_new_tokens": 128, "temperature": 0.7, "top_p": 0.9, "seed": 0, "task": None, "system": ""}
 
@@ -101,11 +103,15 @@ def listed(studio: Studio, page: int, current: int | None) -> dict[str, Any]:
 
 
 def where(studio: Studio, seen: str) -> tuple[Any, Any]:
-    try:
-        text = views.where(studio.chats.inference.workers(), studio.dispatcher()["devices"])
-    except StudioError as error:
-        text = ui.problem(error)
+    text = studio.watch.shared.of("where", int(time.monotonic() / WHERE_SECONDS), lambda: _where(studio))
     return (gr.skip(), gr.skip()) if text == seen else (text, text)
+
+
+def _where(studio: Studio) -> str:
+    try:
+        return views.where(studio.chats.inference.workers(), studio.dispatcher()["devices"])
+    except StudioError as error:
+        return ui.problem(error)
 
 
 def warm(studio: Studio, models: Sequence[str]) -> None:

@@ -160,10 +160,14 @@ def compared(studio: Studio, choice: Choice) -> Any:
 
 
 def unchanged(studio: Studio, choice: Choice, seen: str) -> bool:
-    try:
-        return not choice.runs or state(choice, studio.watch.several(choice.runs)) == seen
-    except StudioError:
-        return not seen  # a run has gone: said once
+    def now() -> str:
+        try:
+            return state(choice, studio.watch.several(choice.runs))
+        except StudioError:
+            return ""  # a run has gone: said once
+
+    watch = studio.watch
+    return not choice.runs or watch.shared.of(("compared", choice), watch.changes.now(), now) == seen
 
 
 def state(choice: Choice, runs: Sequence[Mapping[str, Any]]) -> str:

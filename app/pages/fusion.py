@@ -43,7 +43,7 @@ def build(studio: Studio, page: gr.Blocks) -> None:
         c.runs, c.method, c.run = gr.Textbox(""), gr.Textbox(""), gr.Textbox("")
         c.search, c.done = gr.Textbox(""), gr.Textbox("")
         c.page, c.past_page = gr.Number(1, precision=0), gr.Number(1, precision=0)
-    c.token, c.seen, c.found = gr.State(""), gr.State({}), gr.State(None)
+    c.token, c.seen, c.found, c.past_seen = gr.State(""), gr.State({}), gr.State(None), gr.State(None)
     _wire(studio, page, c)
 
 
@@ -112,13 +112,17 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
         return [fusion_runs.fused(studio, number, shown), number]
 
     c.fused.select(turned, c.run, [c.fused, c.past_page], **ui.QUIET)
-    gr.Timer(SECONDS).tick(
-        lambda shown, number: fusion_runs.fused(studio, int(number), shown),
-        [c.run, c.past_page],
-        c.fused,
-        trigger_mode="once",
-        **ui.QUIET,
-    )
+
+    def past(shown: str, number: float, seen: Any) -> tuple[Any, Any]:
+        """The list of fused runs where it is another than this tab shows; read once for all tabs."""
+        at = int(number)
+        found = studio.watch.shared.of(
+            ("fused", at, shown), studio.watch.changes.recent(), lambda: fusion_runs.fused(studio, at, shown)
+        )
+        return (gr.skip(), gr.skip()) if found == seen else (found, found)
+
+    asked, drawn = [c.run, c.past_page, c.past_seen], [c.fused, c.past_seen]
+    gr.Timer(SECONDS).tick(past, asked, drawn, trigger_mode="once", **ui.QUIET)
 
 
 def _wire_choice(studio: Studio, c: SimpleNamespace, given: list[Any], made: list[Any]) -> None:

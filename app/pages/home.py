@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Hashable
+from contextvars import copy_context
 from typing import Any
 
 import gradio as gr
@@ -11,8 +13,8 @@ import gradio as gr
 from app.pages import home_views as views
 from app.pages.routing_choice import Choice, settle
 from app.pages.routing_views import heat
-from app.sign_in import COOKIE
 from app.ui import components as ui
+from core.access import LOCAL, acting, need
 from core.errors import StudioError
 from core.figures import DEFINITIONS
 from core.studio import Studio
@@ -120,8 +122,12 @@ def _wire(studio: Studio, page: gr.Blocks, parts: dict[str, Any], run: gr.Button
     def draw(before: dict[str, Any]) -> list[Any]:
         return changed(view(studio, before.get("teaser"), starting), before)
 
-    def opened(request: gr.Request) -> list[Any]:
-        signed_in = COOKIE in request.cookies
+    def tick(before: dict[str, Any]) -> list[Any]:
+        moment = int(time.monotonic() / SECONDS)
+        return changed(view(studio, before.get("teaser"), starting, moment), before)
+
+    def opened() -> list[Any]:
+        signed_in = acting() != LOCAL
         return [
             *changed(view(studio, None, starting), {}),
             gr.update(value=LEAVE if signed_in else "", visible=signed_in),
@@ -140,7 +146,7 @@ def _wire(studio: Studio, page: gr.Blocks, parts: dict[str, Any], run: gr.Button
         return handler
 
     page.load(opened, None, [*outputs, seen, leave], **ui.QUIET)
-    gr.Timer(SECONDS).tick(draw, seen, [*outputs, seen], trigger_mode="once", **ui.QUIET)
+    gr.Timer(SECONDS).tick(tick, seen, [*outputs, seen], trigger_mode="once", **ui.QUIET)
     run.click(press, seen, [*outputs, seen], trigger_mode="once", **ui.QUIET)
     parts["awake"].click(dispatch("start"), seen, [*outputs, seen], trigger_mode="once", **ui.QUIET)
     parts["rest"].click(dispatch("stop"), seen, [*outputs, seen], trigger_mode="once", **ui.QUIET)
@@ -160,11 +166,13 @@ class Starting:
         return self._thread is not None and self._thread.is_alive()
 
     def press(self) -> None:
-        """Start once, however often this is called meanwhile."""
+        """Start once, however often this is called meanwhile; the runs belong to whoever acts here."""
+        need("researcher")
         with self._lock:
             if not self.working:
                 self.problem = ""
-                self._thread = threading.Thread(target=self._queue, name="start-demo", daemon=True)
+                run = copy_context().run
+                self._thread = threading.Thread(target=run, args=(self._queue,), name="start-demo", daemon=True)
                 self._thread.start()
 
     def join(self) -> None:
@@ -187,22 +195,40 @@ def turn(studio: Studio, action: str) -> str:
     return ""
 
 
-def view(studio: Studio, teaser: str | None, starting: Starting | None = None) -> dict[str, Any]:
-    """Part -> what it shows. ``teaser`` is the run whose routing is drawn already: its picture is not made again."""
+def view(
+    studio: Studio, teaser: str | None, starting: Starting | None = None, moment: Hashable = None
+) -> dict[str, Any]:
+    """Part -> what it shows. ``teaser`` is the run whose routing is drawn already: its picture is not made again.
+
+    Tabs that ask at the same ``moment`` share what is the same for all; None: as it is now.
+    """
     try:
-        found = studio.overview(recent=RECENT)
-        machine = studio.machine.state()
+        shared = studio.watch.shared
+        found = glance(studio) if moment is None else shared.of("home", moment, lambda: glance(studio))
     except StudioError as error:
         return {"body": True, "told": ui.problem(error)}
-    runs, demo = found["runs"], found["demo"]
     preparing = starting is not None and starting.working
-    missing = not demo or any(run["state"] in views.BROKEN for run in demo)
     shown = {
         "body": True,
         "told": starting.problem if starting else "",
-        "start": missing and not preparing and not (runs and not demo and found["counts"]["runs"] > RECENT),
-        "demo": views.preparing(demo) if preparing else views.demo(demo),
-        "counts": views.counts(found["counts"]) if runs or found["counts"]["data sets"] else "",
+        "start": found["start"] and not preparing,
+        "demo": views.preparing(found["demo"]) if preparing else views.demo(found["demo"]),
+        **{name: found[name] for name in ("counts", "runs", "machine", "awake", "rest", "disk", "teaser")},
+    }
+    if found["teaser"] != teaser:
+        shown |= picture(studio, found["teaser"])
+    return shown
+
+
+def glance(studio: Studio) -> dict[str, Any]:
+    """What everybody sees."""
+    found, machine = studio.overview(recent=RECENT), studio.machine.state()
+    runs, demo, counts = found["runs"], found["demo"], found["counts"]
+    missing = not demo or any(run["state"] in views.BROKEN for run in demo)
+    return {
+        "start": missing and not (runs and not demo and counts["runs"] > RECENT),
+        "demo": demo,
+        "counts": views.counts(counts) if runs or counts["data sets"] else "",
         "runs": views.recent(runs) if runs else "",
         "machine": views.machine(machine),
         "awake": not machine["dispatcher"]["alive"] and bool(machine["waiting"]),
@@ -210,9 +236,6 @@ def view(studio: Studio, teaser: str | None, starting: Starting | None = None) -
         "disk": views.disk(studio.machine.counted()),
         "teaser": found["routed"],
     }
-    if found["routed"] != teaser:
-        shown |= picture(studio, found["routed"])
-    return shown
 
 
 def picture(studio: Studio, run: str | None) -> dict[str, Any]:
@@ -235,7 +258,8 @@ def picture(studio: Studio, run: str | None) -> dict[str, Any]:
 def changed(shown: dict[str, Any], before: dict[str, Any]) -> list[Any]:
     """The outputs, with a skip for every part that shows the same as before; and what is shown now."""
     plain = {name: value for name, value in shown.items() if name != "value"}
-    return [_output(name, shown, before) for name in PARTS] + [before | plain]
+    outputs = [_output(name, shown, before) for name in PARTS]
+    return [*outputs, gr.skip() if plain.items() <= before.items() else before | plain]
 
 
 def _output(name: str, shown: dict[str, Any], before: dict[str, Any]) -> Any:

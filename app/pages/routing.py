@@ -235,7 +235,7 @@ def newer(studio: Studio, run: Any, moment: Any) -> dict[str, Any]:
     """A new moment of a run that works: the slider gets it, and follows where it stood at the newest."""
     stops = (moment or {}).get("stops") or []
     try:
-        known = studio.moments(str(run or "")) if run else []
+        known = moments(studio, str(run)) if run else []
     except StudioError:
         return {}
     if len({one["moment"] for one in known}) == len(stops):
@@ -244,6 +244,11 @@ def newer(studio: Studio, run: Any, moment: Any) -> dict[str, Any]:
         return view(studio, Choice(str(run)))
     atlas = studio.routing_atlas(str(run))
     return {"moment": routing_views.stops(atlas, stops[moment["at"]]["name"])}
+
+
+def moments(studio: Studio, run: str) -> list[dict[str, Any]]:
+    """Those of a run, read once for all tabs until something is written."""
+    return studio.watch.shared.of(("moments", run), studio.watch.changes.recent(), lambda: studio.moments(run))
 
 
 def cell_clicked(studio: Studio, choice: Choice, place: dict[str, Any]) -> Cell | None:

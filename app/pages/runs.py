@@ -141,7 +141,7 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
 
     filter_inputs = [getattr(c, name) for name in FILTERS]
     page.load(opened, None, [*drawn, c.family, *filter_inputs, c.on, *form], **ui.QUIET)
-    gr.Timer(1.0).tick(tick, trigger_mode="once", **redraw)
+    gr.Timer(1.0).tick(tick, trigger_mode="once", preprocess=False, **redraw)  # ``Filters`` reads them as they come
     c.menu.input(None, c.menu, c.family, js="one => one", **ui.QUIET)
     c.family.change(draw, trigger_mode="always_last", **redraw)
     narrowing = [c.search.input, c.state.input, c.method.input, c.tag.input, c.dataset.input, c.seeds.input]

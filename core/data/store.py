@@ -11,6 +11,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,11 @@ class DatasetStore:
         if not dataset_id or Path(dataset_id).name != dataset_id or dataset_id.startswith("."):
             return None
         path = self.root / dataset_id / "meta.json"
-        return DatasetInfo.model_validate(read_json(path)) if path.is_file() else None
+        try:
+            stamp = path.stat()
+        except OSError:
+            return None
+        return _info(path, stamp.st_mtime_ns, stamp.st_ino)
 
     def _named(self, info: DatasetInfo, name: str) -> DatasetInfo:
         more = [] if name in (info.name, *info.aliases) else [name]
@@ -161,6 +166,12 @@ class DatasetStore:
                     raise
         finally:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+@lru_cache(maxsize=1024)
+def _info(path: Path, _written: int, _file: int) -> DatasetInfo:
+    """Read once for all readers, who do not change it; again when the file was written again."""
+    return DatasetInfo.model_validate(read_json(path))
 
 
 def _now() -> str:
