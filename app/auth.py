@@ -1,29 +1,34 @@
-"""Signing in: one password, signed sessions, and attempts that take longer the more of them fail."""
+"""Signing in by name and password: sessions, and attempts that take longer the more of them fail."""
 
 from __future__ import annotations
 
-import base64
 import hashlib
-import hmac
 import ipaddress
 import os
 import secrets
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from core.errors import ConfigurationError
+from core.access import LOCAL, Actor
+from core.errors import ConfigurationError, StudioError
+
+if TYPE_CHECKING:
+    from core.users import Account, Users
 
 VARIABLE = "TESSERA_PASSWORD"
-SHORTEST = 8
-SESSION_SECONDS = 12 * 3600
-RENEW_SECONDS = 600  # a session older than this gets a new end with the next answer
+IDLE_SECONDS = 12 * 3600  # since somebody last opened a page or pressed something
+LONGEST_SECONDS = 7 * 24 * 3600
 FORGET_SECONDS = 900
 FREE_ATTEMPTS, LONGEST_WAIT = 5, 300.0
 FREE_FOR_ALL, LONGEST_FOR_ALL = 40, 10.0  # short, so that strangers cannot lock the owner out
-ADDRESSES_KEPT = 10_000
+FREE_FOR_NAME, LONGEST_FOR_NAME = 10, 30.0  # the same
+KEPT = 20_000  # addresses and names with failures
+SESSIONS_KEPT = 10_000
 
 Clock = Callable[[], float]
 
@@ -41,69 +46,62 @@ def password_from(file: Path | None = None) -> str | None:
             raise ConfigurationError(
                 f"The password file {file} cannot be read: {error}.", "Check path and rights."
             ) from error
-    if given is None:
-        return None
-    if len(given) < SHORTEST:
-        raise ConfigurationError(
-            f"The password has {len(given)} characters.",
-            f"Choose at least {SHORTEST}: who signs in can train, read and delete everything.",
-        )
     return given
 
 
-class Password:
-    """What is needed to check a password, without the password: its scrypt hash."""
+@dataclass
+class Session:
+    """Somebody who signed in: ``stamp`` as their account had it then; times are of the clock of ``Sessions``."""
 
-    def __init__(self, password: str) -> None:
-        self._salt = secrets.token_bytes(16)
-        self._hash = self._digest(password)
-
-    def matches(self, given: str) -> bool:
-        return hmac.compare_digest(self._digest(given), self._hash)
-
-    def _digest(self, password: str) -> bytes:
-        return hashlib.scrypt(password.encode("utf-8", "replace"), salt=self._salt, n=2**14, r=8, p=1)
+    name: str
+    stamp: str
+    began: float
+    acted: float
 
 
 class Sessions:
-    """Signed tokens that end by themselves; the key lives as long as the process."""
+    """Who signed in, by a random token of which only the hash is kept; they end with the process at the latest."""
 
-    def __init__(self, clock: Clock = time.time) -> None:
-        self._key = secrets.token_bytes(32)
+    def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
-        self._ended: dict[str, float] = {}
+        self._open: dict[bytes, Session] = {}
         self._lock = threading.Lock()
 
-    def start(self, name: str | None = None) -> str:
-        """A token for a session; ``name`` carries one on."""
-        body = f"{name or secrets.token_urlsafe(18)}.{int(self._clock())}"
-        return f"{body}.{self._sign(body)}"
+    def start(self, account: Account) -> str:
+        """The token of a new session."""
+        token, now = secrets.token_urlsafe(32), self._clock()
+        with self._lock:
+            if len(self._open) >= SESSIONS_KEPT:
+                self._open = {key: one for key, one in self._open.items() if self._lasts(one)}
+            if len(self._open) >= SESSIONS_KEPT:
+                del self._open[min(self._open, key=lambda key: self._open[key].acted)]
+            self._open[_key(token)] = Session(account.actor.name or "", account.stamp, now, now)
+        return token
 
-    def name(self, token: str) -> str | None:
-        """The session of a token, or None: forged, ended or too old."""
-        body, _, signature = token.rpartition(".")
-        if not body or not hmac.compare_digest(self._sign(body).encode(), signature.encode("utf-8", "replace")):
+    def find(self, token: str) -> Session | None:
+        """The session of a token, or None: forged, ended, unused or begun too long ago."""
+        session = self._open.get(_key(token)) if token else None
+        if session is not None and not self._lasts(session):
+            self.end(token)
             return None
-        name, _, began = body.rpartition(".")
-        return None if self._clock() - int(began) > SESSION_SECONDS or name in self._ended else name
+        return session
 
-    def renewed(self, token: str) -> str | None:
-        """A token with a later end, where it is time for one."""
-        name = self.name(token)
-        began = int(token.split(".")[1]) if name else 0
-        return self.start(name) if name and self._clock() - began > RENEW_SECONDS else None
+    def acted(self, token: str) -> None:
+        """Whoever has this session is there: what pages ask for by themselves does not count."""
+        if (session := self._open.get(_key(token))) is not None:
+            session.acted = self._clock()
 
     def end(self, token: str) -> None:
-        """No token of this session counts any more."""
-        if (name := self.name(token)) is None:
-            return
         with self._lock:
-            now = self._clock()
-            self._ended = {one: at for one, at in self._ended.items() if now - at < 2 * SESSION_SECONDS} | {name: now}
+            self._open.pop(_key(token), None)
 
-    def _sign(self, body: str) -> str:
-        digest = hmac.new(self._key, body.encode("utf-8", "replace"), hashlib.sha256).digest()
-        return base64.urlsafe_b64encode(digest).rstrip(b"=").decode()
+    def _lasts(self, session: Session) -> bool:
+        now = self._clock()
+        return now - session.acted <= IDLE_SECONDS and now - session.began <= LONGEST_SECONDS
+
+
+def _key(token: str) -> bytes:
+    return hashlib.sha256(token.encode("utf-8", "replace")).digest()
 
 
 @dataclass
@@ -118,30 +116,44 @@ class _Failures:
         over = self.count - free
         return 0.0 if over < 0 else max(0.0, min(2.0 ** min(over, 30), longest) - (now - self.newest))
 
+    def one_more(self, now: float) -> None:
+        self.count, self.newest = self.count + 1, now
+
 
 class Throttle:
-    """Failed attempts of each address, and of all together."""
+    """Failed attempts of each address, for each name, and of all together."""
 
     def __init__(self, clock: Clock = time.monotonic) -> None:
         self._clock = clock
         self._all = _Failures()
         self._by: dict[str, _Failures] = {}
 
-    def wait(self, address: str) -> float:
+    def wait(self, address: str, name: str = "") -> float:
+        """Seconds until an attempt from this address for this name counts."""
         now = self._clock()
-        own = self._by.get(network(address))
-        mine = own.wait(now, FREE_ATTEMPTS, LONGEST_WAIT) if own else 0.0
-        return max(mine, self._all.wait(now, FREE_FOR_ALL, LONGEST_FOR_ALL))
+        waits = [self._all.wait(now, FREE_FOR_ALL, LONGEST_FOR_ALL)]
+        for key, free, longest in _keys(address, name):
+            if (own := self._by.get(key)) is not None:
+                waits.append(own.wait(now, free, longest))
+        return max(waits)
 
-    def failed(self, address: str) -> None:
+    def failed(self, address: str, name: str = "") -> None:
         now = self._clock()
-        if len(self._by) >= ADDRESSES_KEPT:
-            del self._by[min(self._by, key=lambda name: self._by[name].newest)]
-        for one in (self._by.setdefault(network(address), _Failures()), self._all):
-            one.count, one.newest = one.count + 1, now
+        for key, _, _ in _keys(address, name):
+            if key not in self._by and len(self._by) >= KEPT:
+                del self._by[min(self._by, key=lambda one: self._by[one].newest)]
+            self._by.setdefault(key, _Failures()).one_more(now)
+        self._all.one_more(now)
 
-    def succeeded(self, address: str) -> None:
-        self._by.pop(network(address), None)
+    def succeeded(self, address: str, name: str = "") -> None:
+        for key, _, _ in _keys(address, name):
+            self._by.pop(key, None)
+
+
+def _keys(address: str, name: str) -> list[tuple[str, int, float]]:
+    """What failures are counted for: key, free attempts, longest wait."""
+    keys = [(f"from {network(address)}", FREE_ATTEMPTS, LONGEST_WAIT)]
+    return [*keys, (f"as {name.strip().lower()[:100]}", FREE_FOR_NAME, LONGEST_FOR_NAME)] if name.strip() else keys
 
 
 def network(address: str) -> str:
@@ -162,21 +174,49 @@ class Attempt:
 
 
 class Access:
-    """Sign-in of one served studio. Attempts are checked one at a time: many at once would outrun the throttle."""
+    """Who may come into one served studio, and as whom.
 
-    def __init__(self, password: str) -> None:
-        self._password = Password(password)
+    ``alone``: only this machine reaches the studio, so that without users everybody acts as its owner. Attempts to
+    sign in are checked one at a time: many at once would outrun the throttle.
+    """
+
+    def __init__(self, users: Users, *, alone: bool = True) -> None:
+        self._users, self.alone = users, alone
         self._throttle = Throttle()
         self._lock = threading.Lock()
         self.sessions = Sessions()
 
-    def sign_in(self, given: str, address: str) -> Attempt:
+    @property
+    def asks(self) -> bool:
+        """Whether people have to say who they are."""
+        return not self.alone or self._users.any()
+
+    def strangers(self) -> bool:
+        """Whether somebody may reach the studio who has no business there; also told where the database is gone."""
+        with suppress(StudioError):
+            return self.asks
+        return not self.alone
+
+    def sign_in(self, name: str, password: str, address: str) -> Attempt:
         with self._lock:
-            wait = self._throttle.wait(address)
+            wait = self._throttle.wait(address, name)
             if wait > 0:
                 return Attempt(None, wait)
-            if self._password.matches(given):
-                self._throttle.succeeded(address)
-                return Attempt(self.sessions.start())
-            self._throttle.failed(address)
-            return Attempt(None, self._throttle.wait(address))
+            if (account := self._users.check(name, password)) is not None:
+                self._throttle.succeeded(address, name)
+                return Attempt(self.sessions.start(account))
+            self._throttle.failed(address, name)
+            return Attempt(None, self._throttle.wait(address, name))
+
+    def actor(self, session: str) -> Actor | None:
+        """Who has this session; None where nobody does (any more)."""
+        if not self.asks:
+            return LOCAL
+        found = self.sessions.find(session)
+        if found is None:
+            return None
+        account = self._users.account(found.name)
+        if account is None or account.stamp != found.stamp:
+            self.sessions.end(session)
+            return None
+        return account.actor

@@ -9,6 +9,8 @@ from pathlib import Path
 
 from gradio.utils import get_upload_folder
 
+from app.holders import FILES
+
 KEPT_SECONDS = 3600.0
 PREFIX = "tessera-out-"
 
@@ -17,11 +19,12 @@ PRESS = "() => { setTimeout(() => document.querySelector('#%s')?.click(), 150); 
 
 
 def handout(name: str) -> Path:
-    """Where to write a file called ``name``; those of an hour ago are removed."""
+    """Where to write a file called ``name`` for whoever acts; those of an hour ago are removed."""
     root = Path(get_upload_folder())
     for old in root.glob(f"{PREFIX}*"):
         if time.time() - old.stat().st_mtime > KEPT_SECONDS:
             shutil.rmtree(old, ignore_errors=True)
     folder = root / f"{PREFIX}{secrets.token_hex(12)}"
     folder.mkdir(parents=True)
+    FILES.note(folder)
     return folder / "".join(letter for letter in name if letter.isalnum() or letter in "-_.")

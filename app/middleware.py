@@ -31,15 +31,15 @@ def is_loopback(host: str) -> bool:
         return False
 
 
-def require_password(host: str, names: Sequence[str], password: str | None) -> None:
-    """Raise ConfigurationError where others could come in and nobody asks them for a password."""
+def require_users(host: str, names: Sequence[str], users: bool) -> None:
+    """Raise ConfigurationError where others could come in and nobody asks them who they are."""
     beyond = [name for name in (host, *names) if not is_loopback(name)]
-    if beyond and password is None:
+    if beyond and not users:
         raise ConfigurationError(
-            f"The studio does not serve {beyond[0]} without a password: whoever reaches it could train, read and "
+            f"The studio does not serve {beyond[0]} without users: whoever reaches it could train, read and "
             "delete everything.",
-            "Set TESSERA_PASSWORD or --password-file, or stay on 127.0.0.1 and come through a tunnel: "
-            "ssh -L 7860:127.0.0.1:7860 <this machine>.",
+            "Add one with `python app.py users add NAME --role admin`, or stay on 127.0.0.1 and come through a "
+            "tunnel: ssh -L 7860:127.0.0.1:7860 <this machine>.",
         )
 
 

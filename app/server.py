@@ -14,10 +14,11 @@ import uvicorn
 from fastapi import FastAPI, Response
 from gradio.utils import get_upload_folder
 
-from app import sessions, shell, sign_in
+from app import api, sessions, shell, sign_in
 from app.auth import Access, password_from
 from app.caching import Kept
-from app.middleware import LOOPBACK_NAMES, LocalOnly, own_names, require_password
+from app.doors import Doors
+from app.middleware import LOOPBACK_NAMES, LocalOnly, is_loopback, own_names, require_users
 from app.ui import first_paint, theme
 from core.errors import ConfigurationError
 from core.home import PROJECT
@@ -30,8 +31,10 @@ PORTS_TRIED = 20
 def build(studio: Studio, *, names: Sequence[str] = LOOPBACK_NAMES, access: Access | None = None) -> FastAPI:
     """The whole application of one studio, ready for any ASGI server.
 
-    It answers to ``names`` only, and with ``access`` to those only who signed in.
+    It answers to ``names`` only, and where its home has users to those only who signed in. ``access`` is made here
+    unless given.
     """
+    access = access or Access(studio.users, alone=all(map(is_loopback, names)))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -45,13 +48,13 @@ def build(studio: Studio, *, names: Sequence[str] = LOOPBACK_NAMES, access: Acce
         """200 when the database answers, 503 otherwise; why is told to those only who may know."""
         state = studio.health()
         response.status_code = 200 if state["database"] == "ok" else 503
-        return state if access is None or state["database"] == "ok" else {"database": "does not answer"}
+        return {"database": "does not answer"} if state["database"] != "ok" and access.strangers() else state
 
-    if access is not None:
-        sign_in.add_routes(app, access)
-    mount(app, studio, shell.blocks(studio), access)
-    if access is not None:
-        app.add_middleware(sign_in.SignIn, access=access)
+    sign_in.add_routes(app, access)
+    api.add_routes(app, studio)
+    mount(app, studio, shell.blocks(studio, access), access)
+    app.add_middleware(Doors)
+    app.add_middleware(sign_in.SignIn, access=access)
     app.add_middleware(LocalOnly, hosts=tuple(names))  # outermost: the last one added
     return app
 
@@ -97,21 +100,31 @@ def run(
 ) -> None:
     """Serve until Ctrl-C; the next free port is taken when ``port`` is in use."""
     studio.records.describe()  # what is wrong with the database is said here, not by the server that starts
-    password = password_from(password_file)
-    require_password(host, allow_hosts, password)
-    access = None if password is None else Access(password)
+    first_admin(studio, password_from(password_file))
+    require_users(host, allow_hosts, studio.users.any())
     names = (*own_names(host), *(name.lower().strip("[]") for name in allow_hosts))
     listener = listen(host, port)
     chosen = listener.getsockname()[1]
     if port and chosen != port:
         print(f"Port {port} is in use; taking {chosen}.", file=sys.stderr)
-    app = build(studio, names=names, access=access)
+    app = build(studio, names=names)
     print(f"The studio is at {address(host, chosen)} (home: {studio.home.root}). Ctrl-C ends it.", flush=True)
-    if access is not None:
-        print(f"It asks for the password and answers to {', '.join(names)}.", file=sys.stderr, flush=True)
+    if studio.users.any():
+        print(f"It asks for name and password and answers to {', '.join(names)}.", file=sys.stderr, flush=True)
     config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3, server_header=False)
     with suppress(KeyboardInterrupt):  # raised again after the orderly end that it asked for
         uvicorn.Server(config).run(sockets=[listener])
+
+
+def first_admin(studio: Studio, password: str | None) -> None:
+    """Make the user ``admin`` of a home without users; one that has some keeps theirs."""
+    if password is None:
+        return
+    if studio.users.any():
+        print("The home has users already: the password that was given is not used.", file=sys.stderr)
+        return
+    studio.users.add("admin", "admin", password)
+    print("The first user is admin, with the password that was given.", file=sys.stderr)
 
 
 def address(host: str, port: int) -> str:

@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 import gradio as gr
 
+from app.acting import protect
+from app.auth import Access
 from app.pages import chat, compare, data, experiment, fusion, home, methods, routing, runs
 from app.sessions import Pages
 from app.ui import first_paint
@@ -35,13 +37,18 @@ PAGES: tuple[Page, ...] = (
 )
 
 
-def blocks(studio: Studio, home: Page = HOME, pages: Sequence[Page] = PAGES) -> gr.Blocks:
-    """The pages of one studio. Components of different pages cannot be wired: what they share is in the database."""
+def blocks(studio: Studio, access: Access | None = None, home: Page = HOME, pages: Sequence[Page] = PAGES) -> gr.Blocks:
+    """The pages of one studio. Components of different pages cannot be wired: what they share is in the database.
+
+    With ``access`` every handler runs as whoever sent its event; without it, for tests, as whoever runs the process.
+    """
     with Pages(title="Tessera", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
         _fill(studio, demo, demo, home, home)
     for page in pages:
         with demo.route(page.name, page.path) as block:
             _fill(studio, demo, block, page, home)
+    if access is not None:
+        protect(demo.fns.values(), access)
     demo.queue(default_concurrency_limit=20)
     return demo
 

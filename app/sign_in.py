@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Awaitable, Callable
 from http.cookies import SimpleCookie
 from math import ceil
@@ -12,45 +13,58 @@ from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from app.auth import SESSION_SECONDS, Access
+from app.auth import LONGEST_SECONDS, Access
 from app.middleware import Scope, answer
 from app.ui.theme import asset
+from core.access import Actor, act_as
+from core.errors import StudioError
 
 COOKIE = "tessera-session"
 OPEN = ("/login", "/health")
+API = "/api/v1/"  # asks for a token itself, and a session opens nothing there
 BODY_LIMIT = 4096
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
 
 class SignIn:
-    """ASGI middleware: requests without a session are led to the sign-in page, or answered with 401."""
+    """ASGI middleware: requests without a session are led to the sign-in page, or answered with 401.
+
+    What is inside runs as the actor of its request.
+    """
 
     def __init__(self, app: Callable[..., Awaitable[None]], access: Access) -> None:
         self._app, self._access = app, access
 
     async def __call__(self, scope: Scope, receive: Callable[..., Awaitable], send: Callable[..., Awaitable]) -> None:
-        if scope["type"] not in ("http", "websocket") or _path(scope) in OPEN:
+        asked = scope["type"] in ("http", "websocket")
+        if not asked or path_of(scope) in OPEN or path_of(scope).startswith(API):
             await self._app(scope, receive, send)
             return
-        token = token_of(scope)
-        if self._access.sessions.name(token) is None:
+        try:
+            actor = await run_in_threadpool(actor_of, self._access, scope)
+        except StudioError as error:
+            await answer(scope, receive, send, 503, error.message)
+            return
+        if actor is None:
             await _turn_away(scope, receive, send)
             return
-        later = self._access.sessions.renewed(token)
+        if scope["type"] == "http" and wants_page(scope):
+            self._access.sessions.acted(token_of(scope))
+        with act_as(actor):
+            await self._app(scope, receive, send)
 
-        async def renewing(message: dict) -> None:
-            if later and message["type"] == "http.response.start" and _path(scope) != "/logout":
-                message["headers"] = [*message.get("headers", []), (b"set-cookie", cookie(later, scope).encode())]
-            await send(message)
 
-        await self._app(scope, receive, renewing)
+def actor_of(access: Access, scope: Scope) -> Actor | None:
+    """Who sent a request; None for strangers."""
+    return access.actor(token_of(scope))
 
 
 def require(access: Access) -> Callable[[Request], str | None]:
     """The second wall, inside the pages: Gradio asks it before every event, upload and file; None is refused."""
 
     def user(request: Request) -> str | None:
-        return "owner" if access.sessions.name(token_of(request.scope)) is not None else None
+        actor = actor_of(access, request.scope)
+        return None if actor is None else actor.name or "local"
 
     return user
 
@@ -60,17 +74,18 @@ def add_routes(app: FastAPI, access: Access) -> None:
 
     @app.get("/login")
     def login(request: Request) -> Response:
-        if access.sessions.name(token_of(request.scope)) is not None:
-            return RedirectResponse(_target(request, request.query_params.get("next", "")), 303)
-        return page(next_path=request.query_params.get("next", ""))
+        wanted = request.query_params.get("next", "")
+        return (
+            page(wanted) if actor_of(access, request.scope) is None else RedirectResponse(_target(request, wanted), 303)
+        )
 
     @app.post("/login")
     async def enter(request: Request) -> Response:
         given = await _form(request)
-        address = request.client.host if request.client else ""
-        attempt = await run_in_threadpool(access.sign_in, given.get("password", ""), address)
+        name, address = given.get("name", ""), request.client.host if request.client else ""
+        attempt = await run_in_threadpool(access.sign_in, name, given.get("password", ""), address)
         if attempt.token is None:
-            return page(next_path=given.get("next", ""), problem=_refusal(attempt.wait), wait=attempt.wait)
+            return page(given.get("next", ""), name, _refusal(attempt.wait), attempt.wait)
         leave = RedirectResponse(_target(request, given.get("next", "")), 303)
         leave.headers["set-cookie"] = cookie(attempt.token, request.scope)
         return leave
@@ -95,7 +110,7 @@ def token_of(scope: Scope) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-def cookie(token: str, scope: Scope, seconds: int = SESSION_SECONDS) -> str:
+def cookie(token: str, scope: Scope, seconds: int = LONGEST_SECONDS) -> str:
     """The Set-Cookie header: out of reach of scripts and of other sites; over https it stays there."""
     jar = SimpleCookie()
     jar[COOKIE] = token
@@ -106,21 +121,21 @@ def cookie(token: str, scope: Scope, seconds: int = SESSION_SECONDS) -> str:
 
 
 async def _turn_away(scope: Scope, receive: Callable[..., Awaitable], send: Callable[..., Awaitable]) -> None:
-    if scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and _wants_page(scope):
+    if scope["type"] == "http" and scope["method"] in ("GET", "HEAD") and wants_page(scope):
         query = scope.get("query_string", b"").decode("latin-1")
-        wanted = quote(_path(scope) + (f"?{query}" if query else ""), safe="")
+        wanted = quote(path_of(scope) + (f"?{query}" if query else ""), safe="")
         where = f"{scope.get('root_path', '')}/login" + (f"?next={wanted}" if wanted != "%2F" else "")
         await RedirectResponse(where, 303, headers={"cache-control": "no-store"})(scope, receive, send)
         return
     await answer(scope, receive, send, 401, "Sign in first.")
 
 
-def _wants_page(scope: Scope) -> bool:
+def wants_page(scope: Scope) -> bool:
     accepted = b"".join(value for name, value in scope["headers"] if name == b"accept")
-    return b"text/html" in accepted and not _path(scope).startswith("/gradio_api/")
+    return b"text/html" in accepted and not path_of(scope).startswith("/gradio_api/")
 
 
-def _path(scope: Scope) -> str:
+def path_of(scope: Scope) -> str:
     root = scope.get("root_path", "")
     path = scope["path"]
     return path[len(root) :] if root and path.startswith(f"{root}/") else path
@@ -147,13 +162,14 @@ async def _form(request: Request) -> dict[str, str]:
 
 
 def _refusal(wait: float) -> str:
-    return f"Wait {ceil(wait)} s, then try again." if wait > 0 else "That is not the password."
+    return f"Wait {ceil(wait)} s, then try again." if wait > 0 else "Name and password do not belong together."
 
 
-def page(next_path: str = "", problem: str = "", wait: float = 0.0) -> HTMLResponse:
+def page(next_path: str = "", name: str = "", problem: str = "", wait: float = 0.0) -> HTMLResponse:
     """The sign-in page: one file without scripts, so that nothing of the studio is served to strangers."""
     told = f'<p class="problem" role="alert">{html.escape(problem)}</p>' if problem else ""
-    body = asset("sign-in.html").replace("%told%", told).replace("%next%", html.escape(next_path[:2000], quote=True))
+    filled = {"told": told, "next": html.escape(next_path[:2000]), "name": html.escape(name[:100])}
+    body = re.sub(r"%(told|next|name)%", lambda place: filled[place[1]], asset("sign-in.html"))
     headers = {"content-security-policy": POLICY, "cache-control": "no-store", "referrer-policy": "same-origin"}
     if wait > 0:
         return HTMLResponse(body, 429, headers={**headers, "retry-after": str(ceil(wait))})

@@ -12,6 +12,7 @@ from typing import Any
 
 from gradio.utils import get_upload_folder
 
+from app.holders import FILES
 from core.errors import DataError
 
 METADATA = "tasks.json"
@@ -19,12 +20,12 @@ _UPLOADED = re.compile(r"[^,]*/tessera-[0-9a-f]{16}/[^/,]+/?")
 
 
 def received(value: Any) -> list[Path]:
-    """The uploaded files of a ``gr.File``; a path from anywhere else is refused."""
+    """The files of a ``gr.File`` that whoever acts has uploaded; any other path is refused."""
     root = Path(get_upload_folder()).resolve()
     given = value if isinstance(value, list) else [value] if value else []
     paths = [Path(str(path)).resolve() for path in given]
     for path in paths:
-        if root not in path.parents or not path.is_file():
+        if root not in path.parents or not path.is_file() or not FILES.may(path):
             raise DataError("A file that was not uploaded here was named.", "Drop the file on the page again.")
     return paths
 

@@ -18,7 +18,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from app import server
-from app.middleware import LocalOnly, is_loopback, own_names, require_password
+from app.middleware import LocalOnly, is_loopback, own_names, require_users
 from core.errors import ConfigurationError
 from core.home import PROJECT
 from core.studio import Studio
@@ -95,20 +95,20 @@ def test_a_request_without_a_host_is_refused():
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.7", "example.org", ""])
-def test_others_may_come_in_only_with_a_password(host: str):
-    with pytest.raises(ConfigurationError, match="without a password"):
-        require_password(host, (), None)
-    require_password(host, (), "correct horse")
+def test_others_may_come_in_only_with_users(host: str):
+    with pytest.raises(ConfigurationError, match="without users"):
+        require_users(host, (), False)
+    require_users(host, (), True)
 
 
-def test_a_proxy_that_brings_others_needs_a_password_too():
-    with pytest.raises(ConfigurationError, match="studio.example.org without a password"):
-        require_password("127.0.0.1", ["studio.example.org"], None)
+def test_a_proxy_that_brings_others_needs_users_too():
+    with pytest.raises(ConfigurationError, match="studio.example.org without users"):
+        require_users("127.0.0.1", ["studio.example.org"], False)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.8.8.8"])
 def test_this_machine_alone_needs_none(host: str):
-    require_password(host, (), None)
+    require_users(host, (), False)
     assert is_loopback(host) and host in own_names(host)
 
 

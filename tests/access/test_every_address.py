@@ -1,4 +1,7 @@
-"""Every address of the served studio: refused without a session, by both walls, and no file of the home through any."""
+"""Every address of the served studio: refused to strangers, by both walls, and no file of the home through any.
+
+Addresses, handlers and their names are read off the application, so that a new one is asked too.
+"""
 
 from __future__ import annotations
 
@@ -15,12 +18,13 @@ from starlette.testclient import TestClient
 from starlette.websockets import WebSocketDisconnect
 
 from app import server, shell, sign_in
-from app.auth import FREE_ATTEMPTS, Access
+from app.auth import FREE_ATTEMPTS, LONGEST_SECONDS, Access
+from app.doors import SHUT
 from core.home import PROJECT
+from tests.access.conftest import ADDRESS, client_of, password, peopled
 from tests.support.seed import QuietStudio
 
-PASSWORD = "correct horse"
-ADDRESS = "http://127.0.0.1:7860"
+ADA = {"name": "ada", "password": password("ada")}
 OPEN = {("GET", "/health"), ("GET", "/login"), ("POST", "/login")}
 PARAMETER = re.compile(r"\{(\w+)(:path)?\}")
 # What runs forever when it is let in; these are asked with a session elsewhere, by browsers.
@@ -44,8 +48,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def studio(home: Path) -> Iterator[QuietStudio]:
-    made = QuietStudio(home)
-    made.health()
+    made = peopled(home)
     yield made
     made.close()
 
@@ -56,8 +59,8 @@ def pages(studio: QuietStudio) -> gr.Blocks:
 
 
 @pytest.fixture(scope="module")
-def access() -> Access:
-    return Access(PASSWORD)
+def access(studio: QuietStudio) -> Access:
+    return Access(studio.users)
 
 
 @pytest.fixture(scope="module")
@@ -66,16 +69,13 @@ def app(studio: QuietStudio, access: Access) -> FastAPI:
 
 
 @pytest.fixture
-def stranger(app: FastAPI) -> TestClient:
-    """Not entered as a context: what these tests ask needs neither lifespan nor dispatcher."""
-    return TestClient(app, base_url=ADDRESS, follow_redirects=False, raise_server_exceptions=False)
+def stranger(app: FastAPI, access: Access) -> TestClient:
+    return client_of(app, access, None)
 
 
 @pytest.fixture
 def owner(app: FastAPI, access: Access) -> TestClient:
-    client = TestClient(app, base_url=ADDRESS, follow_redirects=False, raise_server_exceptions=False)
-    client.cookies.set(sign_in.COOKIE, access.sessions.start())
-    return client
+    return client_of(app, access, "ada")
 
 
 def addresses(app: FastAPI) -> list[tuple[str, str]]:
@@ -114,6 +114,8 @@ def test_strangers_are_refused_at_every_address(app: FastAPI, stranger: TestClie
     for method, path in addresses(app):
         if (method, path) not in OPEN and path not in ("/login", "/health"):
             assert stranger.request(method, path).status_code == 401, (method, path)
+            if path.startswith(sign_in.API):
+                continue  # programs are not led to the sign-in page
             page = stranger.request(method, path, headers={"accept": "text/html,*/*"})
             led = page.status_code == 303 and page.headers["location"].startswith("/login")
             assert led or page.status_code == 401, (method, path)
@@ -126,10 +128,27 @@ def test_no_way_of_writing_an_address_leads_around(stranger: TestClient):
         assert "dependencies" not in answer.text
 
 
-def test_the_owner_is_let_in_everywhere(app: FastAPI, owner: TestClient):
+def test_who_signed_in_is_let_in_everywhere_but_where_nobody_is(app: FastAPI, owner: TestClient):
     for method, path in addresses(app):
-        if path not in ("/login", "/logout") and not path.startswith(ENDLESS):
-            assert owner.request(method, path).status_code not in (401, 303), (method, path)
+        if path not in ("/login", "/logout") and not path.startswith((*ENDLESS, sign_in.API)):
+            status = owner.request(method, path).status_code
+            assert status == 404 if SHUT.match(path) else status not in (401, 303), (method, path)
+
+
+def test_a_session_opens_nothing_of_the_api(app: FastAPI, owner: TestClient):
+    calls = [(method, path) for method, path in addresses(app) if path.startswith(sign_in.API)]
+    assert calls
+    for method, path in calls:
+        assert owner.request(method, path, headers={"x-tessera": "1"}).status_code == 401, path
+
+
+def test_an_address_that_is_added_is_found_and_refused(studio: QuietStudio, access: Access):
+    app = server.build(studio, access=access)
+    app.add_api_route("/gradio_api/new/{name}", lambda name: name, methods=["PUT"])
+    app.router.routes.insert(0, app.router.routes.pop())
+    assert ("PUT", "/gradio_api/new/1") in addresses(app)
+    assert client_of(app, access, None).put("/gradio_api/new/1").status_code == 401
+    assert client_of(app, access, "vera").put("/gradio_api/new/1").text == '"1"'
 
 
 def test_every_event_and_name_of_the_pages_is_refused_to_strangers(pages: gr.Blocks, stranger: TestClient):
@@ -157,7 +176,7 @@ def test_gradio_refuses_too_when_no_middleware_stands_before_it(studio: QuietStu
     for dependency in pages.config["dependencies"]:
         body = {"data": [], "fn_index": dependency["id"], "session_hash": "x"}
         assert client.post("/gradio_api/queue/join", json=body).status_code == 401
-    client.cookies.set(sign_in.COOKIE, access.sessions.start())
+    client.cookies.set(sign_in.COOKIE, access.sign_in(**ADA, address="x").token)
     assert client.get("/config").status_code == 200
 
 
@@ -172,12 +191,18 @@ def test_signing_in_staying_and_leaving(stranger: TestClient):
     assert led.headers["location"] == "/login?next=%2Frouting%3Frun%3Drun-1"
     shown = stranger.get(led.headers["location"])
     assert 'value="/routing?run=run-1"' in shown.text and "script" not in shown.text.lower()
-    wrong = stranger.post("/login", data={"password": "wrong", "next": '"><b>'})
-    assert wrong.status_code == 401 and "not the password" in wrong.text and "<b>" not in wrong.text
-    entered = stranger.post("/login", data={"password": PASSWORD, "next": "/routing?run=run-1"})
+    wrong = stranger.post("/login", data={"name": '"><i>%told%', "password": "wrong", "next": '"><b>'})
+    assert wrong.status_code == 401 and "do not belong together" in wrong.text
+    assert "<b>" not in wrong.text and "<i>" not in wrong.text and wrong.text.count('role="alert"') == 1
+    entered = stranger.post("/login", data={**ADA, "next": "/routing?run=run-1"})
     assert (entered.status_code, entered.headers["location"]) == (303, "/routing?run=run-1")
     cookie = entered.headers["set-cookie"]
-    assert "HttpOnly" in cookie and "SameSite=Strict" in cookie and "Max-Age=43200" in cookie and "Secure" not in cookie
+    assert (
+        "HttpOnly" in cookie
+        and "SameSite=Strict" in cookie
+        and f"Max-Age={LONGEST_SECONDS}" in cookie
+        and "Secure" not in cookie
+    )
     token = stranger.cookies[sign_in.COOKIE]
     assert stranger.get("/config").status_code == 200
     assert stranger.post("/logout").headers["location"] == "/login"
@@ -187,27 +212,27 @@ def test_signing_in_staying_and_leaving(stranger: TestClient):
 
 def test_over_https_the_cookie_stays_there(app: FastAPI):
     client = TestClient(app, base_url="https://127.0.0.1:7860", follow_redirects=False)
-    assert "Secure" in client.post("/login", data={"password": PASSWORD}).headers["set-cookie"]
+    assert "Secure" in client.post("/login", data=ADA).headers["set-cookie"]
 
 
 @pytest.mark.parametrize("wanted", ["https://evil.example/", "//evil.example", "/\\evil.example", "x", "/a\nb: c", ""])
 def test_signing_in_leads_to_the_studio_alone(app: FastAPI, wanted: str):
     client = TestClient(app, base_url=ADDRESS, follow_redirects=False, client=("10.1.1.1", 1))
-    assert client.post("/login", data={"password": PASSWORD, "next": wanted}).headers["location"] == "/"
+    assert client.post("/login", data={**ADA, "next": wanted}).headers["location"] == "/"
 
 
 def test_other_sites_cannot_sign_anybody_in_or_out(app: FastAPI):
     client = TestClient(app, base_url=ADDRESS, headers={"origin": "http://evil.example"})
-    assert client.post("/login", data={"password": PASSWORD}).status_code == 403
+    assert client.post("/login", data=ADA).status_code == 403
     assert client.post("/logout").status_code == 403
 
 
 def test_guessing_is_slowed_down(app: FastAPI):
     client = TestClient(app, base_url=ADDRESS, client=("10.2.2.2", 1))
     for _ in range(FREE_ATTEMPTS):
-        answer = client.post("/login", data={"password": "wrong"})
+        answer = client.post("/login", data={**ADA, "password": "wrong"})
     assert answer.status_code == 429 and int(answer.headers["retry-after"]) >= 1
-    assert client.post("/login", data={"password": PASSWORD}).status_code == 429
+    assert client.post("/login", data=ADA).status_code == 429
 
 
 def test_forms_that_are_no_forms_are_wrong_passwords(app: FastAPI):
