@@ -9,8 +9,8 @@ from pathlib import Path
 
 import typer
 
-from app.commands import data, design, fusion, models, results, runs, system
-from app.commands.common import Session, stop_quietly
+from app.commands import data, design, fusion, models, results, runs, system, tokens
+from app.commands.common import INSECURE, URL, Session, stop_quietly
 from core.errors import StudioError
 
 app = typer.Typer(
@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for module in (system, data, design, runs, fusion, results, models):
+for module in (system, data, design, runs, fusion, results, models, tokens):
     module.register(app)
 
 
@@ -30,8 +30,10 @@ def session(
     context: typer.Context,
     home: Path | None = typer.Option(None, "--home", help="The data folder (default: TESSERA_HOME or ~/.tessera)."),
     as_json: bool = typer.Option(False, "--json", help="Print JSON instead of text."),
+    url: str | None = typer.Option(None, "--url", help=URL),
+    insecure: bool = typer.Option(False, "--insecure", help=INSECURE),
 ) -> None:
-    context.obj = Session(home=home, as_json=as_json)
+    context.obj = Session(home, as_json, url, insecure)
     if context.invoked_subcommand is None:
         system.serve(context, host="127.0.0.1", port=7860)
 
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        app(args=given, prog_name="python app.py")
+        app(args=_in_front(given), prog_name="python app.py")
     except SystemExit as leave:
         return leave.code if isinstance(leave.code, int) else int(leave.code is not None)
     except StudioError as error:
@@ -70,6 +72,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
         stop_quietly()
         return 0
     return 0
+
+
+def _in_front(arguments: Sequence[str]) -> list[str]:
+    """``--url`` and ``--insecure`` before the command, wherever they were typed: they belong to every command."""
+    front: list[str] = []
+    rest: list[str] = []
+    left = list(arguments)
+    while left and left[0] != "--":
+        word = left.pop(0)
+        if word == "--url" and left:
+            front += [word, left.pop(0)]
+        else:
+            (front if word == "--insecure" or word.startswith("--url=") else rest).append(word)
+    return [*front, *rest, *left]
 
 
 def _missing(error: ModuleNotFoundError) -> StudioError:

@@ -11,10 +11,11 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import typer
 
+from core.errors import ConfigurationError
 from core.studio import Studio
 
 Home = Annotated[Path | None, typer.Option("--home", help="The data folder (default: TESSERA_HOME or ~/.tessera).")]
@@ -25,18 +26,37 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. train.steps=100.")
 ]
+URL = "The studio elsewhere that does this, with a token in TESSERA_TOKEN (default: TESSERA_URL)."
+INSECURE = "Send the token over plain http too."
+
+# What a studio elsewhere can be asked for; other commands need the files or the processes of its machine.
+ELSEWHERE = (
+    *("upload", "datasets", "methods", "preflight", "budget", "train", "fuse", "clone", "experts", "score"),
+    *("runs", "logs", "scores", "routing", "compare", "conflicts", "fusion", "export"),
+    *("cancel", "resume", "delete", "dispatcher"),
+)
+TOKEN_FILE = "~/.tessera-token"
 
 
 class Session:
-    """One call of the program: where the home is and how answers are printed."""
+    """One call of the program: which studio it is for and how answers are printed."""
 
-    def __init__(self, home: Path | None = None, as_json: bool = False) -> None:
+    def __init__(
+        self, home: Path | None = None, as_json: bool = False, url: str | None = None, insecure: bool = False
+    ) -> None:
         self.home = home
         self.as_json = as_json
+        self.url = url
+        self.insecure = insecure
 
     @cached_property
     def studio(self) -> Studio:
-        return Studio(self.home)
+        """The studio of a home here, or one elsewhere, which has the same methods."""
+        if self.url is None:
+            return Studio(self.home)
+        from core.remote import RemoteStudio
+
+        return cast("Studio", RemoteStudio(self.url, token(), insecure=self.insecure))
 
     def answer(self, value: Any, text: Callable[[], str] | str) -> None:
         """Print ``value`` as JSON, or what ``text`` says about it."""
@@ -44,9 +64,44 @@ class Session:
 
 
 def session(context: typer.Context, home: Path | None, as_json: bool) -> Session:
-    """The session of a command: options after the command win over those before it."""
+    """The session of a command: options after the command win over those before it.
+
+    Raises:
+        ConfigurationError: a studio elsewhere is named, and this command cannot be done there.
+    """
     start: Session = context.obj
-    return Session(home=home or start.home, as_json=as_json or start.as_json)
+    home = home or start.home
+    url = start.url
+    if home is not None and url is not None:
+        raise ConfigurationError(f"--home {home} is a studio here, --url {url} one elsewhere.", "Give one of them.")
+    url = url or (os.environ.get("TESSERA_URL") or None if home is None else None)
+    name = context.info_name if context.parent is not None else "serve"
+    if url is not None and name not in ELSEWHERE:
+        raise ConfigurationError(
+            f"{name} works on the machine of the studio alone, not on {url}.",
+            "Do it there; for a studio here leave out --url and TESSERA_URL, or give --home.",
+        )
+    return Session(home, as_json or start.as_json, url, start.insecure)
+
+
+def token() -> str | None:
+    """The token for a studio elsewhere: ``TESSERA_TOKEN``, else the first line of a file that only its owner reads.
+
+    Raises:
+        ConfigurationError: others can read the file, or it is missing though it was named.
+    """
+    if given := os.environ.get("TESSERA_TOKEN", "").strip():
+        return given
+    named = os.environ.get("TESSERA_TOKEN_FILE")
+    path = Path(named or TOKEN_FILE).expanduser()
+    if not named and not path.is_file():
+        return None
+    try:
+        if os.name == "posix" and path.stat().st_mode & 0o077:
+            raise ConfigurationError(f"Others can read the token in {path}.", f"Run: chmod 600 {path}")
+        return path.read_text("utf-8").partition("\n")[0].strip() or None
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(f"The token file {path} cannot be read: {error}.", "Check path and rights.") from error
 
 
 def confirm(question: str, yes: bool) -> None:
