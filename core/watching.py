@@ -78,6 +78,12 @@ class Watch:
         rows = [views.run(row) | {"ahead": ahead.get(row.id), "device": holds.get(row.id)} for row in page.rows]
         return {"rows": rows, "total": page.total, "counts": counts, "waiting": waiting, "devices": devices}
 
+    def menu(self, *, state: str | None = None, limit: int) -> list[dict[str, Any]]:
+        """Newest runs to choose from, read once for all tabs until something is written."""
+        return self.shared.of(
+            ("menu", state, limit), self.changes.now(), lambda: self.listing(state=state, limit=limit)["rows"]
+        )
+
     def several(self, runs: Sequence[str]) -> list[dict[str, Any]]:
         """The runs with these ids and their specs, in this order; NotFoundError names those that are missing."""
         from storage.queries import runs as stored

@@ -95,7 +95,7 @@ def _task(studio: Studio, models: Sequence[str]) -> dict[str, Any]:
 
 def finished(studio: Studio) -> list[dict[str, Any]]:
     """Runs that have an adapter, newest first."""
-    return [run for run in studio.runs(state="done", limit=RUNS) if run["method"] != BASE]
+    return [run for run in studio.watch.menu(state="done", limit=RUNS) if run["method"] != BASE]
 
 
 def listed(studio: Studio, page: int, current: int | None) -> dict[str, Any]:

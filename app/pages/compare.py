@@ -229,8 +229,7 @@ def _with(choices: list[tuple[str, str]], value: str) -> list[tuple[str, str]]:
 
 def runs_menu(studio: Studio, choice: Choice) -> list[tuple[str, str]]:
     """Every run that can be chosen, newest first; older ones can still be named in the address."""
-    rows = studio.watch.listing(limit=LISTED)["rows"]
-    menu = [(run_label(run), run["id"]) for run in rows]
+    menu = [(run_label(run), run["id"]) for run in studio.watch.menu(limit=LISTED)]
     known = {run for _, run in menu}
     return [*menu, *((run, run) for run in choice.runs if run not in known)]
 

@@ -148,7 +148,7 @@ def choice_of(run: Any, moment: Any, figure: Any, role: Any, projection: Any, be
 
 def view(studio: Studio, asked: Choice) -> dict[str, Any]:
     """Everything that the first tab shows for a choice; what does not exist gives way to what does."""
-    runs = studio.runs(limit=LISTED)
+    runs = studio.watch.menu(limit=LISTED)
     if not runs:
         text = ui.empty("No runs yet", "Train a mixture of experts, then see here who speaks for which task.",
                         "/experiment", "Set up a run")  # fmt: skip
@@ -170,7 +170,7 @@ def view(studio: Studio, asked: Choice) -> dict[str, Any]:
 
 def shown_run(studio: Studio, asked: str) -> str:
     """The run of the page: the one asked for, else the newest with routing."""
-    runs = [] if asked else studio.runs(limit=LISTED)
+    runs = [] if asked else studio.watch.menu(limit=LISTED)
     return asked or (_first(runs, studio.routed([run["id"] for run in runs])) if runs else "")
 
 

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Select, bindparam, delete, func, or_, select
-from sqlalchemy.orm import Session, aliased
+from sqlalchemy.orm import Session, defer
 
 from storage.errors import ConflictError, MissingError
 from storage.models import ACTIVE, ENDED, Job, Run, RunDataset, RunTag
@@ -43,8 +43,14 @@ class RunRow:
     memory_peak: int | None
     folder: str
     owner: str | None
+    alarms: int
     job: dict[str, Any] | None
     spec: dict[str, Any] | None = None
+
+
+JOB_SHOWN = (
+    "id", "name", "kind", "state", "step", "total", "phase", "seconds_left", "failure", "message", "hint",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ def add(
 
 def row(session: Session, *, run: str) -> Run:
     """The stored object itself."""
-    found = session.scalar(select(Run).where(Run.slug == run))
+    found = session.scalar(_BY_SLUG, {"run": run})
     if found is None:
         raise MissingError(f"There is no run {run}.", "List the runs to see their ids.")
     return found
@@ -127,7 +133,7 @@ def page(session: Session, *, oldest_first: bool = False, limit: int = 50, offse
     query = matching(**filters)
     total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
     order = Run.id if oldest_first else Run.id.desc()
-    found = session.scalars(query.order_by(order).limit(limit).offset(offset)).all()
+    found = session.scalars(query.options(_LIGHT).order_by(order).limit(limit).offset(offset)).all()
     return Page(_rows(session, found), total, offset)
 
 
@@ -140,7 +146,9 @@ def page_of_settings(session: Session, *, limit: int = 50, offset: int = 0, **fi
     chosen = session.scalars(hashes.limit(limit).offset(offset)).all()
     place = {setting: index for index, setting in enumerate(chosen)}
     own = matching(**filters).where(Run.setting_hash.in_(chosen))
-    found = sorted(session.scalars(own).all(), key=lambda run: (place[run.setting_hash], run.seed, run.id))
+    found = sorted(
+        session.scalars(own.options(_LIGHT)).all(), key=lambda run: (place[run.setting_hash], run.seed, run.id)
+    )
     return Page(_rows(session, found), total, offset)
 
 
@@ -262,6 +270,20 @@ def refresh_state(session: Session, *, run_id: int) -> None:
     run.finished = main.finished if main.state not in ACTIVE and main.state != "queued" else None
 
 
+def alarmed(session: Session, *, run_id: int) -> None:
+    """One more alarm that somebody should answer."""
+    run = session.get(Run, run_id)
+    if run is not None:
+        run.alarms += 1
+
+
+def answer_alarms(session: Session, *, run: str) -> int:
+    """Somebody has seen a run's alarms and decided; returns how many waited for that."""
+    found = row(session, run=run)
+    waited, found.alarms = found.alarms, 0
+    return waited
+
+
 def set_memory(session: Session, *, run_id: int, estimate: int | None = None, peak: int | None = None) -> None:
     """Bytes: what was estimated, and a measured peak, of which the highest stays."""
     run = session.get(Run, run_id)
@@ -283,6 +305,17 @@ def mark_imported(session: Session, *, run: str, created: datetime | None = None
 
 
 # Written once: building a query costs more than SQLite takes to answer it.
+_LIGHT = defer(Run.spec)  # a spec is most of a run's row, and lists show nothing of it
+_IDS = bindparam("ids", expanding=True)
+_BY_SLUG = select(Run).where(Run.slug == bindparam("run"))
+_SLUGS = select(Run.id, Run.slug).where(Run.id.in_(_IDS))
+_TAGS = select(RunTag.run_id, RunTag.tag).where(RunTag.run_id.in_(_IDS)).order_by(RunTag.tag)
+# Of each run the job to show beside it comes last: the active one, else the newest.
+_CURRENT = (
+    select(Job.run_id, *(getattr(Job, name) for name in JOB_SHOWN))
+    .where(Job.run_id.in_(_IDS))
+    .order_by(Job.state.in_(ACTIVE), Job.id)
+)
 _RESTING = (
     select(
         Job.state,
@@ -311,16 +344,11 @@ def _with_text(query: Select[tuple[Run]], text: str) -> Select[tuple[Run]]:
 def _rows(session: Session, found: Sequence[Run], with_spec: bool = False) -> list[RunRow]:
     ids = [run.id for run in found]
     tags: dict[int, list[str]] = {}
-    for run_id, tag in session.execute(
-        select(RunTag.run_id, RunTag.tag).where(RunTag.run_id.in_(ids)).order_by(RunTag.tag)
-    ):
+    for run_id, tag in session.execute(_TAGS, {"ids": ids}):
         tags.setdefault(run_id, []).append(tag)
-    parents = dict(
-        session.execute(select(Run.id, Run.slug).where(Run.id.in_({r.parent_id for r in found if r.parent_id})))
-        .tuples()
-        .all()
-    )
-    current = _current_jobs(session, ids)
+    known = list({run.parent_id for run in found if run.parent_id})
+    parents = dict(session.execute(_SLUGS, {"ids": known}).tuples().all()) if known else {}
+    current = {one.pop("run_id"): one for one in map(dict, session.execute(_CURRENT, {"ids": ids}).mappings())}
     return [
         RunRow(
             id=run.slug,
@@ -346,30 +374,9 @@ def _rows(session: Session, found: Sequence[Run], with_spec: bool = False) -> li
             memory_peak=run.memory_peak,
             folder=run.folder,
             owner=run.owner,
+            alarms=run.alarms,
             job=current.get(run.id),
             spec=run.spec if with_spec else None,
         )
         for run in found
     ]
-
-
-def _current_jobs(session: Session, run_ids: Sequence[int]) -> dict[int, dict[str, Any]]:
-    """Run id -> the job to show beside it: the active one, else the newest."""
-    job = aliased(Job)
-    query = select(job).where(job.run_id.in_(run_ids)).order_by(job.state.in_(ACTIVE), job.id)
-    return {
-        one.run_id: {
-            "id": one.id,
-            "name": one.name,
-            "kind": one.kind,
-            "state": one.state,
-            "step": one.step,
-            "total": one.total,
-            "phase": one.phase,
-            "seconds_left": one.seconds_left,
-            "failure": one.failure,
-            "message": one.message,
-            "hint": one.hint,
-        }
-        for one in session.scalars(query)
-    }
