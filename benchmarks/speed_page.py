@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from benchmarks.charts import Chart, Line, plotly, static
 from benchmarks.other_targets import OTHERS
 from benchmarks.tables import TRAINER, Row, as_run, found, measured, ratio, shown, table
-from benchmarks.targets import rows_of, target_table
+from benchmarks.targets import rows_of, same_call, target_table
 from core.figures.export import write_html
 from core.home import PROJECT, write_text
 
@@ -92,16 +92,17 @@ def method_table(rows: list[Row]) -> str:
         "|---|" + "---:|" * 8,
     ]
     for name in dict.fromkeys(row["method"] for row in rows):
-        eager, regions = as_run(rows, name, "eager"), as_run(rows, name, "regions")
+        call = same_call(rows, next(row for row in rows if row["method"] == name))
+        eager, regions = as_run(call, name, "eager"), as_run(call, name, "regions")
         some = eager or regions
         if some is None:
-            error = next(row["error"] for row in rows if row["method"] == name)
+            error = next(row["error"] for row in call if row["method"] == name)
             lines.append(f"| {name} | {error.replace('|', '/')} |")
             continue
         cells = [f"{some['trainable']:,}"]
         for case, mode in ((eager, "eager"), (regions, "regions")):
-            cells += [shown(case and case["ms"], 1), shown(ratio(case, found(rows, "peft-lora", mode)))]
-        cells.append(shown(ratio(regions, as_run(rows, "mosld", "regions"))))
+            cells += [shown(case and case["ms"], 1), shown(ratio(case, found(call, "peft-lora", mode)))]
+        cells.append(shown(ratio(regions, as_run(call, "mosld", "regions"))))
         cells += [shown(case and case.get("peak_gib")) for case in (eager, regions)]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -114,7 +115,7 @@ def charts(reports: Reports, shape: str) -> dict[str, list[Chart]]:
     lengths = _over(rows_of(reports, shape, "sequence"), "tokens")
     made["sequence"] = [lengths] if lengths.lines else []
     bars = _methods(rows_of(reports, shape, "methods"))
-    made["methods"] = [bars] if bars.names else []
+    made["methods"] = [bars] if any(line.y for line in bars.lines) else []
     return {name: some for name, some in made.items() if some}
 
 

@@ -90,12 +90,17 @@ def first_step(reports: Reports) -> float | None:
     return None if case is None else case["first_step_s"]
 
 
+def same_call(rows: list[Row], row: Row | None) -> list[Row]:
+    """The rows that a row may be compared with: those of its call, where a grid took several."""
+    return [other for other in rows if row is not None and other.get("call") == row.get("call")]
+
+
 def by_method(reports: Reports) -> dict[str, float]:
-    """Compiled methods of the 1B shape by their tokens/s relative to MoSLD's."""
+    """Compiled methods of the 1B shape by their tokens/s relative to MoSLD's of the same call."""
     rows = rows_of(reports, "1b", "methods")
-    mosld = found(rows, "mosld", "graphs")
     names = {row["method"] for row in rows} - {"mosld", "frozen", "peft-lora"}
-    values = {name: ratio(found(rows, name, "graphs"), mosld) for name in names}
+    mine = {name: found(rows, name, "graphs") for name in names}
+    values = {name: ratio(row, found(same_call(rows, row), "mosld", "graphs")) for name, row in mine.items()}
     return {name: value for name, value in values.items() if value is not None}
 
 
