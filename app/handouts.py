@@ -10,6 +10,7 @@ from pathlib import Path
 from gradio.utils import get_upload_folder
 
 from app.holders import FILES
+from core.paths import child
 
 KEPT_SECONDS = 3600.0
 PREFIX = "tessera-out-"
@@ -25,6 +26,6 @@ def handout(name: str) -> Path:
         if time.time() - old.stat().st_mtime > KEPT_SECONDS:
             shutil.rmtree(old, ignore_errors=True)
     folder = root / f"{PREFIX}{secrets.token_hex(12)}"
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, mode=0o700)
     FILES.note(folder)
-    return folder / "".join(letter for letter in name if letter.isalnum() or letter in "-_.")
+    return child(folder, "".join(letter for letter in name if letter.isalnum() or letter in "-_.")[-200:])

@@ -6,6 +6,8 @@ import hashlib
 import os
 import re
 import shutil
+import stat
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,20 +16,41 @@ from gradio.utils import get_upload_folder
 
 from app.holders import FILES
 from core.errors import DataError
+from core.paths import child, inside
 
 METADATA = "tasks.json"
+NOT_UPLOADED = ("A file that was not uploaded here was named.", "Drop the file on the page again.")
 _UPLOADED = re.compile(r"[^,]*/tessera-[0-9a-f]{16}/[^/,]+/?")
 
 
 def received(value: Any) -> list[Path]:
     """The files of a ``gr.File`` that whoever acts has uploaded; any other path is refused."""
-    root = Path(get_upload_folder()).resolve()
+    root = Path(get_upload_folder())
     given = value if isinstance(value, list) else [value] if value else []
-    paths = [Path(str(path)).resolve() for path in given]
-    for path in paths:
-        if root not in path.parents or not path.is_file() or not FILES.may(path):
-            raise DataError("A file that was not uploaded here was named.", "Drop the file on the page again.")
+    try:
+        paths = [inside(str(path), [root]) for path in given]
+    except DataError as error:
+        raise DataError(*NOT_UPLOADED) from error
+    if not all(path.is_file() and FILES.may(path) for path in paths):
+        raise DataError(*NOT_UPLOADED)
     return paths
+
+
+def private_folder() -> Path:
+    """Let Gradio keep uploads and downloads where other accounts of this machine cannot read them; the folder.
+
+    ``GRADIO_TEMP_DIR`` names another place. In a folder for everybody, such as /tmp, somebody else may have made ours.
+    """
+    if given := os.environ.get("GRADIO_TEMP_DIR"):
+        return Path(given)
+    folder = Path(tempfile.gettempdir()) / f"tessera-{os.getuid()}"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid():
+        folder = Path(tempfile.mkdtemp(prefix="tessera-"))
+    folder.chmod(0o700)
+    os.environ["GRADIO_TEMP_DIR"] = str(folder)
+    return folder
 
 
 def together(paths: Sequence[Path], name: str) -> list[Path]:
@@ -43,7 +66,7 @@ def together(paths: Sequence[Path], name: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     found = []
     for path in paths:
-        target = folder / path.name
+        target = child(folder, path.name)
         if target in found:
             raise DataError(f"Two files are called {path.name}.", "Rename one of them.")
         if not target.exists():

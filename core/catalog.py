@@ -22,17 +22,18 @@ from core import hub, method_facts
 from core.adapters.cells import Cell, Kind, Linear, Site, plan
 from core.adapters.methods import presets, resolve
 from core.adapters.words import WORDS
+from core.base_files import DECODERS, check_config, read_config
 from core.catalog_shapes import UNSUITABLE
 from core.data.mapping import Mapping
 from core.data.templates import PromptTemplate
 from core.errors import ConfigurationError, NotFoundError
 from core.home import ASSETS, BUNDLED_BASE_FOLDER, PROJECT, read_json, write_json
 from core.memory import Batch, MemoryEstimate, estimate
-from core.models import DECODERS
 from core.schema import BUNDLED_BASE, EvaluationSpec, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
 # Of the bundled base, so that the first look at it starts no process; written by shapes(ModelSpec(), SHIPPED_SHAPES).
 SHIPPED_SHAPES = ASSETS / "shapes"
+SHAPES_SECONDS = 300.0
 
 # Of options that are called alike wherever they are; a field says another one in its json_schema_extra.
 UNITS = {
@@ -217,10 +218,17 @@ def shapes(model: ModelSpec, cache: Path) -> BaseShapes:
 
 
 def _read_shapes(folder: Path, model: ModelSpec) -> dict[str, Any]:
+    check_config(folder, read_config(folder, model), model)
     command = [sys.executable, "-m", "core.catalog_shapes", str(folder.resolve())]
     if model.trust_remote_code:
         command.append("--trust-remote-code")
-    done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False, timeout=SHAPES_SECONDS)
+    except subprocess.TimeoutExpired as error:
+        raise ConfigurationError(
+            f"The config of {model.base} describes a model that is not built in {SHAPES_SECONDS:.0f} s.",
+            "Look at the sizes in its config.json.",
+        ) from error
     if done.returncode != 0:
         reason = (done.stderr.strip().splitlines() or ["no reason given"])[-1]
         if done.returncode == UNSUITABLE:
@@ -244,13 +252,15 @@ def _config_folder(model: ModelSpec) -> Path:
             f"The base model folder {model.base} does not exist.",
             "Check the path, or give a Hub id such as owner/name.",
         )
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import hf_hub_download, snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
         with hub.quiet():
             here_alone = not hub.reachable()  # the client itself would try for half a minute
             source = {"revision": model.revision, "endpoint": hub.endpoint(), "local_files_only": here_alone}
+            if model.trust_remote_code:  # the shapes are those that its code makes
+                return Path(snapshot_download(model.base, allow_patterns=["config.json", "*.py"], **source))
             return Path(hf_hub_download(model.base, "config.json", **source)).parent
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise NotFoundError(

@@ -11,7 +11,7 @@ import sys
 from dataclasses import astuple
 from typing import TYPE_CHECKING, Any
 
-from core.models import TWO_TEXTS
+from core.base_files import TWO_TEXTS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig

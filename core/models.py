@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from core import hub
+from core.base_files import PICKLES, check_base, pickles_only
 from core.errors import ConfigurationError, NotFoundError, OutOfMemoryError
 from core.home import BUNDLED_BASE_FOLDER
 from core.jobs.sinks import Cancelled, Sink
@@ -19,13 +20,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
-PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
-CAUSAL = ("ForCausalLM", "LMHeadModel")
-TWO_TEXTS = (
-    "an encoder-decoder model ({}): it reads a prompt in one half and writes the answer in the other, while training, "
-    "scoring and chat here are made for models that continue one text."
-)
-DECODERS = "Choose a model whose architecture ends in ForCausalLM."
 
 Progress = Callable[[int, int], None]  # bytes that have come, bytes in all as far as they are known
 
@@ -70,88 +64,6 @@ def download_progress(sink: Sink) -> Progress:
     return tell
 
 
-def check_base(folder: Path, spec: ModelSpec) -> None:
-    """Refuse a folder that is not a causal language model with safetensors weights and a fast tokenizer."""
-    config_path = folder / "config.json"
-    if not config_path.is_file():
-        raise ConfigurationError(
-            f"{spec.base} has no config.json, so it is not a model in the transformers format.",
-            "Name a folder or Hub id that holds a whole model; an adapter alone needs its base named here.",
-        )
-    try:
-        config = json.loads(config_path.read_text("utf-8"))
-    except ValueError as error:
-        raise ConfigurationError(
-            f"config.json of {spec.base} is not valid JSON: {error}.", "Download or save the model again."
-        ) from error
-    _check_architecture(config, spec)
-    if "AutoModelForCausalLM" in config.get("auto_map", ()) and not spec.trust_remote_code and not _built_in(config):
-        raise ConfigurationError(
-            f"{spec.base} needs Python code that comes with its weights.",
-            "Read that code; if you trust it, set model.trust_remote_code to true.",
-        )
-    _check_weights(folder, spec)
-    if not (folder / "tokenizer.json").is_file():
-        raise ConfigurationError(
-            f"{spec.base} has no fast tokenizer (tokenizer.json).",
-            "Save one beside the weights with AutoTokenizer.from_pretrained(...).save_pretrained(folder).",
-        )
-
-
-def _check_architecture(config: dict[str, Any], spec: ModelSpec) -> None:
-    """Refuse what is no decoder of text, with the reason."""
-    architectures = config.get("architectures") or []
-    kind = architectures[0] if architectures else config.get("model_type") or "model of no known type"
-    if config.get("is_encoder_decoder"):
-        raise ConfigurationError(f"{spec.base} is {TWO_TEXTS.format(kind)}", DECODERS)
-    if not architectures or any(name.endswith(CAUSAL) for name in architectures):
-        return
-    reason = "."
-    if kind.endswith("ForMaskedLM"):
-        reason = ": an encoder fills gaps in a text and writes none."
-    elif "vision_config" in config or "image_size" in config:
-        reason = ": it is built for images."
-    raise ConfigurationError(f"{spec.base} is a {kind}, not a causal language model{reason}", DECODERS)
-
-
-def _built_in(config: dict[str, Any]) -> bool:
-    """Whether transformers has its own code for a model that also comes with some."""
-    package = find_spec("transformers").submodule_search_locations[0]  # found, not imported: that would bring torch
-    kind = str(config.get("model_type") or "").replace("-", "_")
-    return bool(kind) and (Path(package) / "models" / kind).is_dir()
-
-
-def _check_weights(folder: Path, spec: ModelSpec) -> None:
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
-        missing = sorted(name for name in shards if not (folder / name).is_file())
-        if missing:
-            raise ConfigurationError(
-                f"{spec.base} lacks {len(missing)} of {len(shards)} weight files, first {missing[0]}.",
-                "Finish the download, then try again.",
-            )
-        return
-    if (folder / "model.safetensors").is_file():
-        return
-    pickles = sorted(
-        path.name for path in folder.iterdir() if path.suffix in PICKLES and path.name != "training_args.bin"
-    )
-    if pickles:
-        raise _pickles_only(spec.base, pickles[0])
-    raise ConfigurationError(
-        f"{spec.base} has a config.json but no model.safetensors.", "Name a folder or Hub id that holds the weights."
-    )
-
-
-def _pickles_only(base: str, example: str) -> ConfigurationError:
-    return ConfigurationError(
-        f"{base} has its weights only as {example}: opening such a file can run any code, so it is refused.",
-        "Convert them on a machine you can spare with save_pretrained(folder), which writes safetensors, or choose a "
-        "revision that has safetensors.",
-    )
-
-
 def _snapshot(spec: ModelSpec, cache: Path | None, offline: bool, progress: Progress | None) -> Path:
     from huggingface_hub import snapshot_download
 
@@ -174,7 +86,7 @@ def _snapshot(spec: ModelSpec, cache: Path | None, offline: bool, progress: Prog
     except Exception as error:
         raise hub.refusal(error, spec.base, spec.revision) from error
     if not any(folder.glob("*.safetensors")) and not offline and (example := _pickle_on_hub(spec)):
-        raise _pickles_only(spec.base, example)
+        raise pickles_only(spec.base, example)
     return folder
 
 
@@ -218,8 +130,9 @@ def load_base(spec: ModelSpec, device: str = "auto", *, folder: Path | None = No
     quantization, stored = _quantization(spec, device), _stored_quantization(spec, device, folder)
     placed = {"device_map": {"": device}} if quantization or stored else {}
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model, told = AutoModelForCausalLM.from_pretrained(
             folder,
+            output_loading_info=True,
             dtype=_dtype(spec, device),
             use_safetensors=True,
             local_files_only=True,
@@ -232,11 +145,26 @@ def load_base(spec: ModelSpec, device: str = "auto", *, folder: Path | None = No
         raise OutOfMemoryError(
             f"{spec.base} does not fit on {device}.", "Load it with model.quantization 4bit, or choose a smaller base."
         ) from error
-    except (OSError, ValueError, KeyError, SafetensorError) as error:
+    except (
+        OSError,
+        ArithmeticError,
+        AttributeError,
+        ImportError,
+        LookupError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+        SafetensorError,
+    ) as error:  # what transformers makes of a config or of weights that are not right
         raise ConfigurationError(
             f"{spec.base} could not be loaded from {folder}: {error}.",
             "Check that the folder holds a whole causal language model that this transformers version knows.",
         ) from error
+    if missing := sorted(told["missing_keys"]):  # they would be random numbers
+        raise ConfigurationError(
+            f"The weights of {spec.base} lack {len(missing)} tensors of its config.json, first {missing[0]}.",
+            "Finish the download, or give the config that belongs to these weights.",
+        )
     return model.eval()
 
 

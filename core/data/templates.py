@@ -11,16 +11,16 @@ import json
 import string
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
 
+from jinja2 import Template
 from jinja2.exceptions import TemplateError
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 from tokenizers import Tokenizer
 
+from core.data import chat_templates
 from core.errors import ConfigurationError, NotFoundError
 
 FIELDS = ("task", "instruction", "input", "choices")
@@ -34,10 +34,13 @@ class PromptTemplate(BaseModel):
 
     user: str = Field(
         "{instruction}\n\n{input}",
+        max_length=20_000,
         description="What the user says. Fields: {task}, {instruction}, {input}, {choices}. "
         "A paragraph whose fields are all empty is left out.",
     )
-    system: str = Field("", description="System message for every row; a row's own system message wins.")
+    system: str = Field(
+        "", max_length=20_000, description="System message for every row; a row's own system message wins."
+    )
     style: Literal["chat", "plain", "none"] = Field(
         "chat",
         description="chat: the tokenizer's chat template; plain: text, a line break, the answer; "
@@ -100,11 +103,11 @@ class TextEncoder:
                 f"{folder} has no tokenizer.json.",
                 "Save a fast tokenizer there with AutoTokenizer.save_pretrained.",
             )
-        self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self.tokenizer = _tokenizer(folder / "tokenizer.json")
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
         path = folder / "tokenizer_config.json"
-        self.config: dict[str, Any] = json.loads(path.read_text("utf-8")) if path.is_file() else {}
+        self.config = _settings(path) if path.is_file() else {}
         jinja = folder / "chat_template.jinja"
         self.chat_template = jinja.read_text("utf-8") if jinja.is_file() else self._inline_template()
 
@@ -117,8 +120,9 @@ class TextEncoder:
     def _inline_template(self) -> str | None:
         template = self.config.get("chat_template")
         if isinstance(template, list):  # several named templates
-            template = next((t["template"] for t in template if t.get("name") == "default"), None)
-        return template
+            named = [one for one in template if isinstance(one, dict) and one.get("name") == "default"]
+            template = named[0].get("template") if named else None
+        return template if isinstance(template, str) else None
 
     def special(self, name: str) -> str | None:
         """The text of ``bos_token``, ``eos_token`` or ``pad_token``."""
@@ -149,14 +153,8 @@ class TextEncoder:
         return [self.eos_id if index is None else index]
 
     @cached_property
-    def _chat(self):
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        environment.filters["tojson"] = lambda value, indent=None: json.dumps(value, ensure_ascii=False, indent=indent)
-        environment.globals["raise_exception"] = _raise
-        environment.globals["strftime_now"] = lambda pattern: datetime.now().strftime(pattern)
-        return environment.from_string(self.chat_template)
+    def _chat(self) -> Template:
+        return chat_templates.compiled(self.chat_template)
 
     def render(self, messages: Sequence[Mapping[str, str]], style: str = "chat") -> str:
         """The prompt text up to where the answer begins."""
@@ -165,8 +163,9 @@ class TextEncoder:
         if style == "plain" or self.chat_template is None:
             return "\n\n".join(message["content"] for message in messages) + "\n"
         try:
-            return self._chat.render(
-                messages=list(messages),
+            return chat_templates.render(
+                self._chat,
+                messages,
                 add_generation_prompt=True,
                 enable_thinking=False,
                 bos_token=self.special("bos_token") or "",
@@ -224,6 +223,25 @@ class TextEncoder:
                 yield fit(prompt, [*answer.ids, self.eos_id], max_length)
 
 
+def _tokenizer(path: Path) -> Tokenizer:
+    try:
+        return Tokenizer.from_file(str(path))
+    except Exception as error:  # the library knows no other class
+        raise ConfigurationError(
+            f"{path} is not a tokenizer: {error}.", "Save it again with AutoTokenizer.save_pretrained."
+        ) from error
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigurationError(f"{path} is not valid JSON: {error}.", "Save the tokenizer again.") from error
+    if not isinstance(found, dict):
+        raise ConfigurationError(f"{path} holds no settings.", "Save the tokenizer again.")
+    return found
+
+
 def fit(prompt: list[int], answer: list[int], max_length: int | None) -> Encoded:
     """Cut a sample to ``max_length`` tokens, answer first in rank, prompt from its middle."""
     if max_length is None or len(prompt) + len(answer) <= max_length:
@@ -235,7 +253,3 @@ def fit(prompt: list[int], answer: list[int], max_length: int | None) -> Encoded
         return Encoded(prompt, answer)
     head = room // 2
     return Encoded(prompt[:head] + prompt[len(prompt) - (room - head) :], answer, cut)
-
-
-def _raise(message: str) -> None:
-    raise TemplateError(message)

@@ -10,9 +10,10 @@ import pytest
 import transformers as hf
 
 from core import catalog
+from core.base_files import TRUSTED, check_base, code_name
 from core.errors import ConfigurationError
 from core.home import Home
-from core.models import check_base, resolve_base
+from core.models import resolve_base
 from core.planning import measure
 from core.schema import ModelSpec
 from tests.support.bases import DECODERS, ENCODER_DECODER
@@ -118,8 +119,10 @@ def test_code_of_its_own_is_run_only_where_that_is_allowed(own_code: Path, tmp_p
 
 def test_a_base_without_linear_layers_is_refused(own_code: Path, tmp_path: Path, monkeypatch):
     monkeypatch.setenv("HF_MODULES_CACHE", str(tmp_path / "modules"))
+    spec = ModelSpec(base=str(own_code), trust_remote_code=True)
+    monkeypatch.setenv(TRUSTED, code_name(own_code, spec))
     with pytest.raises(ConfigurationError, match="own has no linear layers that an adapter could stand on"):
-        catalog.shapes(ModelSpec(base=str(own_code), trust_remote_code=True), tmp_path / "cache")
+        catalog.shapes(spec, tmp_path / "cache")
 
 
 def test_a_model_that_transformers_knows_needs_no_code_of_its_own(base: Path, tmp_path: Path):
