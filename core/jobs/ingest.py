@@ -192,8 +192,8 @@ class _Batch:
         return attempt
 
     def _store_points(self, known: _Known) -> None:
-        for name, (steps, values) in known.points.items():
-            series.append(self.session, run_id=self.run_id, job_id=known.job.id, name=name, steps=steps, values=values)
+        if known.points:
+            series.extend(self.session, run_id=self.run_id, job_id=known.job.id, points=known.points)
         known.points = {}
 
     def started(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
@@ -307,6 +307,7 @@ class _Batch:
 
     def alarm(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
         name = safe.text(event.get("name") or "alarm", 100)
+        runs.alarmed(self.session, run_id=self.run_id)
         self._say(known, attempt, event, level="warning", message=safe.text(event.get("message") or name), name=name)
 
     def finished(self, known: _Known, attempt: Attempt, event: dict[str, Any]) -> None:
