@@ -7,7 +7,7 @@ class StudioError(Exception):
     """A problem that its reader can mend.
 
     ``message`` says what is wrong and where; ``hint`` says what to do about it. ``kind`` is the failure class that
-    is stored with a job: ``data``, ``memory``, ``disk``, ``configuration`` or ``internal``.
+    is stored with a job: ``data``, ``memory``, ``disk``, ``alarm``, ``configuration`` or ``internal``.
     """
 
     kind = "internal"
@@ -48,6 +48,12 @@ class DiskError(StudioError):
     """A disk that is full, cannot be written or reports errors."""
 
     kind = "disk"
+
+
+class AlarmError(StudioError):
+    """A run stopped at an alarm, as it was asked to; it can be resumed past it."""
+
+    kind = "alarm"
 
 
 class NotFoundError(StudioError):

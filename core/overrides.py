@@ -6,8 +6,7 @@ import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import yaml
-
+from core import yaml_text
 from core.errors import ConfigurationError
 from core.schema import RunSpec
 
@@ -25,11 +24,15 @@ def parse(assignments: Iterable[str]) -> dict[str, Any]:
     for text in assignments:
         name, sign, value = text.partition("=")
         if not sign or not name.strip():
-            raise ConfigurationError(f"{text!r} is not of the form key.path=value.", "For example: train.steps=100.")
+            raise ConfigurationError(
+                f"{text[:60]!r} is not of the form key.path=value.", "For example: train.steps=100."
+            )
         try:
-            changes[name.strip()] = yaml.safe_load(value) if value else ""
-        except yaml.YAMLError as error:
-            raise ConfigurationError(f"The value of {name} is not valid YAML: {value!r}.", "Quote it.") from error
+            changes[name.strip()] = yaml_text.read(value) if value else ""
+        except ConfigurationError as error:
+            raise ConfigurationError(
+                f"The value of {name[:60]} is not valid YAML: {value[:60]!r}. {error.message}", "Quote it."
+            ) from error
     return changes
 
 
@@ -43,6 +46,8 @@ def apply(spec: RunSpec, changes: Mapping[str, Any]) -> RunSpec:
 
 def _assign(data: Any, path: str, value: Any) -> None:
     *parents, last = path.split(".")
+    if len(parents) >= yaml_text.DEEPEST:
+        raise ConfigurationError(f"{path[:60]}... is not a setting.", "Names have a few parts, such as train.steps.")
     for depth, part in enumerate(parents):
         data = _step(data, part, ".".join(parents[: depth + 1]), create=True)
     if isinstance(data, list):

@@ -10,12 +10,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from core.data.canonical import Row, canonical
+from core.data.canonical import TEXT_COLUMNS, Row, canonical
 from core.data.conversation import conversation_rows
 from core.data.formats import RawFile
 from core.data.mapping import Mapping, is_conversation
 from core.data.names import SPLIT_NAMES
 from core.errors import DataError
+from core.texts import HALF, HALF_REMEDY, blank, whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +42,8 @@ class RowReader:
             split = self._split(place, raw)
             for row in self._rows(place, raw):
                 found = True
+                if not _whole(row):
+                    raise DataError(f"{self.raw.where(place)}: a text holds {HALF}.", HALF_REMEDY)
                 yield Mapped(row, split, place)
         if not found:
             raise DataError(f"{self.raw.name} has no rows with an answer.", "Check the mapping of its columns.")
@@ -65,7 +68,7 @@ class RowReader:
         output, references = self._answer(place, raw, choices)
         row = canonical({**shared, "input": self._input(place, raw), "output": output, "references": references})
         row["choices"] = choices
-        if not (row["input"] or row["instruction"] or choices):
+        if blank(row["input"]) and blank(row["instruction"]) and not choices:
             column = mapping.input[0] if mapping.input else mapping.instruction
             raise DataError(f"{self.raw.where(place, column)}: empty.", "Fill it in or remove the row.")
         self._match(place, row)
@@ -155,7 +158,7 @@ class RowReader:
             output = self._label(place, raw, choices)
         else:
             output = references[0] if references else ""
-        if not output:
+        if blank(output):
             raise DataError(f"{self.raw.where(place, column)}: the answer is empty.", "Fill it in or remove the row.")
         if references and output not in references:
             references = [output, *references]
@@ -217,14 +220,14 @@ class RowReader:
 
 
 def plain_text(value: Any) -> str | None:
-    """A cell as text: nothing is empty, truth values are true and false; None for lists, objects and bytes."""
+    """A cell as text: nothing is empty, truth values are true and false; None for lists, objects, bytes, infinity."""
     if isinstance(value, str):
         return value
     if value is None or isinstance(value, float) and math.isnan(value):
         return ""
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, list | dict | tuple | bytes):
+    if isinstance(value, list | dict | tuple | bytes) or isinstance(value, float) and math.isinf(value):
         return None
     return str(value)
 
@@ -242,8 +245,14 @@ def _decoded(value: str) -> Any:
     return value
 
 
+def _whole(row: Row) -> bool:
+    said = [part["content"] for part in row["history"]]
+    return whole("".join([*(row[name] for name in TEXT_COLUMNS), *row["references"], *row["choices"], *said]))
+
+
 def _named(value: Any) -> str:
-    return {list: "a list", dict: "an object", bytes: "bytes"}.get(type(value), type(value).__name__)
+    names = {list: "a list", dict: "an object", bytes: "bytes", float: "an infinite number"}
+    return names.get(type(value), type(value).__name__)
 
 
 def _loose(text: str) -> str:

@@ -29,10 +29,13 @@ def read_delimited(source: SourceFile, header: bool | None = None) -> tuple[list
 
     ``header`` says whether the first line names the columns; None: found out.
     """
+    _refuse_others(source)
     dialect = _dialect(source)
     first = [cells for _, cells in islice(_records(source, dialect), _SAMPLE)]
     if not first:
         raise DataError(f"{source.name} holds only blank lines.", "Export the file again.")
+    if len(first) > 1 and all(re.fullmatch(r"\s*:?-{2,}:?\s*", cell) for cell in first[1] if cell):
+        raise DataError(f"{source.name} is a Markdown table.", "Save its rows as CSV.")
     has_header = _looks_like_header(first) if header is None else header
     if has_header:
         columns = _header(source, first[0])
@@ -48,6 +51,19 @@ def read_delimited(source: SourceFile, header: bool | None = None) -> tuple[list
             yield line, dict(zip(columns, cells, strict=True))
 
     return columns, rows
+
+
+def _refuse_others(source: SourceFile) -> None:
+    """Refuse what reads as text with commas but is something else."""
+    with source.plain.open(encoding=source.encoding, errors="replace") as file:
+        head = file.read(4096).lstrip()
+    if re.match(r"\{\s*\"[^\"\n]*\"\s*:|\[\s*[\[{]", head):
+        raise DataError(f"{source.name} holds JSON, not {source.format}.", "Rename it to end in .json or .jsonl.")
+    if head.lower().startswith("sep="):
+        raise DataError(
+            f"{source.name}, line 1: {head.splitlines()[0][:20]} is for a spreadsheet, not a row.",
+            "Remove the first line; the separator is found out.",
+        )
 
 
 def _dialect(source: SourceFile) -> Dialect:

@@ -15,6 +15,7 @@ from core.data.delimited import read_delimited
 from core.data.jsonfile import json_rows, line_rows
 from core.data.textfile import FORMATS, SourceFile, open_source
 from core.errors import DataError
+from core.texts import HALF, HALF_REMEDY, whole
 
 __all__ = ["FORMATS", "RawFile", "read_file"]
 
@@ -109,6 +110,8 @@ def _columns(raw: RawFile) -> list[str]:
     if not names:
         raise DataError(f"{raw.name} has no rows with columns.", "Write one object per row, such as "
                         '{"input": "...", "output": "..."}.')  # fmt: skip
+    if broken := next((name for name in names if not whole(name)), None):
+        raise DataError(f"{raw.name}: the key {broken[:60]!r} holds {HALF}.", HALF_REMEDY)
     return list(names)
 
 
@@ -153,6 +156,10 @@ def _parquet(source: SourceFile) -> RawFile:
         except (pa.ArrowException, OSError) as error:
             raise DataError(
                 f"{source.name}, after row {place}: {error}.", "The file is damaged; write or copy it again."
+            ) from error
+        except (ValueError, OverflowError) as error:  # a date or number that Python cannot hold
+            raise DataError(
+                f"{source.name}, after row {place}: {error}.", "Write such a column as text, or leave it out."
             ) from error
 
     return RawFile(source, columns, rows, "row", _class_labels(file.schema_arrow))

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import gc
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from core.data.names import SPLIT_NAMES
 from core.data.textfile import SourceFile
 from core.errors import DataError
+from core.texts import listed
 
 Placed = tuple[int, dict[str, Any]]
 
@@ -31,21 +32,23 @@ def line_rows(source: SourceFile) -> Iterator[Placed]:
 
 def json_rows(name: str, text: str) -> tuple[str, list[Placed]]:
     """What places are (line, row or entry) and the rows of one JSON value."""
-    value = _parse(name, text)
+    array = text.lstrip()[:1] == "["  # its entries are read one by one below, where their lines are known
+    value = _parse(name, text, decode=json.loads if array else DECODER.decode)
     if isinstance(value, list):
-        rows = [(line, _object(name, f"line {line}", entry)) for line, entry in _entries(text)]
+        rows = [(line, _object(name, f"line {line}", entry)) for line, entry in _entries(name, text)]
         return "line", _some(name, rows)
     if not isinstance(value, dict):
         raise DataError(f"{name} holds one {_kind(value)}, not rows.", "Write an array of objects, one per row.")
     if isinstance(value.get("Instances"), list):
         return "entry", _some(name, _natural_instructions(name, value))
     if isinstance(value.get("data"), list) and isinstance(value.get("columns"), list):  # pandas, orient="split"
-        return "row", _some(name, [(i, dict(zip(value["columns"], r, strict=False))) for i, r in _count(value["data"])])
+        return "row", _some(name, _by_position(name, value["columns"], value["data"]))
     lists = {key: entry for key, entry in value.items() if isinstance(entry, list)}
     if len(lists) == len(value) and value:
-        if all(key.lower() in SPLIT_NAMES and _objects(entries) for key, entries in lists.items()):
+        filled = [entries for entries in lists.values() if entries]
+        if all(key.lower() in SPLIT_NAMES for key in lists) and all(map(_objects, filled)):
             return "entry", _some(name, _by_split(lists))
-        if not any(_objects(entries) for entries in lists.values()) or len(lists) > 1:
+        if not any(map(_objects, filled)) or len(filled) > 1:
             return "row", _some(name, _columns(name, lists))
     nested = [key for key, entries in lists.items() if _objects(entries)]
     if len(nested) == 1 and not {"messages", "conversations"} & set(nested):
@@ -55,15 +58,17 @@ def json_rows(name: str, text: str) -> tuple[str, list[Placed]]:
     return "entry", [(1, value)]
 
 
-def _parse(name: str, text: str, line: int | None = None) -> Any:
+def _parse(name: str, text: str, line: int | None = None, decode: Callable[[str], Any] | None = None) -> Any:
     collecting = gc.isenabled()
     gc.disable()  # text nested without end meets the recursion limit: nothing else may be finalised down there
     try:
-        return json.loads(text)
+        return (decode or DECODER.decode)(text)
     except json.JSONDecodeError as error:
         raise DataError(
-            f"{name}, line {line or error.lineno}, column {error.colno}: {error.msg}.", _json_remedy(error)
+            f"{name}, line {line or error.lineno}, column {error.colno}: {error.msg}.", _json_remedy(error, bool(line))
         ) from error
+    except _Twice as error:
+        raise _refused_twice(error, f"{name}, line {line}" if line else name) from None
     except (ValueError, RecursionError) as error:
         place = f", line {line}" if line else ""
         raise DataError(f"{name}{place}: {error}.", "Write plain objects with texts and numbers.") from error
@@ -72,29 +77,58 @@ def _parse(name: str, text: str, line: int | None = None) -> Any:
             gc.enable()
 
 
-def _json_remedy(error: json.JSONDecodeError) -> str:
+class _Twice(Exception):
+    """A key that an object has twice, of which one value would be lost."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _Twice(next(key for key in keys if keys.count(key) > 1))
+    return found
+
+
+DECODER = json.JSONDecoder(object_pairs_hook=_once)
+
+
+def _refused_twice(error: _Twice, place: str) -> DataError:
+    return DataError(f"{place}: the key {str(error)[:60]!r} stands twice in one object.", "Keep one of the two.")
+
+
+def _json_remedy(error: json.JSONDecodeError, one_line: bool) -> str:
     near = error.doc[max(0, error.pos - 1) : error.pos + 1]
     if "'" in near:
         return "JSON needs double quotation marks."
+    if error.doc[error.pos : error.pos + 1] in ("#", "/"):
+        return "JSON knows no comments: remove them."
+    if "escape" in error.msg:
+        return "Write every backslash inside a text twice."
     if "Invalid control character" in error.msg:
         return 'Write line breaks inside a text as "\\n".'
     if "Extra data" in error.msg:
         return "Write one object a line (.jsonl), or all objects in one array."
-    if error.pos >= len(error.doc.rstrip()):
-        return "The text ends too early: was the file cut off?"
+    if error.doc[: error.pos].rstrip()[-1:] == "," and error.doc[error.pos : error.pos + 1] in ("}", "]"):
+        return "Remove the comma before the closing bracket."
+    if error.pos >= len(error.doc.rstrip()) or "Unterminated" in error.msg:
+        known = " Lines of a .jsonl file hold whole objects; name it .json if they go over several." if one_line else ""
+        return f"The text ends too early: was the file cut off?{known}"
     return "Check commas, quotation marks and brackets there."
 
 
-def _entries(text: str) -> Iterator[Placed]:
+def _entries(name: str, text: str) -> Iterator[Placed]:
     """(line where it begins, value) of each entry of a JSON array that is known to be well formed."""
-    decoder, position, line, counted = json.JSONDecoder(), text.index("[") + 1, 1, 0
+    position, line, counted = text.index("[") + 1, 1, 0
     while True:
         while position < len(text) and text[position] in " \t\r\n,":
             position += 1
         if position >= len(text) or text[position] == "]":
             return
         line, counted = line + text.count("\n", counted, position), position
-        value, position = decoder.raw_decode(text, position)
+        try:
+            value, position = DECODER.raw_decode(text, position)
+        except _Twice as error:
+            raise _refused_twice(error, f"{name}, line {line}") from None
         yield line, value
 
 
@@ -124,6 +158,22 @@ def _some(name: str, rows: list[Placed]) -> list[Placed]:
 
 def _count(entries: list[Any]) -> Iterator[tuple[int, Any]]:
     return enumerate(entries, start=1)
+
+
+def _by_position(name: str, columns: list[Any], rows: list[Any]) -> list[Placed]:
+    """The rows of ``{"columns": [...], "data": [[...], ...]}``."""
+    twice = next((one for i, one in enumerate(columns) if not isinstance(one, str) or one in columns[:i]), None)
+    if twice is not None:
+        raise DataError(
+            f"{name}: its columns are {listed(columns)}.", "Give every column a name of its own, which is a text."
+        )
+    for place, row in _count(rows):
+        count = f"{len(row)} values" if isinstance(row, list) else _kind(row)
+        if not isinstance(row, list) or len(row) != len(columns):
+            raise DataError(
+                f"{name}, row {place}: {count} where {len(columns)} are expected.", "Give a value for each column."
+            )
+    return [(place, dict(zip(columns, row, strict=True))) for place, row in _count(rows)]
 
 
 def _columns(name: str, lists: dict[str, list[Any]]) -> list[Placed]:

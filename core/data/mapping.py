@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from core.data.names import OPTION_COLUMN, SPLIT_NAMES, USUAL_NAMES, USUAL_PAIRS, plain_name
 from core.errors import DataError
+from core.texts import listed
 
 ROLES = ("task", "instruction", "system", "input", "output", "references", "choices", "label", "messages", "split")
 SEVERAL = ("input", "references", "choices")
@@ -56,13 +57,27 @@ def parse_mapping(given: Given[str, Any] | None) -> dict[str, Any]:
             hint = f"Did you mean {near[0]!r}? " if near else ""
             raise DataError(f"{role!r} is not a role of a column.", f"{hint}The roles are {', '.join(ROLES)}.")
         if role in SEVERAL or role == "label_names":
-            parts = value.split(",") if isinstance(value, str) else list(value or ())
-            roles[role] = [part.strip() for part in parts if part.strip()]
+            roles[role] = _texts(role, value)
         elif role == "first_choice":
-            roles[role] = int(value)
-        else:
+            roles[role] = _place(value)
+        elif value is None or isinstance(value, str):
             roles[role] = value or None
+        else:
+            raise DataError(f"The role {role} has one column, not {str(value)[:60]!r}.", "Name one column as a text.")
     return roles
+
+
+def _texts(role: str, value: Any) -> list[str]:
+    parts = value.split(",") if isinstance(value, str) else [] if value is None else value
+    if not isinstance(parts, list | tuple) or not all(isinstance(part, str) for part in parts):
+        raise DataError(f"{role} is {str(value)[:60]!r}.", "Write names with commas between, or a list of them.")
+    return [part.strip() for part in parts if part.strip()]
+
+
+def _place(value: Any) -> int:
+    if str(value).strip() not in ("0", "1"):
+        raise DataError(f"first_choice is {str(value)[:60]!r}.", "Write 0, or 1 where people count choices from 1.")
+    return int(value)
 
 
 def detect(
@@ -93,7 +108,7 @@ def detect(
     _check_complete(mapping, columns, file)
     unused = [name for name in columns if name not in mapping.columns()]
     if unused:
-        notes.append(f"{file}: not used: {', '.join(unused)}.")
+        notes.append(f"{file}: not used: {listed(unused, quoted=False)}.")
     return mapping, notes
 
 
@@ -107,7 +122,7 @@ def _check_columns(given: Given[str, Any], columns: Sequence[str], file: str) ->
                 hint = f"Did you mean {near[0]!r}? " if near else ""
                 raise DataError(
                     f"{file} has no column {name!r} for the role {role}.",
-                    f"{hint}Its columns are {', '.join(map(repr, columns))}.",
+                    f"{hint}Its columns are {listed(columns)}.",
                 )
 
 
@@ -224,7 +239,7 @@ def _first_number(mapping: Mapping, rows: Sequence[RawRow]) -> int:
 
 
 def _check_complete(mapping: Mapping, columns: Sequence[str], file: str) -> None:
-    shown = ", ".join(map(repr, columns))
+    shown = listed(columns)
     if not (mapping.messages or mapping.output or mapping.label or mapping.references):
         raise DataError(
             f"{file}: no column holds the wanted answers. Its columns are {shown}.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from core.data.kinds import KINDS, METRICS, metrics_in, says_whole_sentences
 from core.errors import DataError
+from core.texts import HALF, HALF_REMEDY, half_at
 
 FILE = "tasks.json"
 SCORED_AS = ("options", "sentence", "generation")
@@ -75,11 +77,17 @@ def read_metadata(path: Path) -> dict[str, TaskMetadata]:
         ) from error
     except UnicodeDecodeError as error:
         raise DataError(f"{path.name} is not UTF-8 (byte {error.start}).", "Save it as UTF-8.") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{path.name}: {error}.", "Write plain entries with texts and numbers.") from error
+    if place := half_at(content):
+        raise DataError(f"{path.name}: {place} holds {HALF}.", HALF_REMEDY)
     if isinstance(content, dict):
         content = [{"name": name, **entry} if isinstance(entry, dict) else entry for name, entry in content.items()]
     if not isinstance(content, list):
         raise DataError(f"{path.name} must hold a list of tasks.", 'Write [{"name": ..., "instruction": ...}].')
     entries = [_entry(path.name, number, value) for number, value in enumerate(content, start=1)]
+    if twice := next((name for name, count in Counter(one.name for one in entries).items() if count > 1), None):
+        raise DataError(f"{path.name}: the task {twice!r} stands twice.", "Keep one entry of each name.")
     return {entry.name: entry for entry in entries}
 
 
@@ -100,6 +108,9 @@ def _entry(file: str, number: int, value: Any) -> TaskMetadata:
         near = difflib.get_close_matches(entry.scored_as, SCORED_AS, n=1)
         hint = f"Did you mean {near[0]!r}?" if near else f"Write one of {', '.join(SCORED_AS)}."
         raise DataError(f"{where}: scored_as {entry.scored_as!r} is not known.", hint)
+    if entry.labels and len(set(entry.labels)) < len(entry.labels):
+        twice = next(label for label in entry.labels if entry.labels.count(label) > 1)
+        raise DataError(f"{where}: labels has {twice[:60]!r} twice.", "Name every label once.")
     if entry.kind and entry.task_kind() is None:
         raise DataError(
             f"{where}: the kind {entry.kind!r} is not known.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -10,7 +10,7 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from core.data import hub_sets, splits
 from core.data.apply import Mapped, RowReader
@@ -25,24 +25,27 @@ from core.data.names import task_name
 from core.data.sources import Plan, PlannedFile, plan
 from core.data.store import SPLITS, DatasetInfo
 from core.errors import DataError
+from core.schema import Spec
+from core.texts import printable
 
 _BLOCK = 4096
+LONGEST_NAME = 120  # characters
+MOST_TASKS = 2000
 
 
-@dataclass(frozen=True)
-class Options:
+class Options(Spec):
     """What a person may say about an upload; empty means found out."""
 
-    name: str | None = None
-    mapping: Mapping[str, Any] | None = None
-    task: str | None = None
+    name: str | None = Field(None, max_length=LONGEST_NAME)
+    mapping: dict[str, Any] | None = None
+    task: str | None = Field(None, max_length=LONGEST_NAME)
     instruction: str | None = None
     kind: str | None = None
     metric: str | None = None
-    splits: Mapping[str, str] | None = None
+    splits: dict[str, str] | None = None
     validation: float = 0.1
     test: float = 0.2
-    seed: int = 0
+    seed: int = Field(0, ge=0, lt=2**31)
     drop_overlap: bool = False
     header: bool | None = None
     cache: Path | None = None
@@ -128,7 +131,7 @@ def find_files(paths: Sequence[str | Path], options: Options) -> tuple[str, Plan
     hub = hub_sets.parse_hub(paths[0]) if len(paths) == 1 else None
     if hub is None:
         places = [Path(path).expanduser() for path in paths]
-        return ", ".join(map(str, places)), plan(places, options.splits)
+        return printable(", ".join(map(str, places))), plan(places, options.splits)
     found = plan([hub_sets.fetch(hub, options.cache)], options.splits)
     name = task_name(hub.repo.split("/")[1])
     commit = found.name  # a snapshot's folder is called by its commit
@@ -158,11 +161,16 @@ def _gather(
         count = 0
         for block in _blocks(reader):
             count += len(block)
-            for (task, split), part in _parts(block, planned, options).items():
+            for (task, split), part in _parts(block, planned, options, raw, mapping.task).items():
                 gathered = rows.setdefault(task, {}).setdefault(split, Gathered())
                 gathered.blocks.append(with_column(to_table([item.row for item in part]), "task", task))
                 gathered.groups += [number * 2**40 + item.place for item in part]
                 (labelled if mapping.label and not mapping.choices else others).add(task)
+            if len(rows) > MOST_TASKS:
+                raise DataError(
+                    f"{raw.name} names more than {MOST_TASKS:,} tasks{_by(mapping.task)}.",
+                    "Unset the role task, or give one name for all rows with task=NAME.",
+                )
         notes += [*raw.notes, *said, *reader.notes()]
         files.append(_report(raw, mapping.shown(), planned, count))
     return rows, labelled - others, files, notes
@@ -187,10 +195,21 @@ def _blocks(reader: RowReader) -> Iterator[list[Mapped]]:
         yield block
 
 
-def _parts(block: list[Mapped], planned: PlannedFile, options: Options) -> dict[tuple[str, str], list[Mapped]]:
+def _by(column: str | None) -> str:
+    return f" in the column {column!r}" if column else ""
+
+
+def _parts(
+    block: list[Mapped], planned: PlannedFile, options: Options, raw: RawFile, column: str | None
+) -> dict[tuple[str, str], list[Mapped]]:
     parts: dict[tuple[str, str], list[Mapped]] = {}
     for item in block:
         own = item.row["task"].strip()
+        if len(own) > LONGEST_NAME and not options.task:
+            raise DataError(
+                f"{raw.where(item.place, column)}: a task's name of {len(own):,} characters.",
+                f"Use at most {LONGEST_NAME}, or unset the role task if the column holds something else.",
+            )
         task = options.task or (task_name(own) if own else planned.task)
         parts.setdefault((task, item.split or planned.split or "train"), []).append(item)
     return parts

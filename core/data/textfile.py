@@ -14,6 +14,7 @@ from pathlib import Path
 from charset_normalizer import from_bytes
 
 from core.errors import DataError, NotFoundError
+from core.texts import printable
 
 FORMATS = {
     ".csv": "csv",
@@ -43,6 +44,16 @@ _FOREIGN = (
     (b"\x28\xb5\x2f\xfd", "zstd-compressed", "Unpack it, or compress it with gzip."),
     (b"ARROW1", "an Arrow file", "Save it as Parquet."),
     (b"SQLite format 3", "an SQLite database", "Export the table as CSV."),
+    (b"\xd0\xcf\x11\xe0", "an old office document", "Save the sheet as CSV."),
+    (b"PARE", "an encrypted Parquet file", "Save it without encryption."),
+    (b"\x1f\x8b", "compressed twice", "Unpack it once yourself."),
+    (b"version https://git-lfs", "a pointer of Git LFS to the data", "Fetch the file itself with `git lfs pull`."),
+    (b"{\\rtf", "an RTF document", "Save its rows as CSV or JSON lines."),
+)
+_MARKUP = (  # what texts begin with, after blanks and without case
+    (b"<!doctype html", "an HTML page", "Download the file itself: a page of the web was saved in its place."),
+    (b"<html", "an HTML page", "Download the file itself: a page of the web was saved in its place."),
+    (b"<?xml", "XML", "Save its rows as CSV or JSON lines."),
 )
 _CHUNK = 1 << 20
 
@@ -63,6 +74,8 @@ def open_source(path: str | Path) -> SourceFile:
     """Unpack gzip, find format and encoding; refuse what is empty, binary or of another kind."""
     path = Path(path)
     if not path.is_file():
+        if path.exists():
+            raise DataError(f"{path.name} is no plain file.", "Name a file that holds rows.")
         raise NotFoundError(f"There is no file {path}.", "Check the path; it is read on the machine of the studio.")
     packed = path.suffix.lower() == ".gz"
     kind = FORMATS.get(Path(path.stem).suffix.lower() if packed else path.suffix.lower())
@@ -77,7 +90,7 @@ def open_source(path: str | Path) -> SourceFile:
         zipped = file.read(2) == b"\x1f\x8b"
     if packed and not zipped:
         raise DataError(f"{path.name} ends in .gz but is not gzip-compressed.", "Rename it without .gz.")
-    source = SourceFile(path, path, path.name, kind)
+    source = SourceFile(path, path, printable(path.name), kind)
     if zipped:
         source.plain = _unpack(source)
         if not packed:
@@ -117,9 +130,10 @@ def _unpack(source: SourceFile) -> Path:
 
 def _refuse_foreign(source: SourceFile) -> None:
     with source.plain.open("rb") as file:
-        head = file.read(16)
-    for magic, what, remedy in _FOREIGN:
-        if head.startswith(magic):
+        head = file.read(512)
+    text = head.removeprefix(codecs.BOM_UTF8).lstrip().lower()
+    for magic, what, remedy in (*_FOREIGN, *_MARKUP):
+        if head.startswith(magic) or text.startswith(magic):
             raise DataError(f"{source.name} is {what}, not {source.format}.", remedy)
     if (source.format == "parquet") != head.startswith(b"PAR1"):
         if source.format == "parquet":
@@ -139,12 +153,19 @@ def _encoding(source: SourceFile) -> str:
     wide = _wide(head)
     if wide:
         return wide
-    failure = _not_utf8(source)
-    if failure is None:
+    found = _not_utf8(source)
+    if found is None:
         return "utf-8"
+    failure, line = found
     with source.plain.open("rb") as file:
         file.seek(max(0, failure - 4096))
         near = file.read(65536)
+    if _mostly_utf8(near):
+        raise DataError(
+            f"{source.name}, line {line}: a byte that is not UTF-8 (0x{near[min(failure, 4096)]:02x}), though the text "
+            "around it is.",
+            "Save the whole file as UTF-8; was it cut off, or joined from files of different encodings?",
+        )
     best = from_bytes(head[:65536] if failure < 65536 else near).best()
     name = best.encoding if best is not None else "cp1252"
     # Short western texts look alike in many code pages; cp1252 is what spreadsheets write.
@@ -175,8 +196,15 @@ def _wide(head: bytes) -> str:
     return ""
 
 
-def _not_utf8(source: SourceFile) -> int | None:
-    """Offset of the first byte that is not UTF-8; refuses NUL bytes."""
+def _mostly_utf8(content: bytes) -> bool:
+    """Whether far more signs beyond ASCII are right UTF-8 than are wrong."""
+    signs = [sign for sign in content.decode("utf-8", "replace") if ord(sign) > 127]
+    wrong = signs.count("\ufffd")
+    return len(signs) - wrong > 4 * wrong
+
+
+def _not_utf8(source: SourceFile) -> tuple[int, int] | None:
+    """Offset and line of the first byte that is not UTF-8; refuses NUL bytes."""
     decoder, offset, line = codecs.getincrementaldecoder("utf-8")(), 0, 1
     with source.plain.open("rb") as file:
         while chunk := file.read(_CHUNK):
@@ -185,14 +213,12 @@ def _not_utf8(source: SourceFile) -> int | None:
                     f"{source.name}, line {line + chunk.count(10, 0, zero)}: a NUL byte; the file looks binary.",
                     "Save it as UTF-8 text, or name it by its real format.",
                 )
+            begun = len(decoder.getstate()[0])  # bytes of a sign that the chunk before cut
             try:
                 decoder.decode(chunk)
             except UnicodeDecodeError as error:
-                return max(0, offset + error.start - 4)
+                return offset - begun + error.start, line + chunk.count(10, 0, max(0, error.start - begun))
             offset += len(chunk)
             line += chunk.count(b"\n")
-    try:
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        return max(0, offset - 4)
-    return None
+    cut = len(decoder.getstate()[0])
+    return (offset - cut, line) if cut else None

@@ -21,7 +21,7 @@ def upload(store: DatasetStore, paths: Paths, **options: Any) -> DatasetInfo:
 
     The same content is stored once: uploading it again returns the stored data set.
     """
-    ready = prepare(paths, Options(**options))
+    ready = prepare(paths, Options.parse(options))
     return store.add(ready.info, ready.by_split())
 
 
@@ -35,7 +35,7 @@ def preview(
     **options: Any,
 ) -> Preview:
     """What ``upload`` with the same options would store, and how the model would see it. Nothing is stored."""
-    ready = prepare(paths, Options(**options))
+    ready = prepare(paths, Options.parse(options))
     return inspect(ready, encoder, template or PromptTemplate(), max_length, rows)
 
 
