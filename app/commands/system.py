@@ -29,9 +29,13 @@ def serve(
     as_json: Json = False,
 ) -> None:
     """Serve the studio's pages (also without any command)."""
+    studio = session(context, home, as_json).studio
+    state = studio.dispatcher()
+    if not state["alive"] and (state["working"] or state["waiting"]):
+        studio.dispatcher("start")  # pages take seconds to be built, and runs need it now
+
     from app import server
 
-    studio = session(context, home, as_json).studio
     server.run(studio, host=host, port=port, password_file=password_file, allow_hosts=allow_host or ())
 
 

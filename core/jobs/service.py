@@ -20,6 +20,7 @@ from core.jobs.processes import Process, alive, identify, this_process
 
 LOG_BYTES = 5 << 20
 WATCH_SECONDS = 2.0
+SECRETS = ("TESSERA_PASSWORD", "TESSERA_TOKEN")  # of no use to dispatcher and workers
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,9 @@ def ensure_dispatcher(home: Home) -> DispatcherStatus:
     status = dispatcher_status(home)
     if status.alive:
         return status
+    starting = home.dispatcher / "starting"
+    if (process := _living(starting)) is not None:  # it says that it is there when it has its lock
+        return DispatcherStatus(True, process.pid, str(log_file(home)))
     home.dispatcher.mkdir(parents=True, exist_ok=True)
     _stopped(home).unlink(missing_ok=True)
     _shorten(log_file(home))
@@ -87,8 +91,11 @@ def ensure_dispatcher(home: Home) -> DispatcherStatus:
             stdout=out,
             stderr=subprocess.STDOUT,
             cwd=PROJECT,
+            env={name: value for name, value in os.environ.items() if name not in SECRETS},
             start_new_session=True,
         )
+    if (process := identify(child.pid)) is not None:
+        write_json(starting, asdict(process))
     threading.Thread(target=child.wait, name="reap-dispatcher", daemon=True).start()  # leaves no zombie behind
     return DispatcherStatus(True, child.pid, str(log_file(home)))
 
@@ -134,13 +141,10 @@ def watch_over(home: Home, needed: Callable[[], bool], *, seconds: float = WATCH
 
 
 def _replace(home: Home, needed: Callable[[], bool], seconds: float, over: threading.Event) -> None:
-    begun: Process | None = None
     while not over.wait(seconds):
-        if begun is not None and alive(begun):
-            continue  # it says that it is there when it has its lock
         with contextlib.suppress(Exception):  # a full disk, a locked database: the next look tries again
             if not dispatcher_status(home).alive and not _stopped(home).exists() and needed():
-                begun = identify(ensure_dispatcher(home).pid or 0)
+                ensure_dispatcher(home)
 
 
 def web_lives(home: Home) -> bool:

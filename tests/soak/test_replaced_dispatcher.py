@@ -49,3 +49,15 @@ def test_a_killed_dispatcher_is_replaced_and_a_stopped_one_is_not(home: Home) ->
         ensure_dispatcher(home)
         os.kill(until(lambda: dispatcher_status(home).pid), signal.SIGKILL)
         assert until(lambda: dispatcher_status(home).pid)
+
+
+def test_a_dispatcher_that_is_starting_is_not_started_again(home: Home) -> None:
+    several = {ensure_dispatcher(home).pid for _ in range(4)}
+    assert len(several) == 1
+    assert until(lambda: dispatcher_status(home).pid) == several.pop()
+
+
+def test_a_dispatcher_knows_no_password(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TESSERA_PASSWORD", "correct horse battery")
+    pid = ensure_dispatcher(home).pid
+    assert b"correct horse" not in Path(f"/proc/{pid}/environ").read_bytes()
