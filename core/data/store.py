@@ -25,6 +25,7 @@ from core.data.describe import describe
 from core.data.kinds import TaskInfo
 from core.errors import DataError, NotFoundError
 from core.home import read_json, write_json
+from core.paths import is_name
 
 SPLITS = ("train", "validation", "test")
 ROW_GROUP = 4096
@@ -134,7 +135,7 @@ class DatasetStore:
         shutil.rmtree(gone)
 
     def _read(self, dataset_id: str) -> DatasetInfo | None:
-        if not dataset_id or Path(dataset_id).name != dataset_id or dataset_id.startswith("."):
+        if not is_name(dataset_id) or dataset_id.startswith("."):
             return None
         path = self.root / dataset_id / "meta.json"
         try:
