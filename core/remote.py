@@ -48,7 +48,7 @@ class RemoteStudio:
             )
         return partial(self._call, name)
 
-    def _call(self, name: str, *values: Any, **given: Any) -> Any:
+    def _call(self, name: str, /, *values: Any, **given: Any) -> Any:
         """Ask for a call of the table; arguments as the method of ``Studio`` takes them."""
         bound = inspect.signature(getattr(Studio, name)).bind(self, *values, **given)
         arguments = {key: value for key, value in bound.arguments.items() if key != "self"}
