@@ -76,7 +76,7 @@ def main() -> int:
     except Unsuitable as error:
         print(error, file=sys.stderr)
         return UNSUITABLE
-    except (ValueError, OSError, KeyError, AttributeError, ImportError) as error:
+    except Exception as error:  # whatever transformers makes of a config that is not right
         print(f"{type(error).__name__}: {error}".splitlines()[0], file=sys.stderr)
         return 1
     print(json.dumps(found))

@@ -122,6 +122,7 @@ def load_base(spec: ModelSpec, device: str = "auto", *, folder: Path | None = No
     Attention is PyTorch's fused one (sdpa) where the model has it, as transformers chooses by itself.
     """
     import torch
+    from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
@@ -155,12 +156,13 @@ def load_base(spec: ModelSpec, device: str = "auto", *, folder: Path | None = No
         TypeError,
         ValueError,
         SafetensorError,
+        StrictDataclassError,
     ) as error:  # what transformers makes of a config or of weights that are not right
         raise ConfigurationError(
             f"{spec.base} could not be loaded from {folder}: {error}.",
             "Check that the folder holds a whole causal language model that this transformers version knows.",
         ) from error
-    if missing := sorted(told["missing_keys"]):  # they would be random numbers
+    if (missing := sorted(told["missing_keys"])) and not placed:  # they would be random numbers
         raise ConfigurationError(
             f"The weights of {spec.base} lack {len(missing)} tensors of its config.json, first {missing[0]}.",
             "Finish the download, or give the config that belongs to these weights.",

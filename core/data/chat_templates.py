@@ -20,7 +20,7 @@ from jinja2.exceptions import TemplateError
 from jinja2.runtime import LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-STEPS = 200_000  # of one rendering; a conversation of a thousand turns takes some ten thousand
+STEPS = 100_000  # of one rendering; a conversation of a thousand turns takes some ten thousand
 LETTERS = 4_000_000  # of a text, or of all texts and items that a call is given
 GIVEN = ("range", "dict", "namespace", "cycler", "joiner")
 FILTERS = frozenset({
@@ -161,7 +161,7 @@ def _size(value: Any) -> int:
         one = waiting.pop()
         total += _length(one)
         seen += 1
-        if not seen % 100:
+        if not seen % 25:
             _spend()
         if total > LETTERS:
             raise TooMuch("it makes a text or a list that is too long")
