@@ -95,12 +95,20 @@ def _files() -> list[Case]:
     return [
         reads("parquet_short_name", "a.pq", whole),
         reads("parquet_packed", "a.parquet.gz", packed(whole)),
-        reads("parquet_uncompressed_groups", "a.parquet", _bytes(pa.table({"input": TEXTS, "output": ["clothes", "fruit"]}),
-              compression="none", row_group_size=1)),
+        reads(
+            "parquet_uncompressed_groups",
+            "a.parquet",
+            _bytes(pa.table({"input": TEXTS, "output": ["clothes", "fruit"]}), compression="none", row_group_size=1),
+        ),
         reads("parquet_of_3000_columns", "a.parquet", _bytes(wide), [("a", "b")]),
         reads("parquet_nameless_column", "a.parquet", _bytes(nameless), [(TEXTS[0], "x"), (TEXTS[1], "y")]),
         refuses("parquet_same_columns", "a.parquet", _bytes(twice), r"a\.parquet: two columns are called 'input'"),
-        refuses("parquet_no_rows", "a.parquet", _bytes(pa.table({"input": pa.array([], pa.string())})), r"a\.parquet has no rows"),
+        refuses(
+            "parquet_no_rows",
+            "a.parquet",
+            _bytes(pa.table({"input": pa.array([], pa.string())})),
+            r"a\.parquet has no rows",
+        ),
         refuses("parquet_no_columns", "a.parquet", _bytes(pa.table({})), r"a\.parquet has no rows"),
         refuses("parquet_cut_at_the_end", "a.parquet", whole[:-5], r"a\.parquet is a damaged Parquet file"),
         refuses("parquet_cut_in_the_middle", "a.parquet", whole[: len(whole) // 2], r"a\.parquet is a damaged Parquet"),
@@ -110,29 +118,44 @@ def _files() -> list[Case]:
         refuses("parquet_encrypted", "a.parquet", b"PARE" + whole[4:], r"a\.parquet.*encrypted", "without encryption"),
         refuses("parquet_in_jsonl", "a.jsonl", whole, r"a\.jsonl is a Parquet file", r"\.parquet"),
         refuses("json_in_parquet", "a.parquet", b'[{"input": 1}]', r"a\.parquet is not a Parquet file"),
-    ]  # fmt: skip
+    ]
 
 
 def _archives() -> list[Case]:
     whole = packed(csv())
     return [
         refuses("gzip_header_alone", "a.csv.gz", whole[:10], r"a\.csv\.gz is a damaged gzip"),
-        refuses("gzip_cut", "a.jsonl.gz", packed('{"input": "a", "output": "b"}\n' * 500)[:-20], r"a\.jsonl\.gz is a damaged"),
+        refuses(
+            "gzip_cut",
+            "a.jsonl.gz",
+            packed('{"input": "a", "output": "b"}\n' * 500)[:-20],
+            r"a\.jsonl\.gz is a damaged",
+        ),
         refuses("gzip_wrong_sum", "a.csv.gz", whole[:-8] + bytes(4) + whole[-4:], r"a\.csv\.gz is a damaged gzip"),
         refuses("gzip_then_rubbish", "a.csv.gz", whole + b"rubbish", r"a\.csv\.gz is a damaged gzip"),
         refuses("gzip_of_nothing", "a.csv.gz", packed(""), r"a\.csv\.gz is empty once unpacked"),
         refuses("gzip_twice", "a.csv.gz", packed(whole), r"a\.csv\.gz.*(gzip|compressed) twice|twice"),
         refuses("gzip_of_a_zip", "a.csv.gz", packed(_zip("a.csv", csv())), r"a\.csv\.gz is a zip archive"),
         refuses("gzip_of_unknown", "a.gz", whole, r"a\.gz"),
-        refuses("gzip_flipped_byte", "a.csv.gz", whole[:15] + bytes([whole[15] ^ 255]) + whole[16:], r"a\.csv\.gz is a damaged"),
-        refuses("gzip_bomb", "a.csv.gz", gzip.compress(b"text,label\n" + b"a,b\n" * 20_000_000, 9), r"a\.csv\.gz unpacks to more"),
+        refuses(
+            "gzip_flipped_byte",
+            "a.csv.gz",
+            whole[:15] + bytes([whole[15] ^ 255]) + whole[16:],
+            r"a\.csv\.gz is a damaged",
+        ),
+        refuses(
+            "gzip_bomb",
+            "a.csv.gz",
+            gzip.compress(b"text,label\n" + b"a,b\n" * 20_000_000, 9),
+            r"a\.csv\.gz unpacks to more",
+        ),
         refuses("bzip2", "a.csv", bz2.compress(csv().encode()), r"a\.csv is bzip2"),
         refuses("xz", "a.csv", lzma.compress(csv().encode()), r"a\.csv is xz"),
         refuses("zstd", "a.csv", b"\x28\xb5\x2f\xfd" + bytes(30), r"a\.csv is zstd"),
         refuses("tar_as_csv", "a.csv", b"a.csv".ljust(257, b"\0") + b"ustar\x0000" + bytes(300), r"a\.csv"),
         refuses("zip_as_csv", "a.csv", _zip("a.csv", csv()), r"a\.csv is a zip archive", "Unpack"),
         refuses("zip", "a.zip", _zip("a.csv", csv()), r"a\.zip: \.zip is not a supported"),
-    ]  # fmt: skip
+    ]
 
 
 def _others() -> list[Case]:
@@ -144,7 +167,11 @@ def _others() -> list[Case]:
         "html_as_parquet": ("a.parquet", page, "an HTML page"),
         "xml_as_csv": ("a.csv", '<?xml version="1.0"?>\n<rows><row text="a"/></rows>\n', "XML"),
         "rtf_as_csv": ("a.csv", "{\\rtf1\\ansi text,label\\par a,b}", "RTF|rich text"),
-        "lfs_pointer": ("a.csv", "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n", "LFS"),
+        "lfs_pointer": (
+            "a.csv",
+            "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n",
+            "LFS",
+        ),
         "pdf_as_csv": ("a.csv", b"%PDF-1.7\n%\xe2\xe3\xcf\xd3\n1 0 obj", "a PDF"),
         "excel_as_csv": ("a.csv", _zip("xl/workbook.xml", "<workbook/>"), "office document"),
         "old_excel_as_csv": ("a.csv", b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(504), "old office|Excel"),
@@ -165,7 +192,7 @@ def _others() -> list[Case]:
         "two_endings": ("a.csv.bak", csv(), "not a supported format"),
         "python_file": ("a.py", "print(1)", "not a supported format"),
         "ending_with_a_blank": ("a.csv ", csv(), "not a supported format"),
-    }  # fmt: skip
+    }
     return [refuses(name, file, content, message) for name, (file, content, message) in plain.items()]
 
 

@@ -80,14 +80,20 @@ def _broken() -> list[Case]:
     inside = lines([*OBJECTS] * 50).encode()
     return [
         refuses(
-            "one_bad_byte_in_utf8", "bad.csv", many.replace("Käse über alle Maßen 300".encode(), b"K\xe4se 300"),
-            r"bad\.csv, line 302: .*byte", "UTF-8",
+            "one_bad_byte_in_utf8",
+            "bad.csv",
+            many.replace("Käse über alle Maßen 300".encode(), b"K\xe4se 300"),
+            r"bad\.csv, line 302: .*byte",
+            "UTF-8",
         ),
         refuses(
-            "one_bad_byte_in_jsonl", "bad.jsonl", lines(
-                [{"input": f"déjà {i}", "output": "y"} for i in range(60)]
-            ).encode().replace("déjà 50".encode(), b"d\xe9ja 50"),
-            r"bad\.jsonl, line 51: .*byte", "UTF-8",
+            "one_bad_byte_in_jsonl",
+            "bad.jsonl",
+            lines([{"input": f"déjà {i}", "output": "y"} for i in range(60)])
+            .encode()
+            .replace("déjà 50".encode(), b"d\xe9ja 50"),
+            r"bad\.jsonl, line 51: .*byte",
+            "UTF-8",
         ),
         refuses("last_character_cut", "cut.csv", many[: many.rindex("ä".encode()) + 1], r"cut\.csv, line 401", "UTF-8"),
         reads("whole_utf8_again", "whole.csv", many, rows),
@@ -98,31 +104,38 @@ def _broken() -> list[Case]:
         refuses("only_nuls", "zero.csv", bytes(1000), r"zero\.csv, line 1: a NUL byte"),
         refuses("random_bytes", "noise.csv", bytes(range(256)) * 4, r"noise\.csv, line 1: a NUL byte"),
         refuses(
-            "half_surrogate", "half.jsonl", lines() + '{"input": "cut \\ud83d off", "output": "y"}\n',
-            r"half\.jsonl, line 3.*half", "emoji|whole",
+            "half_surrogate",
+            "half.jsonl",
+            lines() + '{"input": "cut \\ud83d off", "output": "y"}\n',
+            r"half\.jsonl, line 3.*half",
+            "emoji|whole",
         ),
         refuses(
-            "half_surrogate_in_array", "half.json", '[\n{"input": "a", "output": "b"},\n{"input": "\\udc00", '
-            '"output": "y"}]', r"half\.json, line 3.*half",
+            "half_surrogate_in_array",
+            "half.json",
+            '[\n{"input": "a", "output": "b"},\n{"input": "\\udc00", "output": "y"}]',
+            r"half\.json, line 3.*half",
         ),
         refuses(
             "half_surrogate_in_answer", "half.jsonl", '{"input": "a", "output": "\\ud800"}', r"half\.jsonl, line 1"
         ),
         refuses(
-            "half_surrogate_in_choices", "half.jsonl",
-            '{"input": "a", "output": "x", "choices": ["x", "\\ud800"]}', r"half\.jsonl, line 1",
+            "half_surrogate_in_choices",
+            "half.jsonl",
+            '{"input": "a", "output": "x", "choices": ["x", "\\ud800"]}',
+            r"half\.jsonl, line 1",
         ),
         refuses(
             "half_surrogate_in_a_name", "half.jsonl", '{"input": "a", "output": "b", "\\ud800": 1}', r"half\.jsonl"
         ),
         refuses(
-            "half_surrogate_in_a_list_as_text", "half.csv", "text,choices,answer\na,\"['x', '\\ud800']\",x\n",
+            "half_surrogate_in_a_list_as_text",
+            "half.csv",
+            "text,choices,answer\na,\"['x', '\\ud800']\",x\n",
             r"half\.csv, line 2",
         ),
-        reads(
-            "pair_of_surrogates", "pair.jsonl", '{"input": "\\ud83d\\ude00", "output": "y"}', [("\U0001f600", "y")]
-        ),
-    ]  # fmt: skip
+        reads("pair_of_surrogates", "pair.jsonl", '{"input": "\\ud83d\\ude00", "output": "y"}', [("\U0001f600", "y")]),
+    ]
 
 
 def _signs() -> list[Case]:
@@ -140,12 +153,16 @@ def _ends() -> list[Case]:
         reads("old_mac_line_ends", "mac.csv", csv(end="\r")),
         reads("mixed_line_ends", "mixed.csv", "text,label\r\na red hat,clothes\na green pear,fruit\r"),
         reads("mixed_line_ends_jsonl", "mixed.jsonl", lines(end="\r\n")),
-        reads("quoted_carriage_returns", "a.csv", 'text,label\r\n"a\r\nb",x\r\n"c\nd",y\r\n',
-              [("a\r\nb", "x"), ("c\nd", "y")]),
+        reads(
+            "quoted_carriage_returns",
+            "a.csv",
+            'text,label\r\n"a\r\nb",x\r\n"c\nd",y\r\n',
+            [("a\r\nb", "x"), ("c\nd", "y")],
+        ),
         reads("spaces_at_the_ends", "a.csv", "text,label\n  a red hat  , clothes\n a green pear,fruit  \n"),
         reads("file_separators", "a.jsonl", lines([{"input": "a\x1cb", "output": "y"}]), [("a\x1cb", "y")]),
         refuses("control_z_at_the_end", "a.csv", csv().encode() + b"\x1a\r\n", r"a\.csv, line 4: 1 fields"),
-    ]  # fmt: skip
+    ]
 
 
 CASES = [*_foreign(), *_marks(), *_broken(), *_signs(), *_ends()]

@@ -21,27 +21,48 @@ def _shapes() -> list[Case]:
         refuses("only_separators_below", "one.csv", "text,label\n,\n,\n", r"one\.csv has a header \(line 1\) but no"),
         reads("ten_thousand_columns", "wide.csv", f"text,label,{wide}\na red hat,clothes,{cells}\n", TWO[:1]),
         refuses("ten_thousand_strange_columns", "wide.csv", f"{wide}\n{cells}\n", r"wide\.csv: no column holds"),
-        reads("a_cell_of_a_megabyte", "big.csv", f"text,label\n{MEGABYTE},x\nb,y\n", [(MEGABYTE.strip(), "x"), ("b", "y")]),
+        reads(
+            "a_cell_of_a_megabyte", "big.csv", f"text,label\n{MEGABYTE},x\nb,y\n", [(MEGABYTE.strip(), "x"), ("b", "y")]
+        ),
         reads("an_answer_of_a_megabyte", "big.tsv", f"text\toutput\na\t{MEGABYTE}\n", [("a", MEGABYTE.strip())]),
-        refuses("a_quote_that_swallows_all", "big.csv", 'text,label\na,x\n"b,y\n' + "c,z\n" * 3000, r"big\.csv, line 3"),
-        refuses("a_cell_past_the_limit", "huge.csv", "text,label\n" + "x" * (16 * 2**20 + 1) + ",y\n",
-                r"huge\.csv, line 2: a field of more than"),
+        refuses(
+            "a_quote_that_swallows_all", "big.csv", 'text,label\na,x\n"b,y\n' + "c,z\n" * 3000, r"big\.csv, line 3"
+        ),
+        refuses(
+            "a_cell_past_the_limit",
+            "huge.csv",
+            "text,label\n" + "x" * (16 * 2**20 + 1) + ",y\n",
+            r"huge\.csv, line 2: a field of more than",
+        ),
         reads("two_hundred_blank_lines", "blank.csv", "text,label\n" + "\n" * 200 + "a,b\n", [("a", "b")]),
         reads("equal_rows", "same.csv", "text,label\n" + "a,b\n" * 3, [("a", "b")] * 3),
         reads("in_gzip_in_capitals", "A.CSV.GZ", packed(csv())),
-        reads("gzip_in_two_parts", "two.csv.gz", packed("text,label\na red hat,clothes\n") + packed("a green pear,fruit\n")),
+        reads(
+            "gzip_in_two_parts",
+            "two.csv.gz",
+            packed("text,label\na red hat,clothes\n") + packed("a green pear,fruit\n"),
+        ),
         reads("gzip_without_its_name", "plain.csv", packed(csv()), note="gzip-compressed although"),
         reads("tabs_in_capitals", "A.TSV", csv(separator="\t")),
-    ]  # fmt: skip
+    ]
 
 
 def _separators() -> list[Case]:
     return [
         reads("commas_in_tsv", "a.tsv", csv(), note="separated by commas"),
-        reads("semicolons_with_decimal_commas", "a.csv", "text;price;label\na;1,5;x\nb;2,5;y\n", [("a", "x"), ("b", "y")]),
+        reads(
+            "semicolons_with_decimal_commas", "a.csv", "text;price;label\na;1,5;x\nb;2,5;y\n", [("a", "x"), ("b", "y")]
+        ),
         reads("semicolons_quoted", "a.csv", 'text;label\n"a;b";x\nc;y\n', [("a;b", "x"), ("c", "y")]),
-        reads("vertical_bars_with_commas", "a.csv", "text|label\na, b and c|x\nd, e|y\n", [("a, b and c", "x"), ("d, e", "y")]),
-        refuses("excel_says_its_separator", "a.csv", "sep=;\ntext;label\na;b\n", r"a\.csv, line 1: .*sep=;", "first line"),
+        reads(
+            "vertical_bars_with_commas",
+            "a.csv",
+            "text|label\na, b and c|x\nd, e|y\n",
+            [("a, b and c", "x"), ("d, e", "y")],
+        ),
+        refuses(
+            "excel_says_its_separator", "a.csv", "sep=;\ntext;label\na;b\n", r"a\.csv, line 1: .*sep=;", "first line"
+        ),
         refuses("carets", "a.csv", "text^label\na^b\n", r"a\.csv: no column holds"),
         refuses("fixed_width", "a.csv", "text      label\na red hat clothes\n", r"a\.csv"),
         reads("separator_at_the_end", "a.csv", "text,label,\na,x,\nb,y,\n", [("a", "x"), ("b", "y")]),
@@ -50,8 +71,10 @@ def _separators() -> list[Case]:
         refuses("tabs_and_commas_mixed", "a.csv", "text,label\na,b\nc\td\n", r"a\.csv, line 3: 1 fields"),
         refuses("commas_not_quoted", "a.csv", "text,label\nwell, then,x\n", r"a\.csv, line 2: 3 fields", "quotation"),
         refuses("ragged_far_down", "a.csv", csv([(f"t{i}", "x") for i in range(500)]) + "a,b,c\n", r"a\.csv, line 502"),
-        refuses("shorter_far_down", "a.tsv", csv([(f"t{i}", "x") for i in range(500)], "\t") + "a\n", r"a\.tsv, line 502"),
-    ]  # fmt: skip
+        refuses(
+            "shorter_far_down", "a.tsv", csv([(f"t{i}", "x") for i in range(500)], "\t") + "a\n", r"a\.tsv, line 502"
+        ),
+    ]
 
 
 def _quotes() -> list[Case]:
@@ -65,27 +88,48 @@ def _quotes() -> list[Case]:
         refuses("backslash_quotes", "a.csv", 'text,label\n"a \\"b\\" c",x\n', r"a\.csv, line 2: text follows"),
         refuses("never_closed_on_the_last", "a.csv", 'text,label\na,x\nb,"y\n', r"a\.csv, line 3"),
         refuses("empty_quotes", "a.csv", 'text,label\n"",x\n', r"a\.csv, line 2, column 'text': empty"),
-        reads("quoted_header_with_line_break", "a.csv", '"text","la\nbel"\na red hat,clothes\na green pear,fruit\n',
-              output="la\nbel"),
-    ]  # fmt: skip
+        reads(
+            "quoted_header_with_line_break",
+            "a.csv",
+            '"text","la\nbel"\na red hat,clothes\na green pear,fruit\n',
+            output="la\nbel",
+        ),
+    ]
 
 
 def _headers() -> list[Case]:
     return [
         refuses("header_twice", "a.csv", "text,label,text\na,b,c\n", r"a\.csv, line 1: the columns 1 and 3 are both"),
-        refuses("header_twice_but_for_blanks", "a.csv", "text, text,label\na,b,c\n", r"a\.csv, line 1: the columns 1 and 2"),
+        refuses(
+            "header_twice_but_for_blanks", "a.csv", "text, text,label\na,b,c\n", r"a\.csv, line 1: the columns 1 and 2"
+        ),
         reads("header_with_a_blank_name", "a.csv", ",label\na red hat,clothes\na green pear,fruit\n"),
         reads("header_in_capitals", "a.csv", "TEXT,LABEL\na red hat,clothes\na green pear,fruit\n"),
         reads("header_of_emoji", "a.csv", "🙂,🏷\na red hat,clothes\na green pear,fruit\n", input="🙂", label="🏷"),
-        reads("header_very_long", "a.csv", f"{'x' * 5000},label\na red hat,clothes\na green pear,fruit\n", input="x" * 5000),
-        reads("header_with_quotes_and_equals", "a.csv", "a=b,c'd\na red hat,clothes\na green pear,fruit\n",
-              input="a=b", output="c'd"),
+        reads(
+            "header_very_long",
+            "a.csv",
+            f"{'x' * 5000},label\na red hat,clothes\na green pear,fruit\n",
+            input="x" * 5000,
+        ),
+        reads(
+            "header_with_quotes_and_equals",
+            "a.csv",
+            "a=b,c'd\na red hat,clothes\na green pear,fruit\n",
+            input="a=b",
+            output="c'd",
+        ),
         reads("header_twice_in_the_file", "a.csv", csv() + csv(), [*TWO, ("text", "label"), *TWO]),
-        reads("header_that_is_not_one", "a.csv", csv()[len("text,label\n"):], header=False),
+        reads("header_that_is_not_one", "a.csv", csv()[len("text,label\n") :], header=False),
         refuses("header_denied_and_ragged", "a.csv", "a\nb,c\n", r"a\.csv, line 2: 2 fields", header=False),
-        reads("names_of_html", "a.csv", "<script>alert(1)</script>,label\na red hat,clothes\na green pear,fruit\n",
-              input="<script>alert(1)</script>", label="label"),
-    ]  # fmt: skip
+        reads(
+            "names_of_html",
+            "a.csv",
+            "<script>alert(1)</script>,label\na red hat,clothes\na green pear,fruit\n",
+            input="<script>alert(1)</script>",
+            label="label",
+        ),
+    ]
 
 
 def _labels() -> list[Case]:
@@ -105,20 +149,45 @@ def _labels() -> list[Case]:
         one("labels_huge_numbers", ["1e999", "-1e999", "9" * 400, "1"]),
         one("as_many_labels_as_rows", [f"label {i}" for i in range(300)]),
         reads("labels_of_mixed_type", "a.jsonl", mixed, rows),
-        refuses("label_missing", "a.csv", "text,label\na,x\nb,\n", r"a\.csv, line 3, column 'label': the answer is empty"),
-        refuses("label_blank", "a.csv", "text,label\na,x\nb,   \n", r"a\.csv, line 3, column 'label': the answer is empty"),
+        refuses(
+            "label_missing", "a.csv", "text,label\na,x\nb,\n", r"a\.csv, line 3, column 'label': the answer is empty"
+        ),
+        refuses(
+            "label_blank", "a.csv", "text,label\na,x\nb,   \n", r"a\.csv, line 3, column 'label': the answer is empty"
+        ),
         refuses("label_null", "a.jsonl", lines([{"text": "a", "label": None}]), r"a\.jsonl, line 1, column 'label'"),
-        refuses("label_a_list_of_lists", "a.jsonl", lines([{"text": "a", "label": [["x"]]}]), r"a\.jsonl, line 1, column"),
-        refuses("all_one_label", "a.csv", csv([(f"t{i}", "x") for i in range(20)]), r"needs two labels or more",
-                "generation", kind="classification"),
+        refuses(
+            "label_a_list_of_lists", "a.jsonl", lines([{"text": "a", "label": [["x"]]}]), r"a\.jsonl, line 1, column"
+        ),
+        refuses(
+            "all_one_label",
+            "a.csv",
+            csv([(f"t{i}", "x") for i in range(20)]),
+            r"needs two labels or more",
+            "generation",
+            kind="classification",
+        ),
         refuses("input_blank", "a.csv", "text,label\n   ,x\n", r"a\.csv, line 2, column 'text': empty"),
-        refuses("text_only_zero_width", "a.csv", "text,label\n\u200b\u200b,x\n", r"a\.csv, line 2, column 'text': empty"),
-        refuses("answer_only_zero_width", "a.csv", "text,label\na,\ufeff\u200b\n", r"a\.csv, line 2, column 'label'.*empty"),
-        reads("split_unknown", "a.csv", "text,label,split\na,x,train\nb,y,exam\n", [("a", "x"), ("b", "y")],
-              note="not used: split"),
-        refuses("split_far_down", "a.csv", "text,label,split\n" + "a,x,train\n" * 1500 + "b,y,exam\n",
-                r"a\.csv, line 1502, column 'split': 'exam' is not a split"),
-    ]  # fmt: skip
+        refuses(
+            "text_only_zero_width", "a.csv", "text,label\n\u200b\u200b,x\n", r"a\.csv, line 2, column 'text': empty"
+        ),
+        refuses(
+            "answer_only_zero_width", "a.csv", "text,label\na,\ufeff\u200b\n", r"a\.csv, line 2, column 'label'.*empty"
+        ),
+        reads(
+            "split_unknown",
+            "a.csv",
+            "text,label,split\na,x,train\nb,y,exam\n",
+            [("a", "x"), ("b", "y")],
+            note="not used: split",
+        ),
+        refuses(
+            "split_far_down",
+            "a.csv",
+            "text,label,split\n" + "a,x,train\n" * 1500 + "b,y,exam\n",
+            r"a\.csv, line 1502, column 'split': 'exam' is not a split",
+        ),
+    ]
 
 
 CASES = [*_shapes(), *_separators(), *_quotes(), *_headers(), *_labels()]
