@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 
 from benchmarks import load_fixture
-from benchmarks.load_browser import Tab
+from benchmarks.load_browser import Tab, browser
 from benchmarks.load_worker import Training, replayed
 from benchmarks.pages import served
 from core.studio import Studio
@@ -90,13 +90,15 @@ def _measure(
     studio: Studio, training: Training, address: str, server: psutil.Process, seconds: float, browsers: int
 ) -> dict[str, Any]:
     worker, dispatcher = training.wait(), psutil.Process(studio.dispatcher()["pid"])
+    done = [run["id"] for run in studio.runs(state="done", limit=3)]
+    names = {"run": training.run, "done": ",".join(done)}
+    asyncio.run(warm(address, names))
     began = time.time()
     time.sleep(max(2.0, ALONE * seconds))
     looked = time.time()
     spent = {name: sum(one.cpu_times()[:2]) for name, one in _processes(server, dispatcher).items()}
     before, seen = server.memory_info().rss, Seen()
-    done = [run["id"] for run in studio.runs(state="done", limit=3)]
-    asyncio.run(crowd(address, seconds, browsers, {"run": training.run, "done": ",".join(done)}, seen))
+    asyncio.run(crowd(address, seconds, browsers, names, seen))
     ended = time.time()
     took = ended - looked
     cpu = {n: (sum(p.cpu_times()[:2]) - spent[n]) / took for n, p in _processes(server, dispatcher).items()}
@@ -125,15 +127,28 @@ def _processes(server: psutil.Process, dispatcher: psutil.Process) -> dict[str, 
     return {"web": server, "dispatcher": dispatcher, "browsers": psutil.Process()}
 
 
+async def warm(address: str, names: dict[str, str]) -> None:
+    """Every page once: what the server imports when it is first asked is no part of the figures."""
+    async with browser(address) as client:
+        for path in MIX:
+            tab = Tab(client, path.format(**names))
+            await tab.open()
+            await tab.close()
+
+
 async def crowd(address: str, seconds: float, browsers: int, names: dict[str, str], seen: Seen) -> None:
     """Many browsers, each on one page for a while, then on another; they come within the first tenth of the time."""
     end = time.perf_counter() + seconds
-    limits = httpx.Limits(max_connections=None, max_keepalive_connections=None)
-    async with httpx.AsyncClient(base_url=address, timeout=30, limits=limits, trust_env=False) as client:
-        await asyncio.gather(*(_person(client, end, seconds, names, seen, number) for number in range(browsers)))
+    await asyncio.gather(*(_person(address, end, seconds, names, seen, number) for number in range(browsers)))
 
 
-async def _person(
+async def _person(address: str, end: float, seconds: float, names: dict[str, str], seen: Seen, number: int) -> None:
+    """With connections of its own, as a browser has them."""
+    async with browser(address) as client:
+        await _look_around(client, end, seconds, names, seen, number)
+
+
+async def _look_around(
     client: httpx.AsyncClient, end: float, seconds: float, names: dict[str, str], seen: Seen, number: int
 ) -> None:
     chance = random.Random(number)

@@ -23,6 +23,11 @@ PATHS = ("/", "/data", "/methods", "/experiment", "/runs", "/compare", "/fusion"
 Told = Callable[[str, str, float], None]  # page, what (page, load, tick), seconds
 
 
+def browser(address: str) -> httpx.AsyncClient:
+    """Connections to a studio; it speaks plain http, so no certificates are read."""
+    return httpx.AsyncClient(base_url=address, timeout=60, trust_env=False, verify=False)
+
+
 class Tab:
     """One page of a studio in one browser; use ``open``, then ``live``, then ``close``."""
 
