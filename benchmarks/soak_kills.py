@@ -67,7 +67,8 @@ class Killer:
         if "web" in kind or kind == "all three":
             until(self.house.answers, 2 * MOMENT)  # each time without a web server is one kill's, and is told of it
         happening = self._acts()[kind](kind)
-        self.watcher.note(happening)
+        if happening.pids:
+            self.watcher.note(happening)
         return happening
 
     def _acts(self) -> dict[str, Callable[[str], Happening]]:
@@ -75,15 +76,19 @@ class Killer:
             "worker": self._worker,
             "worker while it starts": lambda kind: self._worker(kind, self._starting),
             "worker while it writes a checkpoint": lambda kind: self._worker(kind, self._writing),
-            "dispatcher": lambda kind: self._kill(kind, self.house.seen(DISPATCHER)),
+            "dispatcher": lambda kind: self._kill(kind, self._living(DISPATCHER)),
             "dispatcher while it starts": lambda kind: self._again(kind, DISPATCHER),
             "dispatcher while it reads events": self._reading,
-            "web server": lambda kind: self._kill(kind, self.house.seen(WEB)),
+            "web server": lambda kind: self._kill(kind, self._living(WEB)),
             "web server while it starts": lambda kind: self._again(kind, WEB),
             "all three": lambda kind: self._kill(kind, self.house.seen(WEB, DISPATCHER, WORKER)),
             "right after a submission": self._after_submission,
             "right after a cancellation": self._after_cancellation,
         } | {kind: self._pause for kind in PAUSES}
+
+    def _living(self, role: str) -> list[Seen]:
+        """The process, waited for if it is away."""
+        return until(lambda: self.house.seen(role), MOMENT) or []
 
     def _kill(self, kind: str, targets: list[Seen]) -> Happening:
         at = time.monotonic()
@@ -138,7 +143,7 @@ class Killer:
         sizes = {one.run: self._size(one.run) for one in self.house.workers()}
         until(lambda: any(self._size(run) > size for run, size in sizes.items()), MOMENT, pause=0.005)
         time.sleep(self.chance.uniform(0.0, 0.5))
-        return self._kill(kind, self.house.seen(DISPATCHER))
+        return self._kill(kind, self._living(DISPATCHER))
 
     def _size(self, run: str) -> int:
         with suppress(OSError):
@@ -147,10 +152,10 @@ class Killer:
 
     def _again(self, kind: str, role: str) -> Happening:
         """Kill it, and kill what takes its place in its first seconds: the database is being opened then."""
-        first = self._kill(kind, self.house.seen(role))
-        found = until(lambda: self.house.seen(role), MOMENT, pause=0.01)
+        first = self._kill(kind, self._living(role))
+        until(lambda: self.house.seen(role), MOMENT, pause=0.01)
         time.sleep(self.chance.uniform(0.0, 3.0))
-        second = self._kill(kind, self.house.seen(role) if found else [])
+        second = self._kill(kind, self._living(role))
         return Happening(kind, second.at, first.pids + second.pids, counted=first.counted or second.counted)
 
     def _after_submission(self, kind: str) -> Happening:
@@ -160,15 +165,13 @@ class Killer:
 
     def _after_cancellation(self, kind: str) -> Happening:
         run = self.people.cancel()
-        if self.chance.random() < 0.5:
-            return self._kill(kind, self.house.seen(DISPATCHER))
         own = [one for one in self.house.workers() if one.run == run]
-        return self._kill(kind, own or self.house.seen(DISPATCHER))
+        return self._kill(kind, own if own and self.chance.random() < 0.5 else self._living(DISPATCHER))
 
     def _pause(self, kind: str) -> Happening:
         """SIGSTOP, a few seconds, SIGCONT; what is promised counts from the end of the pause."""
         role = next(role for role in (WORKER, DISPATCHER, WEB) if kind.startswith(role))
-        targets = self._victims()[:1] if role == WORKER else self.house.seen(role)
+        targets = (until(self._victims, MOMENT) or [])[:1] if role == WORKER else self._living(role)
         self._touch(targets)
         for number in (signal.SIGSTOP, signal.SIGCONT):
             for one in targets:

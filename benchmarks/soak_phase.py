@@ -61,15 +61,17 @@ def _work(people: People, killer: Killer, seconds: float, kills: int, say: Any) 
     began, kinds = time.monotonic(), order(people.chance, kills)
     due = list(zip(moments(people.chance, len(kinds), seconds * KILLING), kinds, strict=True))
     busy_until, next_whim, done = seconds * SUBMITTING, 0.0, 0
-    while (now := time.monotonic() - began) < seconds and (due or now < busy_until):
-        if now < busy_until:
-            people.keep_queue(WAITING)
+    while (now := time.monotonic() - began) < seconds + GRACE and (due or now < busy_until):
+        if now < busy_until or due:  # there is always somebody to kill
+            people.keep_queue(WAITING if now < busy_until else 1)
         if now >= next_whim:
             _whim(people)
             next_whim = now + people.chance.uniform(4.0, 10.0)
         if due and now >= due[0][0]:
             _, kind = due.pop(0)
             happening = killer.do(kind)
+            if not happening.pids:  # nobody was there: another time
+                due.append((now + 5.0, kind))
             done += happening.counted
             say(f"{time.monotonic() - began:6.1f} s  {done:3d}  {happening.kind} ({happening.pids} processes)")
         time.sleep(0.1)

@@ -20,7 +20,7 @@ METHODS = ("lora", "mosld", "hydralora", "molora", "mtl_lora", "malora")
 TASKS = ("opinion", "subject")
 ROWS = {"train": 64, "validation": 8, "test": 12}
 OPEN = ("queued", "starting", "running", "cancelling")
-TWINS = 3  # runs of each setting and seed; nobody aims at the first one's worker
+TWINS = 4  # runs of each setting and seed; nobody aims at the first one's worker
 
 
 def small_data(studio: Studio, folder: Path) -> str:

@@ -6,6 +6,7 @@ import html
 import json
 import re
 import uuid
+from collections.abc import Iterable
 from typing import Any
 
 import httpx
@@ -123,8 +124,12 @@ def viewed(text: str) -> States:
 
 def menu_states(tab: Tab, name: str) -> States:
     """A menu of runs names the state of each that is not done."""
+    return states_of_labels(label for label, _ in tab.offered(name))
+
+
+def states_of_labels(labels: Iterable[str]) -> States:
     found = {}
-    for label, _ in tab.offered(name):
+    for label in labels:
         if run := LABEL.match(label):
             parts = label.split(" · ")
             found[run[1], ""] = next((part for part in parts[1:] if part in STATES), "done")
