@@ -39,14 +39,17 @@ def password_from(file: Path | None = None) -> str | None:
     The variable is taken out of the environment, so that workers and their logs never see it.
     """
     given = os.environ.pop(VARIABLE, None)
-    if file is not None:
-        try:
-            given = file.expanduser().read_text("utf-8").partition("\n")[0].rstrip("\r")
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(
-                f"The password file {file} cannot be read: {error}.", "Check path and rights."
-            ) from error
-    return given
+    return given if file is None else first_line(file)
+
+
+def first_line(file: Path) -> str:
+    """What a password file holds."""
+    try:
+        return file.expanduser().read_text("utf-8").partition("\n")[0].rstrip("\r")
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"The password file {file} cannot be read: {error}.", "Check path and rights."
+        ) from error
 
 
 @dataclass

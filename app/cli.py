@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from app.commands import data, design, fusion, models, results, runs, system, tokens
+from app.commands import data, design, fusion, models, results, runs, system, tokens, users
 from app.commands.common import INSECURE, URL, Session, stop_quietly
 from core.errors import StudioError
 
@@ -21,7 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
-for module in (system, data, design, runs, fusion, results, models, tokens):
+for module in (system, data, design, runs, fusion, results, models, users, tokens):
     module.register(app)
 
 

@@ -10,7 +10,7 @@ import gradio as gr
 
 from app.acting import protect
 from app.auth import Access
-from app.pages import chat, compare, data, experiment, fusion, home, methods, routing, runs
+from app.pages import account, chat, compare, data, experiment, fusion, home, methods, routing, runs
 from app.sessions import Pages
 from app.ui import first_paint
 from core.studio import Studio
@@ -34,6 +34,7 @@ PAGES: tuple[Page, ...] = (
     Page("Fusion", "/fusion", fusion),
     Page("Routing", "/routing", routing),
     Page("Chat", "/chat", chat),
+    Page("Account", "/account", account),
 )
 
 

@@ -60,11 +60,14 @@ def actor_of(access: Access, scope: Scope) -> Actor | None:
 
 
 def require(access: Access) -> Callable[[Request], str | None]:
-    """The second wall, inside the pages: Gradio asks it before every event, upload and file; None is refused."""
+    """The second wall, inside the pages: Gradio asks it before every event, upload and file; None is refused.
+
+    Pages are told role and name (``assets/ui/session.js``).
+    """
 
     def user(request: Request) -> str | None:
         actor = actor_of(access, request.scope)
-        return None if actor is None else actor.name or "local"
+        return None if actor is None else f"{actor.role} {actor.name or ''}"
 
     return user
 

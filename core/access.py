@@ -14,8 +14,8 @@ Role = Literal["viewer", "researcher", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)  # each may do what those before it may
 MEANS: dict[Role, str] = {
     "viewer": "looks at everything but other people's chats, and exports",
-    "researcher": "also trains, chats and uploads; changes and deletes what is their own",
-    "admin": "also changes and deletes what others own, manages users, cleans the disk and stops the dispatcher",
+    "researcher": "looks, exports, uploads, trains and chats, and changes or deletes what is their own",
+    "admin": "does all that, also with what others own, manages users, cleans the disk and stops the dispatcher",
 }
 
 

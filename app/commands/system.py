@@ -17,10 +17,10 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     context: typer.Context,
-    host: Annotated[str, typer.Option(help="Beyond this machine (0.0.0.0): with a password only.")] = "127.0.0.1",
+    host: Annotated[str, typer.Option(help="Beyond this machine (0.0.0.0): with users only.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 7860,
     password_file: Annotated[
-        Path | None, typer.Option(help="Its first line is the password; otherwise TESSERA_PASSWORD.")
+        Path | None, typer.Option(help="Makes the first user, admin, with its first line; otherwise TESSERA_PASSWORD.")
     ] = None,
     allow_host: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Another name of this machine, as a proxy passes it on.")

@@ -104,7 +104,8 @@ def _entry(run: Mapping[str, Any]) -> dict[str, Any]:
         "name": run["name"],
         "state": run["state"],
         "about": f"{run['method']} · seed {run['seed']}"
-        + (f" · {ui.short(run['trainable'])}" if run["trainable"] else ""),
+        + (f" · {ui.short(run['trainable'])}" if run["trainable"] else "")
+        + (f" · {run['owner']}" if run["owner"] else ""),
         "badge": run["badge"],
         "tags": run["tags"][:4],
         "share": share,

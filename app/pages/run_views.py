@@ -112,6 +112,7 @@ def facts(run: Mapping[str, Any], seeds: Sequence[Mapping[str, Any]] = ()) -> st
         ("Seed", f"{run['seed']}" + _seeds(run, seeds)),
         ("Device", e(_device(run))),
         ("Created", e(date(run["created"]))),
+        ("Owner", e(run["owner"] or "")),
         ("Comes from", _origin(run)),
         ("Jobs", "<br>".join(map(_job, run["jobs"]))),
     ]
