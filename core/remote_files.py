@@ -5,12 +5,12 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from urllib.parse import quote
 
+from core import archives
 from core.data.hub_sets import PREFIX, parse_hub
 from core.data.metadata import FILE
 from core.data.sources import is_data_file
@@ -130,10 +130,8 @@ def unpacked(archive: Path, target: Path) -> Path:
     if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
         raise ConfigurationError(f"{target} exists and is not empty.", "Name a folder that does not exist yet.")
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tessera-") as room, zipfile.ZipFile(archive) as packed:
-        if any(name.startswith("/") or ".." in Path(name).parts for name in packed.namelist()):
-            raise DataError("The archive of the studio names files outside its folder.", "Ask who serves it.")
-        packed.extractall(room)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tessera-") as room:
+        archives.unpack(archive, Path(room))
         [folder] = Path(room).iterdir()
         if target.is_dir():
             target.rmdir()

@@ -112,7 +112,8 @@ def batches(
 def load_streams(folder: Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     """The counts and the three token streams that ``tokens`` wrote."""
     counts = json.loads((folder / "tokens.json").read_text("utf-8"))
-    return counts, {name: np.load(folder / f"{name}.npy") for name in ("corpus", "instructions", "valid")}
+    names = ("corpus", "instructions", "valid")
+    return counts, {name: np.load(folder / f"{name}.npy", allow_pickle=False) for name in names}
 
 
 def save_weights(model: LlamaForCausalLM, out: Path) -> None:

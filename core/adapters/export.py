@@ -46,7 +46,7 @@ def load(base=None, folder=None, name="default", trainable=False, **options):
 
         if base is None:
             base = json.loads((folder / "adapter_config.json").read_text("utf-8"))["base_model_name_or_path"]
-        base = AutoModelForCausalLM.from_pretrained(base, **options)
+        base = AutoModelForCausalLM.from_pretrained(base, **{"use_safetensors": True, **options})
     return load_adapter(base, folder, name=name, trainable=trainable)
 '''
 

@@ -108,9 +108,10 @@ class SentenceEncoder:
         from transformers import AutoModel, AutoTokenizer
 
         try:
-            self.reads = AutoTokenizer.from_pretrained(base)
-            self.writes = AutoTokenizer.from_pretrained(name)
-            self.model = AutoModel.from_pretrained(name, use_safetensors=True).eval().requires_grad_(False)
+            self.reads = AutoTokenizer.from_pretrained(base, trust_remote_code=False)
+            self.writes = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            model = AutoModel.from_pretrained(name, use_safetensors=True, trust_remote_code=False)
+            self.model = model.eval().requires_grad_(False)
         except (OSError, ValueError) as error:
             raise ConfigurationError(
                 f"The sentence encoder {name} cannot be loaded beside {base}: {str(error).splitlines()[0]}",
@@ -151,7 +152,7 @@ def width_of(model: nn.Module, embedder: str) -> int:
     from transformers import AutoConfig
 
     try:
-        return AutoConfig.from_pretrained(embedder).hidden_size
+        return AutoConfig.from_pretrained(embedder, trust_remote_code=False).hidden_size
     except (OSError, ValueError, AttributeError) as error:
         raise ConfigurationError(
             f"The sentence encoder {embedder} cannot be read: {str(error).splitlines()[0]}",
