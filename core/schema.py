@@ -225,7 +225,9 @@ def _explain(cls: type[BaseModel], error: ValidationError, within: str) -> tuple
     problems: dict[str, list[str]] = {}
     hints = []
     for item in error.errors(include_url=False, include_context=False):
-        path = tuple(part for part in item["loc"] if isinstance(part, int) or not _UNION.match(part))
+        named = len(item["loc"]) if item["type"] in ("extra_forbidden", "missing") else 0  # the last part is a name
+        parts = enumerate(item["loc"], 1)
+        path = tuple(one for n, one in parts if n == named or isinstance(one, int) or not _UNION.match(one))
         place = ".".join(filter(None, (within, *(str(part)[:60] for part in path)))) or "It"
         told = _description(cls, path)
         if item["type"] == "extra_forbidden":

@@ -24,6 +24,7 @@ KNOWN = [
     "task_arithmetic", "coefficients", "step-60", "accuracy", "rank", "0,1", "{}", "- x", "tasks: [{dataset: reviews}]",
     "hub:a/b", "0123456789abcdef/a.csv", "../x", "train.steps=3", "=", "a=b=c", "", " ", "é\u202e", "'; --", "%00",
 ]  # fmt: skip
+CHANGED = ["train.steps", "method.name", "method.options.rank", "tasks.0.task", "seed", "input", "label", "a.csv"]
 SPEC = seed.spec("reviews", "lora").model_dump(mode="json")
 words = st.sampled_from(KNOWN) | st.text(max_size=12)
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | words
@@ -49,15 +50,31 @@ def specs(draw: st.DrawFn) -> Any:
     return spec
 
 
+def fitting(name: str, schema: dict[str, Any]) -> st.SearchStrategy[Any]:
+    """Values of the right type, and often the name of something that is there."""
+    if name == "spec":
+        return specs()
+    if name in ("run", "parent", "baseline"):
+        return st.sampled_from([f"run-{number}" for number in range(1, 11)]) | words
+    if "anyOf" in schema:
+        return st.one_of(*(fitting("", one) for one in schema["anyOf"]))
+    if schema.get("type") == "array":
+        return st.lists(fitting("run" if name == "runs" else "", schema["items"]), min_size=1, max_size=3)
+    pools = {"integer": st.integers(0, 40), "number": st.floats(0, 1), "boolean": st.booleans(), "string": words}
+    if schema.get("type") == "object":
+        return st.dictionaries(words | st.sampled_from(CHANGED), scalars | words, max_size=3)
+    return pools.get(schema.get("type", ""), values)
+
+
 @st.composite
 def bodies(draw: st.DrawFn, call: Call) -> dict[str, Any]:
-    names = st.sampled_from(list(call.types)) if call.types else st.nothing()
-    found = draw(st.dictionaries(names | st.text(max_size=6), values, max_size=5))
+    found: dict[str, Any] = {}
+    known = call.parameters.model_json_schema()
     for name in call.types:
-        if name == "spec" and draw(st.booleans()):
-            found[name] = draw(specs())
-        elif draw(st.booleans()):
-            found[name] = draw(st.lists(words, max_size=3) | words)
+        if name in known.get("required", ()) or draw(st.booleans()):
+            found[name] = draw(values if not draw(st.integers(0, 7)) else fitting(name, known["properties"][name]))
+    if not draw(st.integers(0, 5)):
+        found |= draw(st.dictionaries(st.text(max_size=6), values, max_size=2))
     return found
 
 
