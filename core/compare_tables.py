@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from core import sheets
+
 if TYPE_CHECKING:
     from core.compare import Cell, Column, Comparison
+
+
+TEX = {letter: f"\\{letter}" for letter in "_%&#{}$"}
+TEX |= {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}"}
 
 
 def _shown(cell: Cell | None, plus_minus: str = "±") -> str:
@@ -94,25 +98,34 @@ def _aligned(grid: Sequence[Sequence[str]]) -> str:
 
 def _markdown(comparison: Comparison) -> str:
     parts = [
-        _pipes(_grid(comparison, "**#**", "<u>#</u>")),
+        _pipes(_named(_grid(comparison, "**#**", "<u>#</u>"), _inert)),
         "\n".join(_notes(comparison)).replace("* marks", "bold marks").replace("~ what", "underlined what"),
     ]
     if settings := _settings(comparison):
-        parts.append(_pipes(settings))
+        parts.append(_pipes([list(map(_inert, line)) for line in settings]))
     return "\n\n".join(parts)
 
 
+def _named(grid: Sequence[Sequence[str]], inert: Callable[[str], str]) -> list[list[str]]:
+    """The grid with its names (the head, and two columns of task and metric) made inert; values hold our own marks."""
+    rows = [[*map(inert, line[:2]), *line[2:]] for line in grid[1:]]
+    return [list(map(inert, grid[0])), *rows]
+
+
 def _pipes(grid: Sequence[Sequence[str]]) -> str:
-    lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in grid]
+    lines = ["| " + " | ".join(line) + " |" for line in grid]
     return "\n".join([lines[0], "|" + "---|" * len(grid[0]), *lines[1:]])
+
+
+def _inert(name: str) -> str:
+    """A name in a Markdown table: it makes no columns, links, images or tags."""
+    return "".join(f"\\{letter}" if letter in "\\|[]!`<>" else letter for letter in " ".join(name.split()))
 
 
 def _csv(comparison: Comparison) -> str:
     """One line for each task and column, numbers unrounded."""
-    out = io.StringIO()
-    writer = csv.writer(out, lineterminator="\n")
     heads = ("task", "dataset", "split", "metric", "chance", "rows", "column", "runs", "trainable", "value", "stderr")
-    writer.writerow([*heads, "seeds", "spread", "difference", "difference_stderr", "p_value", "best", "tie", "badge"])
+    rows = [(*heads, "seeds", "spread", "difference", "difference_stderr", "p_value", "best", "tie", "badge")]
     for row in comparison.rows:
         for column, cell in zip(comparison.columns, row.cells, strict=True):
             if cell is None:
@@ -122,20 +135,21 @@ def _csv(comparison: Comparison) -> str:
             marks = (int(cell.best), int(cell.tie), column.badge)
             place = (row.task, row.dataset, row.split, row.metric, row.chance, row.rows)
             column_facts = (column.label, " ".join(column.runs), column.trainable)
-            writer.writerow([*place, *column_facts, cell.value, cell.stderr, cell.seeds, cell.spread, *change, *marks])
-    return out.getvalue().rstrip("\n")
+            rows.append((*place, *column_facts, cell.value, cell.stderr, cell.seeds, cell.spread, *change, *marks))
+    return sheets.text(rows).rstrip("\n")
 
 
 def _latex(comparison: Comparison) -> str:
     grid = _grid(comparison, r"\textbf{#}", r"\underline{#}", r"$\pm$")
-    lines = [" & ".join(_escaped(cell) for cell in line) + r" \\" for line in grid]
+    lines = [" & ".join(line) + r" \\" for line in _named(grid, _escaped)]
     columns = "ll" + "r" * (len(grid[0]) - 2)
     body = [lines[0], r"\midrule", *lines[1:-1], r"\midrule", lines[-1]]
     return "\n".join([f"\\begin{{tabular}}{{{columns}}}", r"\toprule", *body, r"\bottomrule", r"\end{tabular}"])
 
 
 def _escaped(cell: str) -> str:
-    return cell.replace("_", r"\_").replace("%", r"\%").replace("&", r"\&").replace("#", r"\#")
+    """A name in LaTeX: it runs no commands."""
+    return "".join(TEX.get(letter, letter) for letter in " ".join(cell.split()))
 
 
 RENDER: dict[str, Callable[[Comparison], str]] = {"text": _text, "markdown": _markdown, "csv": _csv, "latex": _latex}

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from core import sheets
 from core.errors import ConfigurationError, NotFoundError
 from core.home import Home, write_text
 from core.paths import child
@@ -168,7 +169,7 @@ def write_routing(
     if png is not None:
         written.append(figures.routing_heatmap_static(snapshot, png, **chosen))
     if csv is not None:
-        write_text(csv, snapshot.to_frame().to_csv(index=False))
+        write_text(csv, sheets.of_frame(snapshot.to_frame()))
         written.append(csv)
     return written
 

@@ -10,6 +10,8 @@ import typer
 
 from app.commands.common import Changes, Home, Json, Run, Session, session, table
 from app.commands.runs import follow
+from core import sheets
+from core.home import write_text
 
 Sources = Annotated[list[str], typer.Argument(metavar="RUN[:TASK]...", help="Finished runs of one base.")]
 SCORES = ("task", "metric", "base", "own", "fused", "fused_stderr", "joint", "lost", "lost_stderr")
@@ -116,5 +118,5 @@ def _text(frame: Any, columns: list[str], empty: str = "Nothing here.") -> str:
 
 def _write(frame: Any, path: Path | None) -> None:
     if path is not None:
-        frame.to_csv(path, index=False)
+        write_text(path, sheets.of_frame(frame))
         print(f"Wrote {path}.", file=sys.stderr)

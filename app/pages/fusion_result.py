@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +10,7 @@ import pandas as pd
 from app.pages.fusion_choice import again
 from app.pages.fusion_method import as_text
 from app.ui import components as ui
+from core import sheets
 
 if TYPE_CHECKING:
     from core.fusion_results import Fusion
@@ -109,11 +108,8 @@ def _beside(last: Any, tasks: int) -> str:
 
 def plain(frame: pd.DataFrame, separator: str = ",") -> str:
     """The whole table as text, numbers unrounded."""
-    out = io.StringIO()
-    writer = csv.writer(out, delimiter=separator, lineterminator="\n")
-    writer.writerow(frame.columns)
-    writer.writerows(["" if _missing(x) else x for x in row] for row in frame.itertuples(index=False))
-    return out.getvalue()
+    rows = (["" if _missing(value) else value for value in row] for row in frame.itertuples(index=False))
+    return sheets.text([frame.columns, *rows], separator)
 
 
 def about(found: Fusion) -> str:

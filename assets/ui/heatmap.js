@@ -17,6 +17,8 @@ const node = (name, attributes = {}, text = null) => {
   if (text !== null) made.textContent = text;  // textContent: names never become markup
   return made;
 };
+// As core/sheets.py: a spreadsheet computes nothing that is pasted; signed numbers stay.
+const inert = x => typeof x === 'string' && /^ *['=+\-@\t\r\n＝＋－＠]/.test(x) && !(x.trim() && isFinite(x)) ? `'${x}` : x;
 const clip = (text, room, size = 6.6) => text.length * size > room ? text.slice(0, Math.max(3, Math.floor(room / size) - 1)) + '…' : text;
 const clamp = (x, low, high) => Math.max(low, Math.min(high, x));
 const signed = v => v.mid !== undefined && v.mid !== null;
@@ -197,7 +199,7 @@ function table() {
   const button = (label, act, off = false) => { const made = Object.assign(document.createElement('button'), { textContent: label, disabled: off }); made.addEventListener('click', act); bar.append(made); };
   if (pages > 1) button('‹ Previous', () => { page -= 1; table(); }, page === 0);
   if (pages > 1) button('Next ›', () => { page += 1; table(); }, page === pages - 1);
-  button('Copy all', event => { navigator.clipboard?.writeText([head(v), ...all].map(line => line.join('\t')).join('\n')); event.target.textContent = 'Copied'; });
+  button('Copy all', event => { navigator.clipboard?.writeText([head(v), ...all].map(line => line.map(inert).join('\t')).join('\n')); event.target.textContent = 'Copied'; });
   bar.append(Object.assign(document.createElement('small'), { textContent: `${v.figure}${v.caption ? ' · ' + v.caption : ''} · lines ${page * PAGE + 1}–${Math.min(all.length, (page + 1) * PAGE)} of ${all.length}` }));
   const scroll = Object.assign(document.createElement('div'), { className: 'scroll' });
   scroll.append(grid);
