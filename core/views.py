@@ -29,6 +29,7 @@ def run(row: RunRow) -> dict[str, Any]:
         "total": row.total_parameters,
         "memory": memory(row.memory_estimate, row.memory_peak),
         "progress": progress(row.job),
+        "alarms": row.alarms,
     }
 
 

@@ -89,6 +89,7 @@ class Run(Base):
     folder: Mapped[str] = mapped_column(String(300))
     events_offset: Mapped[int] = mapped_column(BigInteger, default=0)
     request_id: Mapped[str | None] = mapped_column(String(100), unique=True)
+    alarms: Mapped[int] = mapped_column(default=0, server_default="0")  # those that nobody has answered
     owner: Mapped[str | None] = mapped_column(String(64), index=True)  # the name of a user, who may be gone since
     # A deleted run's number is never given again: its folder or a bookmark may still stand somewhere.
     __table_args__ = {"sqlite_autoincrement": True}

@@ -12,6 +12,7 @@ from sqlalchemy.types import TypeDecorator
 
 # Fields of a run's spec that do not change what is learnt: runs that differ only here are seeds of one setting.
 NOT_THE_SETTING = frozenset({"seed", "name", "tags", "notes"})
+NOT_OF_TRAINING = frozenset({"on_alarm"})  # the same of spec["train"]; others were always part of the hash
 
 
 class UtcDateTime(TypeDecorator[datetime]):
@@ -40,5 +41,7 @@ def now() -> datetime:
 def setting_hash(spec: dict[str, Any]) -> str:
     """16 hex digits of the spec without seed, name, tags and notes."""
     kept = {key: value for key, value in spec.items() if key not in NOT_THE_SETTING}
+    if isinstance(train := kept.get("train"), dict):
+        kept["train"] = {key: value for key, value in train.items() if key not in NOT_OF_TRAINING}
     text = json.dumps(kept, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MEASURED = 1.1  # head-room: rows are drawn anew
 WEIGHTLESS = {  # settings of training that do not shape its peak; the number of steps decides what is compiled
     "learning_rate", "schedule", "warmup", "weight_decay", "max_grad_norm", "sampling", "temperature", "log_every",
-    "evaluate_every", "checkpoint_every", "checkpoints_kept", "routing_moments",
+    "evaluate_every", "checkpoint_every", "checkpoints_kept", "on_alarm", "routing_moments",
 }  # fmt: skip
 
 

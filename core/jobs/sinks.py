@@ -21,10 +21,10 @@ table          ``name``, ``step``, ``columns`` (texts) and ``rows`` (lists of nu
                found, such as ``coefficients`` (run by projection), ``mask_density``, ``form``, ``sweep``
 checkpoint     ``step``, ``path`` relative to the run folder
 log            ``level`` (info, warning, error), ``message``
-alarm          ``name``, ``step``, ``message``
+alarm          ``name`` (diverged, spike, gradient, dead experts, collapse), ``step``, ``message``
 finished       ``step``
 cancelled      ``step``
-failed         ``failure`` (data, memory, disk, configuration, internal), ``message``, ``hint``, ``tail``
+failed         ``failure`` (data, memory, disk, alarm, configuration, internal), ``message``, ``hint``, ``tail``
 =============  ========================================================================================================
 """
 

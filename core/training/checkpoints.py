@@ -86,11 +86,15 @@ def step_of(folder: Path) -> int:
     return facts(folder)["step"]
 
 
-def prune(root: Path, kept: int, after: int) -> None:
-    """Delete all but the newest ``kept`` checkpoints, those past step ``after`` and what killed writers left."""
+def prune(root: Path, kept: int, after: int, spared: int | None = None) -> None:
+    """Delete all but the newest ``kept`` checkpoints, those past step ``after`` and what killed writers left.
+
+    The one of step ``spared`` stays.
+    """
     steps = found(root)
     current = [path for step, path in steps if step <= after]
-    for path in [*current[:-kept], *(path for step, path in steps if step > after), *root.glob(".writing-*")]:
+    old = [path for path in current[:-kept] if path.name != f"step-{spared}"]
+    for path in [*old, *(path for step, path in steps if step > after), *root.glob(".writing-*")]:
         shutil.rmtree(path, ignore_errors=True)
 
 
@@ -112,6 +116,12 @@ def restore_adapter(model: nn.Module, state: Mapping[str, Tensor], adapter: str 
     with torch.no_grad():
         for name, value in state.items():
             own[name].copy_(value)
+
+
+def finite(state: Mapping[str, Tensor]) -> bool:
+    """Whether all tensors hold numbers alone; waits for the device."""
+    whole = [torch.isfinite(value).all() for value in state.values() if value.is_floating_point()]
+    return not whole or bool(torch.stack([one.to(whole[0].device) for one in whole]).all())
 
 
 def save_tensors(path: Path, state: Mapping[str, Tensor]) -> None:

@@ -165,6 +165,7 @@ class Window:
         self.auxiliary: dict[str, Tensor] = {}  # by name
         self.tokens = torch.zeros(len(tasks), dtype=torch.float64)  # of answers
         self.rest = torch.zeros(2, dtype=torch.float64)  # micro-steps, input tokens
+        self.norm = torch.zeros((), device=device)  # the highest of the gradients
         self.seconds = 0.0
 
     def add(self, losses: Tensor, batch: Mapping[str, Any], auxiliary: Mapping[str, Tensor]) -> None:
@@ -191,21 +192,22 @@ class Window:
         return values
 
     def finite(self) -> bool:
-        """Whether every loss since the last point was a number; waits for the device."""
-        return bool(torch.isfinite(self.loss.sum() + sum(self.auxiliary.values())))
+        """Whether every loss and gradient since the last point was a number; waits for the device."""
+        return bool(torch.isfinite(self.loss.sum() + sum(self.auxiliary.values()) + self.norm))
 
     def clear(self) -> None:
         self.seconds = 0.0
         self.auxiliary = {}
-        for sums in (self.loss, self.tokens, self.rest):
+        for sums in (self.loss, self.tokens, self.rest, self.norm):
             sums.zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        sums = {"loss": self.loss, "tokens": self.tokens, "rest": self.rest}
+        sums = {"loss": self.loss, "tokens": self.tokens, "rest": self.rest, "norm": self.norm}
         return {**sums, "auxiliary": dict(self.auxiliary), "seconds": self.seconds}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.seconds = state["seconds"]
-        for name in ("loss", "tokens", "rest"):
-            getattr(self, name).copy_(state[name])
+        for name in ("loss", "tokens", "rest", "norm"):
+            if name in state:  # checkpoints of before there was a norm
+                getattr(self, name).copy_(state[name])
         self.auxiliary = {name: value.to(self.loss.device) for name, value in state["auxiliary"].items()}

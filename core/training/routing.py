@@ -11,6 +11,7 @@ from core.adapters.attach import tape_of
 from core.home import RunFolder
 from core.jobs.sinks import Sink
 from core.routing.recorder import RoutingRecorder
+from core.routing.snapshot import RoutingSnapshot
 
 
 class Routing:
@@ -38,9 +39,10 @@ class Routing:
     def recording(self, wanted: bool = True) -> Iterator[RoutingRecorder | None]:
         yield RoutingRecorder(self.tape, self.tasks) if wanted else None
 
-    def publish(self, recorder: RoutingRecorder, step: int, moment: str, split: str) -> None:
-        """Save what the recorder saw and say so."""
+    def publish(self, recorder: RoutingRecorder, step: int, moment: str, split: str) -> RoutingSnapshot:
+        """Save what the recorder saw, say so, and return it."""
         snapshot = recorder.snapshot()
         file = f"{moment}.npz"
         snapshot.save(self.folder.routing / file)
         self.sink.emit("routing", step=step, moment=moment, split=split, file=file)
+        return snapshot

@@ -20,13 +20,14 @@ from core.data.sampling import MixtureSampler
 from core.data.store import DatasetStore
 from core.data.tasks import Task, load_tasks
 from core.data.templates import TextEncoder
-from core.errors import ConfigurationError, DataError
+from core.errors import AlarmError, ConfigurationError, DataError
 from core.evaluation.run import score
 from core.home import RunFolder
 from core.jobs.sinks import Cancelled, Sink
 from core.models import download_progress, load_base, pick_device, resolve_base
 from core.schema import RunSpec, TrainSpec
 from core.training import checkpoints
+from core.training.alarms import Alarms
 from core.training.compiling import Compiling
 from core.training.experts import experts_of
 from core.training.loss import STEP, AnswerCollator
@@ -90,7 +91,8 @@ def train_adapter(
     source = resolve_base(spec.model, progress=download_progress(sink))
     checkpoint = _checkpoint(spec, folder, sink) if resume else None
     step = 0 if checkpoint is None else checkpoints.step_of(checkpoint)
-    checkpoints.prune(folder.checkpoints, spec.train.checkpoints_kept, after=step)
+    spared = None if checkpoint is None else read_state(checkpoint).get("alarms", {}).get("kept")
+    checkpoints.prune(folder.checkpoints, spec.train.checkpoints_kept, after=step, spared=spared)
     base = load_base(spec.model, device, folder=source)
     length = _length(spec, base, sink)
     model = attach(base, spec.method, tasks=[task.name for task in tasks], name=ADAPTER, seed=spec.seed)
@@ -116,6 +118,12 @@ def train_adapter(
     last = _steps(trainer, checkpoint)
     if trainer.interrupted:
         raise Cancelled(last)
+    if trainer.stopped_by is not None:
+        raise AlarmError(
+            f"Stopped at step {last} by the alarm {trainer.stopped_by.name}: {trainer.stopped_by.message}",
+            f"Look at the curves and the routing. Resume it, and it goes on from step {last} past this alarm; or clone "
+            "it with a lower train.learning_rate or longer train.warmup.",
+        )
     kept = _keep_best(trainer, last, sink)
     _save(model, folder.adapter)
     _final_routing(rows, trainer, kept)
@@ -179,8 +187,15 @@ def _trainer(
         checkpoints_kept=settings.checkpoints_kept,
         checkpoint_facts={"settings": fingerprint(spec)},
         patience=settings.early_stopping,
+        alarms=Alarms(_vocabulary(model), settings.max_grad_norm),
+        stop_at_alarms=settings.on_alarm == "stop",
         graphs=compiling.graphs,
     )
+
+
+def _vocabulary(model: nn.Module) -> int:
+    head = model.get_output_embeddings()
+    return getattr(head, "out_features", None) or getattr(model.config, "vocab_size", None) or 2**16
 
 
 def _order(settings: TrainSpec, mixture: MixtureSampler, plan: Plan, dataset: TaskDataset, packing: bool) -> RunOrder:

@@ -16,7 +16,7 @@ from core.training.plan import Plan
 
 SCHEDULES = {"linear": "linear", "cosine": "cosine", "constant": "constant_with_warmup"}
 # Settings that may change between attempts; how steps are computed moves the curve by no more than rounding.
-NOT_THE_CURVE = ("checkpoint_every", "checkpoints_kept", "packing", "compile")
+NOT_THE_CURVE = ("checkpoint_every", "checkpoints_kept", "on_alarm", "packing", "compile")
 LOADERS = 2  # processes that encode rows while a GPU computes; rows that are ids already need none
 
 

@@ -18,6 +18,7 @@ from transformers.trainer_callback import PrinterCallback
 from core.errors import ConfigurationError
 from core.jobs.sinks import Sink
 from core.training import checkpoints
+from core.training.alarms import Alarm, Alarms
 from core.training.clock import Clock
 from core.training.graphs import StepGraphs
 from core.training.loss import RAGGED, AnswerHead, Window
@@ -68,12 +69,16 @@ class TaskTrainer(Trainer):
         checkpoints_kept: int,
         checkpoint_facts: dict[str, Any],
         patience: int | None,
+        alarms: Alarms,
+        stop_at_alarms: bool = False,
         graphs: int = 0,
     ) -> None:
         self.plan, self.order, self.sink, self.probe, self.routing = plan, order, sink, probe, routing
         self.root, self.kept, self.facts = checkpoint_root, checkpoints_kept, checkpoint_facts
         self.standing = Standing(patience)
         self.interrupted = False
+        self.alarms, self.stop_at_alarms = alarms, stop_at_alarms
+        self.stopped_by: Alarm | None = None
         super().__init__(model, arguments, data_collator=collator, train_dataset=dataset, callbacks=[Rhythm(self)])
         self.remove_callback(PrinterCallback)
         self.model_accepts_loss_kwargs = True  # says the same to earlier transformers
@@ -127,7 +132,9 @@ class TaskTrainer(Trainer):
 
     def _clip_grad_norm(self, model: Any) -> Tensor:
         """Over what is trained: Trainer's asks every parameter of the base."""
-        return torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.trained, self.args.max_grad_norm)
+        self.window.norm = torch.maximum(self.window.norm, norm.detach().to(self.window.norm.dtype))
+        return norm
 
     def floating_point_ops(self, inputs: dict[str, Any]) -> int:
         return 0  # nothing reads them, and counting walks over all parameters at every step
@@ -138,21 +145,43 @@ class TaskTrainer(Trainer):
         if "grad_norm" not in logs:
             return
         self.window.seconds += self.clock.lap()  # Trainer has read the gradient norm: the device has caught up
-        values = self.window.values()
+        values, norm = self.window.values(), self.window.norm.item()
         if not math.isfinite(total := values["loss"] + values.get("auxiliary_loss", 0.0)):
-            self.stop_as_diverged("training", total)
+            self.stop_as_diverged("training loss", total)
+        if not math.isfinite(norm):
+            self.stop_as_diverged("gradient norm", norm)
         values |= {name: logs[name] for name in ("learning_rate", "grad_norm")}
         values["memory_gib"] = peak_memory(self.args.device)
         self.sink.emit("metrics", step=self.state.global_step, values=values)
         self.window.clear()
+        self._alarm(self.alarms.look(total, norm))
 
-    def stop_as_diverged(self, phase: str, loss: float) -> None:
+    def stop_as_diverged(self, what: str, value: float) -> None:
+        """Always the end: a weight that is no number makes every later one such."""
         step = self.state.global_step
-        self.sink.emit("alarm", name="diverged", step=step, message=f"The {phase} loss is {loss} at step {step}.")
+        self._tell(Alarm("diverged", f"The {what} is {value} at step {step}."))
         raise ConfigurationError(
-            f"The {phase} loss became {loss} by step {step}.",
+            f"The {what} became {value} by step {step}.",
             f"Lower train.learning_rate (now {self.args.learning_rate:g}) or train.max_grad_norm, or warm up longer.",
         )
+
+    def _alarm(self, found: Sequence[Alarm]) -> None:
+        """Tell of alarms and, where the run shall stop at them, end it with a checkpoint from which it can go on."""
+        for alarm in found:
+            self._tell(alarm)
+        if found and self.stop_at_alarms and self.state.global_step < self.plan.total:
+            self.stopped_by = found[0]
+            self.control.should_save = self.control.should_training_stop = True
+
+    def _tell(self, alarm: Alarm) -> None:
+        """Say it, and keep the newest checkpoint from before the first trouble for as long as the run is there."""
+        step = self.state.global_step
+        before = [one for one, _ in checkpoints.found(self.root) if one <= step]
+        if self.alarms.kept not in before:
+            self.alarms.kept = before[-1] if before else None
+        kept = self.alarms.kept
+        said = "There is no checkpoint from before." if kept is None else f"The checkpoint step-{kept} is kept."
+        self.sink.emit("alarm", name=alarm.name, step=step, message=f"{alarm.message} {said}", checkpoint=kept)
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> dict:
         """Validation loss on the probe, and the routing of the same passes where this step is a moment."""
@@ -161,10 +190,12 @@ class TaskTrainer(Trainer):
         with self.routing.recording(step in self.plan.moments) as recorder:
             losses = self.probe.losses(self.model, self.args.device, recorder)
         if recorder is not None:
-            self.routing.publish(recorder, step, f"step-{step}", self.probe.split)
+            snapshot = self.routing.publish(recorder, step, f"step-{step}", self.probe.split)
+            if step > 0:  # before the first step nothing was learnt
+                self._alarm(self.alarms.look_at_routing(snapshot))
         mean = sum(losses.values()) / len(losses)
         if not math.isfinite(mean):
-            self.stop_as_diverged("validation", mean)
+            self.stop_as_diverged("validation loss", mean)
         values = {"validation": mean} | {f"validation/{task}": loss for task, loss in losses.items()}
         if self.probe.split == "validation":
             self.sink.emit("metrics", step=step, values=values)
@@ -189,13 +220,13 @@ class TaskTrainer(Trainer):
             self.control.should_training_stop = self.control.should_save = True
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        if not self.window.finite():
-            self.stop_as_diverged("training", math.nan)
+        if not self.window.finite() or not checkpoints.finite(checkpoints.adapter_state(self.model)):
+            self.stop_as_diverged("training loss", math.nan)
         step = self.state.global_step
         self.standing.done = self.standing.done or step >= self.plan.total
         self.window.seconds += self.clock.lap()
         folder = checkpoints.write(self.root, step, self._fill, self.facts)
-        checkpoints.prune(self.root, self.kept, after=step)
+        checkpoints.prune(self.root, self.kept, after=step, spared=self.alarms.kept)
         self.sink.emit("checkpoint", step=step, path=f"{self.root.name}/{folder.name}")
         self.clock.lap()
 
@@ -209,6 +240,7 @@ class TaskTrainer(Trainer):
             "rng": checkpoints.rng_state(self.args.device),
             "window": self.window.state_dict(),
             "standing": self.standing.facts(),
+            "alarms": self.alarms.state(),
         }
         with (folder / "state.pt").open("wb") as file:  # torch's own writer says nothing of a full disk
             torch.save(state, file)
@@ -224,6 +256,8 @@ class TaskTrainer(Trainer):
         self.optimizer.load_state_dict(state["optimizer"])
         self.lr_scheduler.load_state_dict(state["scheduler"])
         self.window.load_state_dict(state["window"])
+        if "alarms" in state:  # checkpoints of before there were any
+            self.alarms.restore(state["alarms"])
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

@@ -126,6 +126,7 @@ def cancel(session: Session, *, job: int) -> JobRow:
 def cancel_run(session: Session, *, run: str) -> list[JobRow]:
     """Cancel every job of a run that waits or works; jobs that have ended stay as they are."""
     owner = run_queries.row(session, run=run)
+    owner.alarms = 0  # whoever decides over a run has answered them
     open_states = ("queued", "starting", "running")
     # Newest first, so that what depends on another job is cancelled as asked, not as a consequence.
     ids = select(Job.id).where(Job.run_id == owner.id, Job.state.in_(open_states)).order_by(Job.id.desc())
@@ -150,6 +151,7 @@ def resume(session: Session, *, job: int) -> JobRow:
 def resume_run(session: Session, *, run: str) -> list[JobRow]:
     """Resume the jobs of a run that failed, were cancelled or were lost."""
     owner = run_queries.row(session, run=run)
+    owner.alarms = 0
     stopped = ("failed", "cancelled", "lost")
     ids = session.scalars(select(Job.id).where(Job.run_id == owner.id, Job.state.in_(stopped)).order_by(Job.id)).all()
     if not ids:

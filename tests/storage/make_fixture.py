@@ -48,7 +48,7 @@ def run(number: int, name: str, state: str, **more: Any) -> dict[str, Any]:
     return {
         "id": number, "slug": slug, "folder": slug, "name": name, "spec": spec(name, number), "method": "mosld",
         "base": "tessera-base", "tasks": ["topic"], "seed": number, "setting_hash": "0123456789abcdef", "state": state,
-        "created": at(number), "notes": "noted", "events_offset": 0, **more,
+        "created": at(number), "notes": "noted", "events_offset": 0, "owner": "admin", **more,
     }  # fmt: skip
 
 
@@ -115,7 +115,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "studies": [{"id": 1, "name": "ranks", "notes": "why", "created": at(6)}],
     "study_runs": [{"study_id": 1, "run_id": 1}],
     "conversations": [{"id": 1, "title": "Hello", "models": ["run-1", "base"], "system": "", "settings": {},
-                       "created": at(20), "changed": at(21)}],
+                       "created": at(20), "changed": at(21), "owner": "admin"}],
     "messages": [
         {"id": 1, "conversation_id": 1, "text": "Hello?", "settings": {}, "created": at(20)},
         {"id": 2, "conversation_id": 1, "question_id": 1, "model": "run-1", "text": "Hello.", "tokens": 3,

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 from sqlalchemy import text
 
 from storage import Database, StorageError
@@ -40,11 +41,12 @@ def test_a_newer_schema_is_refused_with_a_reason(database: Database) -> None:
         Database(str(database.url))
 
 
+HEAD = ScriptDirectory(str(module.MIGRATIONS)).get_current_head()
 NEXT = """
 from alembic import op
 import sqlalchemy as sa
 revision = "9000"
-down_revision = "0006"
+down_revision = "{head}"
 branch_labels = None
 depends_on = None
 
@@ -58,7 +60,7 @@ def upgrade() -> None:
 def _with_next_revision(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str = "") -> None:
     scripts = tmp_path / "migrations"
     shutil.copytree(module.MIGRATIONS, scripts, ignore=shutil.ignore_patterns("__pycache__"))
-    (scripts / "versions" / "9000_next.py").write_text(NEXT.format(then=then))
+    (scripts / "versions" / "9000_next.py").write_text(NEXT.format(then=then, head=HEAD))
     monkeypatch.setattr(module, "MIGRATIONS", scripts)
 
 
@@ -70,9 +72,9 @@ def test_an_upgrade_keeps_the_data_and_a_copy_of_the_file_before_it(
     _with_next_revision(tmp_path, monkeypatch)
     with Database(str(database.url)) as upgraded, upgraded.session() as session:
         assert session.execute(text("SELECT name, colour FROM studies")).all() == [("kept", "grey")]
-    (copy,) = tmp_path.glob("tessera.db.0006-*.bak")
+    (copy,) = tmp_path.glob(f"tessera.db.{HEAD}-*.bak")
     with closing(sqlite3.connect(copy)) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [("0006",)]
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
         assert connection.execute("SELECT name FROM studies").fetchall() == [("kept",)]
 
 
