@@ -38,7 +38,7 @@ def canonical(row: Mapping[str, Any]) -> Row:
 def to_table(rows: Iterable[Mapping[str, Any]] | pa.Table) -> pa.Table:
     """Rows as an Arrow table with the canonical schema."""
     if isinstance(rows, pa.Table):
-        return rows.select(COLUMNS).cast(SCHEMA)
+        return rows if rows.schema.equals(SCHEMA) else rows.select(COLUMNS).cast(SCHEMA)
     return pa.Table.from_pylist([canonical(row) for row in rows], schema=SCHEMA)
 
 
@@ -52,9 +52,15 @@ def iterate(table: pa.Table, size: int = 4096) -> Iterator[Row]:
         yield from batch.to_pylist()
 
 
+def column(table: pa.Table, name: str) -> Iterator[Any]:
+    """The values of a column, a few thousand of them as Python objects at a time."""
+    for batch in table.select([name]).to_batches(max_chunksize=4096):
+        yield from batch.column(0).to_pylist()
+
+
 def with_column(table: pa.Table, name: str, value: str) -> pa.Table:
     """The table with one text column set to ``value`` in every row."""
-    column = pa.array([value] * len(table), pa.string())
+    column = pa.repeat(pa.scalar(value, pa.string()), len(table))
     return table.set_column(table.schema.get_field_index(name), SCHEMA.field(name), column)
 
 

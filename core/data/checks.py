@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from core.data.canonical import Row, iterate
 from core.data.kinds import Tables
+from core.data.spill import filtered
 
 EXAMPLES = 5
 _NEITHER = re.compile(r"[\W_]+")  # neither letters nor digits
@@ -57,15 +59,15 @@ def keys_of(table: pa.Table) -> list[bytes]:
 
 
 def duplicates(table: pa.Table) -> Duplicates:
-    seen: dict[bytes, str] = {}
+    seen: dict[bytes, int] = {}
     found = Duplicates()
     for row in iterate(table.select(_BATCH)):
         key = input_key(row)
         if key not in seen:
-            seen[key] = row["output"]
+            seen[key] = hash(row["output"])
             continue
         found.rows += 1
-        found.conflicts += seen[key] != row["output"]
+        found.conflicts += seen[key] != hash(row["output"])
         if len(found.examples) < EXAMPLES:
             found.examples.append(_shown(row))
     return found
@@ -74,20 +76,21 @@ def duplicates(table: pa.Table) -> Duplicates:
 def overlap(train: pa.Table, other: pa.Table, known: set[bytes] | None = None) -> Overlap:
     """Rows of ``other`` whose input stands in ``train``; ``known``: the keys of ``train``, if they are at hand."""
     known = set(keys_of(train)) if known is None else known
-    hits = [row for row in iterate(other.select(_BATCH)) if input_key(row) in known]
-    return Overlap(
-        rows=len(hits), share=len(hits) / max(len(other), 1), examples=[_shown(row) for row in hits[:EXAMPLES]]
-    )
+    hits, examples = 0, []
+    for row in iterate(other.select(_BATCH)):
+        if input_key(row) in known:
+            hits += 1
+            examples += [_shown(row)] if len(examples) < EXAMPLES else []
+    return Overlap(rows=hits, share=hits / max(len(other), 1), examples=examples)
 
 
-def without_overlap(tables: Tables) -> tuple[dict[str, pa.Table], int]:
+def without_overlap(tables: Tables, room: Path | None = None) -> tuple[dict[str, pa.Table], int]:
     """The splits with training rows removed whose input is in validation or test, and how many were."""
     scored = {key for split, table in tables.items() if split != "train" for key in keys_of(table)}
     if "train" not in tables:
         return dict(tables), 0
     keep = [key not in scored for key in keys_of(tables["train"])]
-    train = tables["train"].filter(pa.array(keep, pa.bool_()))
-    return {**tables, "train": train}, keep.count(False)
+    return {**tables, "train": filtered(tables["train"], keep, room)}, keep.count(False)
 
 
 def class_balance(outputs: Iterable[str]) -> dict[str, int]:

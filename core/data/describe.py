@@ -67,8 +67,12 @@ def fill_choices(info: TaskInfo, table: pa.Table) -> pa.Table:
     if info.kind != "classification" or not info.labels:
         return table
     index = table.schema.get_field_index("choices")
-    choices = [row or info.labels for row in table["choices"].to_pylist()]
-    return table.set_column(index, table.schema.field(index), pa.array(choices, table.schema.field(index).type))
+    field = table.schema.field(index)
+    filled = [
+        pa.array([row or info.labels for row in batch.column(index).to_pylist()], field.type)
+        for batch in table.to_batches(max_chunksize=4096)
+    ]
+    return table.set_column(index, field, pa.chunked_array(filled, field.type))
 
 
 def known_metric(name: str) -> str:

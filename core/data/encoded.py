@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -21,9 +21,11 @@ from core.data.canonical import Row
 from core.data.tasks import Task
 from core.data.templates import Encoded, TextEncoder
 
-FORMAT = 1
+FORMAT = 2
+BATCH = 4096  # rows that lie together in the file
 MOST = 2 * 2**30
 SIDES = ("prompt", "answer")
+SCHEMA = pa.schema([(side, pa.large_list(pa.int32())) for side in SIDES])
 
 
 class EncodedRows:
@@ -45,7 +47,8 @@ class EncodedRows:
 
     def __getitem__(self, index: int) -> Encoded:
         if self._kept is not None:
-            return Encoded(*(values[starts[index] : starts[index + 1]].tolist() for starts, values in self._kept))
+            sides, place = self._kept[index // BATCH], index % BATCH
+            return Encoded(*(values[starts[place] : starts[place + 1]].tolist() for starts, values in sides))
         return self.encoder.encode(self._texts[index], self.task.template, self.max_length)
 
     @property
@@ -58,16 +61,24 @@ class EncodedRows:
     def lengths(self) -> np.ndarray:
         """Tokens of each row, all of which are kept."""
         self.keep()
-        return sum((np.diff(starts) for starts, _ in self._kept or ()), np.zeros(self.size, np.int64))
+        own = [sum(np.diff(starts) for starts, _ in sides) for sides in self._kept or ()]
+        return np.concatenate(own) if own else np.zeros(0, np.int64)
 
     def keep(self) -> None:
-        """Encode all rows, once for all runs. Without a place to write, this run alone has them."""
+        """Encode all rows, once for all runs, a few of them in memory. Without a place to write, this run alone has
+        them, all in memory."""
         if self.kept:
             return
-        table = _table(self.encoder.encode_all(self._texts, self.task.template, self.max_length))
-        self._kept, self._rows = _columns(table), None
-        with suppress(OSError):
-            _write(table, self.path)
+        rows = self._rows if self._rows is not None else self.task.iterate(self.split)
+        encoded = self.encoder.encode_all(rows, self.task.template, self.max_length)
+        try:
+            _write(_batches(encoded), self.path)
+            self._kept = _read(self.path, self.size)
+        except OSError:
+            encoded = self.encoder.encode_all(self._texts, self.task.template, self.max_length)
+        if self._kept is None:
+            self._kept = [_sides(batch) for batch in _batches(encoded)]
+        self._rows = None
 
 
 def _key(task: Task, encoder: TextEncoder, split: str, max_length: int | None) -> str:
@@ -79,40 +90,43 @@ def _key(task: Task, encoder: TextEncoder, split: str, max_length: int | None) -
     return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _table(rows: Iterable[Encoded]) -> pa.Table:
-    ids, starts = {side: [] for side in SIDES}, {side: [0] for side in SIDES}
-    for row in rows:
+def _batches(rows: Iterable[Encoded]) -> Iterator[pa.RecordBatch]:
+    """``BATCH`` rows each, but for the last."""
+    waiting = iter(rows)
+    while block := list(islice(waiting, BATCH)):
+        columns = []
         for side in SIDES:
-            ids[side].append(np.array(getattr(row, side), dtype=np.int32))
-            starts[side].append(starts[side][-1] + len(ids[side][-1]))
-    columns = [pa.LargeListArray.from_arrays(starts[side], np.concatenate(ids[side])) for side in SIDES]
-    return pa.table(columns, names=SIDES)
+            ids = [np.array(getattr(row, side), dtype=np.int32) for row in block]
+            starts = np.concatenate(([0], np.cumsum([len(own) for own in ids])))
+            columns.append(pa.LargeListArray.from_arrays(starts, np.concatenate(ids)))
+        yield pa.record_batch(columns, schema=SCHEMA)
 
 
-def _columns(table: pa.Table) -> list[tuple[np.ndarray, np.ndarray]]:
+def _sides(batch: pa.RecordBatch) -> list[tuple[np.ndarray, np.ndarray]]:
     """Of prompts and of answers: where each begins, and all ids."""
-    columns = [table[side].chunk(0) for side in SIDES]
-    return [(column.offsets.to_numpy(), column.values.to_numpy()) for column in columns]
+    return [(column.offsets.to_numpy(), column.values.to_numpy()) for column in map(batch.column, SIDES)]
 
 
-def _read(path: Path, size: int) -> list[tuple[np.ndarray, np.ndarray]] | None:
-    """None where there is no whole file."""
+def _read(path: Path, size: int) -> list[list[tuple[np.ndarray, np.ndarray]]] | None:
+    """Batch by batch; None where there is no whole file."""
     try:
         with pa.memory_map(str(path)) as file:
-            table = pa.ipc.open_file(file).read_all()
+            reader = pa.ipc.open_file(file)
+            batches = [reader.get_batch(place) for place in range(reader.num_record_batches)]
         os.utime(path)  # used just now
     except (OSError, pa.ArrowInvalid):
         return None
-    return _columns(table) if len(table) == size > 0 else None
+    return list(map(_sides, batches)) if sum(map(len, batches)) == size > 0 else None
 
 
-def _write(table: pa.Table, path: Path) -> None:
+def _write(batches: Iterable[pa.RecordBatch], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=".")
     os.close(handle)
     try:
-        with pa.OSFile(name, "wb") as file, pa.ipc.new_file(file, table.schema) as writer:
-            writer.write_table(table)
+        with pa.OSFile(name, "wb") as file, pa.ipc.new_file(file, SCHEMA) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)

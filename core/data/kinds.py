@@ -5,12 +5,15 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import get_args
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import BaseModel, ConfigDict, Field
 
+from core.data.canonical import column
 from core.schema import TaskKind
 
 KINDS: tuple[str, ...] = get_args(TaskKind)
@@ -56,14 +59,26 @@ def detect_kind(tables: Tables, instruction: str = "") -> TaskKind:
     The same choices in every row: classification. Choices that vary: choice, or sentence where the instruction says
     that whole sentences are scored. No choices and few short outputs that recur: classification. Else generation.
     """
-    choices = [tuple(row) for table in tables.values() for row in table["choices"].to_pylist()]
-    if choices and all(choices):
-        if len({frozenset(row) for row in choices}) == 1:
-            return "classification"
+    offered = _offered(tables)
+    if offered == 1:
+        return "classification"
+    if offered:
         return "sentence" if says_whole_sentences(instruction) else "choice"
     if any(table_has(table, "references") for table in tables.values()):
         return "generation"
     return "classification" if derived_labels(tables) else "generation"
+
+
+def _offered(tables: Tables) -> int:
+    """How many sets of choices the rows have, counted up to two; 0 where a row has none."""
+    found: set[frozenset[str]] = set()
+    for table in tables.values():
+        for row in column(table, "choices"):
+            if not row:
+                return 0
+            if len(found) < 2:
+                found.add(frozenset(row))
+    return len(found)
 
 
 def says_whole_sentences(text: str) -> bool:
@@ -72,17 +87,28 @@ def says_whole_sentences(text: str) -> bool:
 
 
 def table_has(table: pa.Table, name: str) -> bool:
-    return any(table[name].to_pylist())
+    return any(column(table, name))
 
 
 def derived_labels(tables: Tables) -> list[str]:
     """The labels of a task whose rows list no choices, or nothing if its outputs do not recur like labels."""
-    counts = Counter(text for table in tables.values() for text in table["output"].to_pylist())
-    rows = sum(counts.values())
+    counts = distinct(tables, MOST_LABELS)
+    rows = sum(map(len, tables.values()))
     few = 2 <= len(counts) <= min(MOST_LABELS, rows // ROWS_PER_LABEL)
     short = all(len(text.split()) <= LABEL_WORDS and "\n" not in text for text in counts)
     numbers = all(re.fullmatch(r"[-+]?\d+([.,]\d+)?", text) for text in counts) and len(counts) > 12
     return sorted(counts) if few and short and not numbers else []
+
+
+def distinct(tables: Tables, most: int) -> set[str]:
+    """The outputs that occur; where there are more than ``most``, some more than that."""
+    found: set[str] = set()
+    for table in tables.values():
+        for text in column(table, "output"):
+            found.add(text)
+            if len(found) > most:
+                return found
+    return found
 
 
 def labels_of(tables: Tables, given: Sequence[str] = ()) -> list[str]:
@@ -90,10 +116,10 @@ def labels_of(tables: Tables, given: Sequence[str] = ()) -> list[str]:
     if given:
         return list(given)
     for table in tables.values():
-        for choices in table["choices"].to_pylist():
+        for choices in column(table, "choices"):
             if choices:
                 return list(choices)
-    return sorted({text for table in tables.values() for text in table["output"].to_pylist()})
+    return sorted({text for table in tables.values() for text in column(table, "output")})
 
 
 def metrics_for(kind: TaskKind, tables: Tables, text: str = "") -> list[str]:
@@ -106,10 +132,14 @@ def metrics_for(kind: TaskKind, tables: Tables, text: str = "") -> list[str]:
     if named:
         extra = [name for name in ("exact_match", "token_f1", "rouge_l") if name not in named]
         return [*named, *extra]
-    outputs = [text for table in tables.values() for text in table["output"].to_pylist()]
-    if outputs and all(re.fullmatch(r"[-+]?[\d,]*\.?\d+", text.strip()) for text in outputs):
+
+    def outputs() -> Iterator[str]:
+        return (text for table in tables.values() for text in column(table, "output"))
+
+    count = sum(map(len, tables.values()))
+    if count and all(re.fullmatch(r"[-+]?[\d,]*\.?\d+", text.strip()) for text in outputs()):
         return ["numeric", "exact_match"]
-    words = sum(len(text.split()) for text in outputs) / max(len(outputs), 1)
+    words = sum(len(text.split()) for text in outputs()) / max(count, 1)
     if words <= SHORT_ANSWER_WORDS:
         return ["exact_match", "token_f1", "rouge_l"]
     return ["rouge_l", "token_f1", "bleu", "exact_match"]
@@ -137,7 +167,7 @@ def chance_level(kind: TaskKind, tables: Tables, labels: Sequence[str]) -> float
     """Mean of 1 / number of choices over the rows that are scored."""
     if kind not in OPTION_KINDS:
         return 0.0
-    sizes = [len(row) or len(labels) for row in scored(tables)["choices"].to_pylist()]
+    sizes = [len(row) or len(labels) for row in column(scored(tables), "choices")]
     return math.fsum(1 / size for size in sizes if size) / max(len(sizes), 1)
 
 
@@ -152,10 +182,15 @@ def trivial_score(kind: TaskKind, tables: Tables, metric: str) -> float | None:
         return max(_by_position(train, test), _by_length(test, max), _by_length(test, min))
     if metric not in ("accuracy", "exact_match", "numeric"):
         return None
-    commonest = Counter(train["output"].to_pylist()).most_common(1)[0][0] if len(train) else ""
-    outputs, references = test["output"].to_pylist(), test["references"].to_pylist()
-    hits = [_same(commonest, [out, *refs]) for out, refs in zip(outputs, references, strict=True)]
-    return sum(hits) / max(len(hits), 1)
+    commonest = _commonest(train["output"]) if len(train) else ""
+    answers = zip(column(test, "output"), column(test, "references"), strict=True)
+    return sum(_same(commonest, [out, *refs]) for out, refs in answers) / max(len(test), 1)
+
+
+def _commonest(texts: pa.ChunkedArray) -> str:
+    """The text that comes most often, of several the one that comes first."""
+    counted = pc.value_counts(texts)
+    return counted.field("values")[int(np.argmax(counted.field("counts").to_numpy()))].as_py()
 
 
 def scored(tables: Tables) -> pa.Table:
@@ -173,12 +208,12 @@ def _by_position(train: pa.Table, test: pa.Table) -> float:
 
 
 def _places(table: pa.Table) -> list[int]:
-    pairs = zip(table["choices"].to_pylist(), table["output"].to_pylist(), strict=True)
+    pairs = zip(column(table, "choices"), column(table, "output"), strict=True)
     return [choices.index(output) for choices, output in pairs if output in choices]
 
 
 def _by_length(test: pa.Table, pick) -> float:
-    pairs = zip(test["choices"].to_pylist(), test["output"].to_pylist(), strict=True)
+    pairs = zip(column(test, "choices"), column(test, "output"), strict=True)
     return sum(pick(choices, key=len) == output for choices, output in pairs if choices) / max(len(test), 1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -9,20 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import BaseModel, Field
 
 from core.data import hub_sets, splits
 from core.data.apply import Mapped, RowReader
-from core.data.canonical import SCHEMA, to_table, with_column
+from core.data.canonical import column, to_table, with_column
 from core.data.checks import keys_of, overlap, without_overlap
 from core.data.describe import describe, fill_choices
 from core.data.formats import RawFile, read_file
-from core.data.kinds import OPTION_KINDS, TaskInfo, detect_kind
+from core.data.kinds import OPTION_KINDS, TaskInfo, detect_kind, distinct
 from core.data.mapping import detect
 from core.data.metadata import TaskMetadata
 from core.data.names import task_name
 from core.data.sources import Plan, PlannedFile, plan
+from core.data.spill import Spill
 from core.data.store import SPLITS, DatasetInfo
 from core.errors import DataError
 from core.schema import Spec
@@ -66,13 +67,10 @@ class FileReport(BaseModel):
 
 @dataclass
 class Gathered:
-    """The rows of one task and split as they come in, with the raw row that each came from."""
+    """The rows of one task and split as they come in: their batches on disk, and the raw row that each came from."""
 
-    blocks: list[pa.Table] = field(default_factory=list)
-    groups: list[int] = field(default_factory=list)
-
-    def table(self) -> pa.Table:
-        return pa.concat_tables(self.blocks) if self.blocks else SCHEMA.empty_table()
+    batches: list[int] = field(default_factory=list)
+    groups: array[int] = field(default_factory=lambda: array("q"))
 
 
 @dataclass
@@ -89,27 +87,37 @@ class Prepared:
         return found
 
 
-def prepare(paths: str | Path | Sequence[str | Path], options: Options) -> Prepared:
-    """Read, map, split and describe everything that ``paths`` name: files, folders or a Hub data set."""
+def prepare(paths: str | Path | Sequence[str | Path], options: Options, room: Path | None = None) -> Prepared:
+    """Read, map, split and describe everything that ``paths`` name: files, folders or a Hub data set.
+
+    The rows lie in nameless files in ``room`` (else where the system keeps temporary files), so that few are in memory.
+    """
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     if not paths:
         raise DataError("Nothing to upload.", "Name a file, a folder or a Hub data set.")
     source, found = find_files(paths, options)
-    rows, labelled, files, notes = _gather(found, options)
+    spill = Spill(room)
+    rows, labelled, files, notes = _gather(found, options, spill)
     tables: dict[str, dict[str, pa.Table]] = {}
     tasks: dict[str, TaskInfo] = {}
     for task, parts in rows.items():
-        own = {split: part.table() for split, part in parts.items()}
+        own = {split: spill.table(part.batches) for split, part in parts.items()}
         groups = parts["train"].groups if "train" in parts else []
         entry = found.metadata.get(task, TaskMetadata(name=task))
         own, hoisted = _hoist(own)
         given = [split for split in own if split != "train"]
         own, said = splits.draw(
-            own, groups, task=task, validation=options.validation, test=options.test, seed=options.seed
+            own,
+            groups,
+            task=task,
+            validation=options.validation,
+            test=options.test,
+            seed=options.seed,
+            room=room,
         )
         notes += said
         own = {split: own[split] for split in SPLITS if split in own}
-        own, said = _overlap(task, own, given, options.drop_overlap)
+        own, said = _overlap(task, own, given, options.drop_overlap, room)
         notes += said
         info = _describe(task, own, entry, hoisted, options, task in labelled)
         own = {split: fill_choices(info, table) for split, table in own.items()}
@@ -141,7 +149,7 @@ def find_files(paths: Sequence[str | Path], options: Options) -> tuple[str, Plan
 
 
 def _gather(
-    found: Plan, options: Options
+    found: Plan, options: Options, spill: Spill
 ) -> tuple[dict[str, dict[str, Gathered]], set[str], list[FileReport], list[str]]:
     """Rows by task and split, the tasks whose answers are class labels, reports of the files, notes."""
     rows: dict[str, dict[str, Gathered]] = {}
@@ -163,8 +171,8 @@ def _gather(
             count += len(block)
             for (task, split), part in _parts(block, planned, options, raw, mapping.task).items():
                 gathered = rows.setdefault(task, {}).setdefault(split, Gathered())
-                gathered.blocks.append(with_column(to_table([item.row for item in part]), "task", task))
-                gathered.groups += [number * 2**40 + item.place for item in part]
+                gathered.batches += spill.put(with_column(to_table([item.row for item in part]), "task", task))
+                gathered.groups.extend(number * 2**40 + item.place for item in part)
                 (labelled if mapping.label and not mapping.choices else others).add(task)
             if len(rows) > MOST_TASKS:
                 raise DataError(
@@ -221,15 +229,15 @@ def _is_hidden(value: Any) -> bool:
 
 def _hoist(own: dict[str, pa.Table]) -> tuple[dict[str, pa.Table], str]:
     """An instruction that all rows share, beside inputs of their own, belongs to the task."""
-    texts = {text for table in own.values() for text in pc.unique(table["instruction"]).to_pylist()}
-    inputs = all(all(table["input"].to_pylist()) for table in own.values())
-    if len(texts) != 1 or not inputs or texts == {""}:
+    first = next((table["instruction"][0].as_py() for table in own.values() if len(table)), "")
+    shared = first and all(text == first for table in own.values() for text in column(table, "instruction"))
+    if not shared or not all(all(column(table, "input")) for table in own.values()):
         return own, ""
-    return {split: with_column(table, "instruction", "") for split, table in own.items()}, texts.pop()
+    return {split: with_column(table, "instruction", "") for split, table in own.items()}, first
 
 
 def _overlap(
-    task: str, own: dict[str, pa.Table], given: list[str], drop: bool
+    task: str, own: dict[str, pa.Table], given: list[str], drop: bool, room: Path | None
 ) -> tuple[dict[str, pa.Table], list[str]]:
     """Notes on rows of the given splits that are also trained on, or those training rows removed."""
     notes = []
@@ -239,7 +247,7 @@ def _overlap(
     found = {split: overlap(own["train"], own[split], known) for split in given}
     found = {split: report for split, report in found.items() if report.rows}
     if drop and found:
-        own, gone = without_overlap(own)
+        own, gone = without_overlap(own, room)
         if not len(own["train"]):
             raise DataError(
                 f"{task}: every training row is also in validation or test.", "Check the files, or keep the overlap."
@@ -275,8 +283,7 @@ def _describe(
 
 def _recur(own: dict[str, pa.Table]) -> bool:
     """Whether a label column's values come again, as classes do."""
-    outputs = [text for table in own.values() for text in table["output"].to_pylist()]
-    return 2 <= len(set(outputs)) <= min(1000, len(outputs) // 2)
+    return 2 <= len(distinct(own, 1000)) <= min(1000, sum(map(len, own.values())) // 2)
 
 
 def _check_options(info: TaskInfo, own: dict[str, pa.Table]) -> None:
@@ -289,7 +296,7 @@ def _check_options(info: TaskInfo, own: dict[str, pa.Table]) -> None:
             "Check the label column, or upload it with kind generation.",
         )
     for split, table in own.items():
-        columns = (table["choices"].to_pylist(), table["output"].to_pylist())
+        columns = (column(table, "choices"), column(table, "output"))
         for number, (choices, output) in enumerate(zip(*columns, strict=True), start=1):
             if not choices:
                 raise DataError(

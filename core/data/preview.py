@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
-from core.data.canonical import Row, to_rows
+from core.data.canonical import Row, column, to_rows
 from core.data.checks import Duplicates, Overlap, class_balance, duplicates, overlap
 from core.data.kinds import OPTION_KINDS, TaskInfo
 from core.data.prepare import FileReport, Prepared
@@ -93,7 +93,7 @@ def _task(
         if encoder is not None:
             found.lengths[split] = _lengths(info, table, encoder, template, max_length)
         if info.kind == "classification":
-            found.balance[split] = dict(list(class_balance(table["output"].to_pylist()).items())[:_SHOWN_LABELS])
+            found.balance[split] = dict(list(class_balance(column(table, "output")).items())[:_SHOWN_LABELS])
         elif info.kind in OPTION_KINDS:
             found.balance[split] = _positions(table)
         found.duplicates[split] = duplicates(table)
@@ -174,7 +174,7 @@ def _summary(values: np.ndarray) -> dict[str, float]:
 
 def _positions(table: pa.Table) -> dict[str, int]:
     """How often the right choice stands first, second, ..."""
-    pairs = zip(table["choices"].to_pylist(), table["output"].to_pylist(), strict=True)
+    pairs = zip(column(table, "choices"), column(table, "output"), strict=True)
     places = class_balance(f"choice {choices.index(output) + 1}" for choices, output in pairs if output in choices)
     return dict(sorted(places.items(), key=lambda item: int(item[0].split()[1])))
 

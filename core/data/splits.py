@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 
 from core.data.checks import keys_of
+from core.data.spill import filtered
 from core.errors import DataError
 
 MOST_VALIDATION = 1000
@@ -21,6 +23,7 @@ def draw(
     validation: float = 0.1,
     test: float = 0.2,
     seed: int = 0,
+    room: Path | None = None,
 ) -> tuple[dict[str, pa.Table], list[str]]:
     """Fill in the splits of one task that are not given, and notes that say how.
 
@@ -32,7 +35,8 @@ def draw(
         if not 0 <= share < 1:
             raise DataError(f"The {name} share {share} is not between 0 and 1.", "Use for example 0.1.")
     tables, notes = dict(tables), []
-    keys: list[bytes] | None = None
+    keys: np.ndarray | None = None
+    belongs = np.asarray(groups, np.int64)
     chance = np.random.default_rng([seed, *task.encode()])
     for split, share, most in (("test", test, None), ("validation", validation, MOST_VALIDATION)):
         train = tables.get("train")
@@ -40,8 +44,8 @@ def draw(
             continue
         if split == "validation" and "test" not in tables and test:
             continue  # too few rows for a test split: too few for this one
-        keys = keys_of(train) if keys is None else keys
-        members = _clusters(groups, keys)
+        keys = _numbered(keys_of(train)) if keys is None else keys
+        members = _clusters(belongs, keys)
         wanted = max(1, round(share * len(train)))
         wanted = min(wanted, most) if most else wanted
         chosen = _choose(members, wanted, chance)
@@ -51,28 +55,47 @@ def draw(
                 "Give a file for it, or more rows."
             )
             continue
-        tables[split] = train.filter(pa.array(chosen))
-        tables["train"] = train.filter(pa.array(~chosen))
-        groups = [group for group, taken in zip(groups, chosen, strict=True) if not taken]
-        keys = [key for key, taken in zip(keys, chosen, strict=True) if not taken]
+        tables[split] = filtered(train, chosen, room)
+        tables["train"] = filtered(train, ~chosen, room)
+        belongs, keys = belongs[~chosen], keys[~chosen]
         notes.append(f"{task}: {len(tables[split])} {split} rows were drawn from train with seed {seed}.")
     return tables, notes
 
 
-def _clusters(groups: Sequence[int], keys: Sequence[bytes]) -> np.ndarray:
-    """A number per row, equal for rows that must stay together: of one group, or with equal inputs."""
-    parent: dict[object, object] = {}
+def _numbered(keys: Sequence[bytes]) -> np.ndarray:
+    """A number for each key, equal for equal ones."""
+    known: dict[bytes, int] = {}
+    return np.fromiter((known.setdefault(key, len(known)) for key in keys), np.int64, len(keys))
 
-    def root(item: object) -> object:
-        while parent.setdefault(item, item) != item:
+
+def _clusters(groups: np.ndarray, keys: np.ndarray) -> np.ndarray:
+    """A number per row, equal for rows that must stay together: of one group, or with equal inputs.
+
+    Clusters are numbered in the order of their first rows.
+    """
+    if len(np.unique(groups)) == len(groups):
+        return _in_order(keys)
+    keys = _in_order(keys)
+    parent = np.arange(int(keys.max()) + 1)
+
+    def root(item: int) -> int:
+        while parent[item] != item:
             parent[item] = parent[parent[item]]
             item = parent[item]
         return item
 
-    for group, key in zip(groups, keys, strict=True):
-        parent[root(group)] = root(key)
-    numbers: dict[object, int] = {}
-    return np.array([numbers.setdefault(root(group), len(numbers)) for group in groups], dtype=np.int64)
+    first: dict[int, int] = {}
+    for group, key in zip(groups.tolist(), keys.tolist(), strict=True):
+        parent[root(key)] = root(first.setdefault(group, key))
+    return _in_order(np.array([root(key) for key in keys.tolist()]))
+
+
+def _in_order(values: np.ndarray) -> np.ndarray:
+    """The values numbered from 0 in the order in which they first come."""
+    _, first, inverse = np.unique(values, return_index=True, return_inverse=True)
+    rank = np.empty(len(first), np.int64)
+    rank[np.argsort(first)] = np.arange(len(first))
+    return rank[inverse]
 
 
 def _choose(members: np.ndarray, wanted: int, chance: np.random.Generator) -> np.ndarray | None:

@@ -9,7 +9,7 @@ import difflib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -109,13 +109,17 @@ class DatasetStore:
         """Rows ``start`` to ``start + limit`` of one task and split; a row's index there is its identity."""
         return to_rows(self.table(dataset_id, task, split, start, limit))
 
+    def iterate(self, dataset_id: str, task: str, split: str, limit: int | None = None) -> Iterator[Row]:
+        """As ``rows`` from the first one on, a few thousand of them in memory at a time."""
+        count = self._task(self.find(dataset_id), task).counts.get(split, 0)
+        for start in range(0, count if limit is None else min(count, limit), ROW_GROUP):
+            stop = start + ROW_GROUP if limit is None else min(start + ROW_GROUP, limit)
+            yield from self.rows(dataset_id, task, split, start, stop - start)
+
     def table(self, dataset_id: str, task: str, split: str, start: int = 0, limit: int | None = None) -> pa.Table:
         """As ``rows``, as an Arrow table; reads only the row groups that are needed."""
         info = self.find(dataset_id)
-        if task not in info.tasks:
-            near = difflib.get_close_matches(task, info.tasks, n=1, cutoff=0) or [""]
-            raise NotFoundError(f"The data set {info.name!r} has no task {task!r}.", f"Did you mean {near[0]!r}?")
-        count = info.tasks[task].counts.get(split, 0)
+        count = self._task(info, task).counts.get(split, 0)
         stop = count if limit is None else min(count, start + limit)
         if start >= stop:
             return SCHEMA.empty_table()
@@ -133,6 +137,12 @@ class DatasetStore:
         gone = Path(tempfile.mkdtemp(dir=self.root, prefix=".gone-"))
         os.replace(self.root / info.id, gone / info.id)  # it vanishes at once, the files follow
         shutil.rmtree(gone)
+
+    def _task(self, info: DatasetInfo, task: str) -> TaskInfo:
+        if task not in info.tasks:
+            near = difflib.get_close_matches(task, info.tasks, n=1, cutoff=0) or [""]
+            raise NotFoundError(f"The data set {info.name!r} has no task {task!r}.", f"Did you mean {near[0]!r}?")
+        return info.tasks[task]
 
     def _read(self, dataset_id: str) -> DatasetInfo | None:
         if not is_name(dataset_id) or dataset_id.startswith("."):

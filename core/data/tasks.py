@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import compress
 
 import numpy as np
 
@@ -57,20 +58,26 @@ class Task:
         return count if limit is None else min(count, limit)
 
     def rows(self, split: str) -> list[Row]:
-        """The rows with name and instruction filled in. A row's own instruction stays.
+        """All rows of ``iterate`` at once."""
+        return list(self.iterate(split))
+
+    def iterate(self, split: str) -> Iterator[Row]:
+        """The rows with name and instruction filled in, few of them in memory. A row's own instruction stays.
 
         ``train_rows`` are drawn by the run's seed and keep their order; ``test_rows`` are the first ones.
         """
-        rows = self.store.rows(self.dataset_id, self.info.name, split, limit=self._first(split))
-        if split == "train" and len(rows) > self.size(split):
-            chosen = np.random.default_rng([self.seed, self.index]).permutation(len(rows))[: self.size(split)]
-            rows = [rows[i] for i in np.sort(chosen)]
+        rows = self.store.iterate(self.dataset_id, self.info.name, split, self._first(split))
+        count = self.info.counts.get(split, 0)
+        if split == "train" and count > self.size(split):
+            drawn = np.zeros(count, bool)
+            drawn[np.random.default_rng([self.seed, self.index]).permutation(count)[: self.size(split)]] = True
+            rows = compress(rows, drawn)
         for row in rows:
             row["task"] = self.name
             row["instruction"] = row["instruction"] or self.instruction
             if self.info.kind == "classification":
                 row["choices"] = row["choices"] or list(self.info.labels)
-        return rows
+            yield row
 
     def _first(self, split: str) -> int | None:
         return self.spec.test_rows if split == "test" else None

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 import json
 import string
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -207,12 +208,12 @@ class TextEncoder:
         )
 
     def encode_all(
-        self, rows: Sequence[Mapping[str, Any]], template: PromptTemplate, max_length: int | None = None
+        self, rows: Iterable[Mapping[str, Any]], template: PromptTemplate, max_length: int | None = None
     ) -> Iterator[Encoded]:
         """As ``encode``, of many rows: the tokenizer reads a block of them at once."""
         chat = template.style == "chat" and self.chat_template is not None
-        for start in range(0, len(rows), BLOCK):
-            block = rows[start : start + BLOCK]
+        waiting = iter(rows)
+        while block := list(islice(waiting, BLOCK)):
             if template.style == "none":
                 prompts = [list(self.start_ids) for _ in block]
             else:

@@ -21,7 +21,7 @@ def upload(store: DatasetStore, paths: Paths, **options: Any) -> DatasetInfo:
 
     The same content is stored once: uploading it again returns the stored data set.
     """
-    ready = prepare(paths, Options.parse(options))
+    ready = prepare(paths, Options.parse(options), store.root)
     return store.add(ready.info, ready.by_split())
 
 
@@ -32,10 +32,11 @@ def preview(
     template: PromptTemplate | None = None,
     max_length: int | None = 512,
     rows: int = 3,
+    room: Path | None = None,
     **options: Any,
 ) -> Preview:
     """What ``upload`` with the same options would store, and how the model would see it. Nothing is stored."""
-    ready = prepare(paths, Options.parse(options))
+    ready = prepare(paths, Options.parse(options), room)
     return inspect(ready, encoder, template or PromptTemplate(), max_length, rows)
 
 

@@ -39,7 +39,7 @@ def baselines(task: Task, metric: Metric, rows: Rows, commonest: str | None) -> 
 
 def commonest_answer(task: Task) -> str | None:
     """The commonest output of the task's training rows, None where it has none."""
-    counts = Counter(row["output"] for row in task.rows("train")) if task.size("train") else Counter()
+    counts = Counter(row["output"] for row in task.iterate("train")) if task.size("train") else Counter()
     return counts.most_common(1)[0][0] if counts else None
 
 
