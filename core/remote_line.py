@@ -99,7 +99,7 @@ class Line:
                 if answer.status_code not in AWAY or not again or not self._met or time.monotonic() > deadline:
                     self._met = True
                     return self._right(answer)
-            if not told and pause > 1:
+            if not told and pause > 0.5:  # not at the first try: a proxy closes idle connections
                 told = True
                 self.say(f"{self.url} does not answer now; waiting for it.")
             time.sleep(pause)

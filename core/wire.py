@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 DEEPEST = 40  # levels of lists and mappings; a run has seven
 WIDEST = 2**63  # no number reaches this
-TIMES = ("created", "started", "finished", "submitted", "cancel_requested")
+TIMES = ("at", "created", "started", "finished", "submitted", "cancel_requested")
 
 
 class Frame:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import uvicorn
+from argon2 import PasswordHasher
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
@@ -62,6 +63,7 @@ class House:
         self.studio = studio
         self.app = bare(studio)
         self.keys: dict[str, str] = {}
+        studio.users.__dict__["_hasher"] = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)  # quick
         for name, role in (("ann", "admin"), ("rob", "researcher"), ("ria", "researcher"), ("vic", "viewer")):
             studio.users.add(name, role, PASSWORD)
             self.keys[name] = studio.users.add_token(name, "test")[0]
