@@ -6,7 +6,7 @@ What is heavier than a look-up is imported by the method that needs it, so that 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from core.watching import Watch
 
 Sources = str | Path | Sequence[str | Path]
+Told = Callable[[str], None]
 
 
 class Studio(Designing, Fusing, Changing):
@@ -59,17 +60,26 @@ class Studio(Designing, Fusing, Changing):
 
     # Data sets
 
-    def upload(self, source: Sources, **options: Any) -> dict[str, Any]:
-        """Store files, a folder or a Hub data set; ``options`` are the fields of ``core.data.prepare.Options``."""
-        from core.data.upload import upload
+    def upload(self, source: Sources, *, told: Told | None = None, **options: Any) -> dict[str, Any]:
+        """Store files, a folder or a Hub data set; ``options`` are the fields of ``core.data.prepare.Options``.
 
-        return views.dataset(upload(self.store, source, **options))
+        ``told`` hears how far it is; then large files are read by a process of their own.
+        """
+        from core.data import apart, upload
 
-    def preview(self, source: Sources, *, base: str = BUNDLED_BASE, **options: Any) -> Preview:
+        if told is not None and apart.large(source):
+            return views.dataset(apart.upload_apart(self.store, source, told, **options))
+        return views.dataset(upload.upload(self.store, source, **options))
+
+    def preview(
+        self, source: Sources, *, base: str = BUNDLED_BASE, told: Told | None = None, **options: Any
+    ) -> Preview:
         """What ``upload`` would store, and each prompt as the model sees it; also ``template`` and ``max_length``."""
-        from core.data.upload import preview
+        from core.data import apart, upload
 
-        return preview(source, encoder=self.encoder(base), **options)
+        if told is not None and apart.large(source):
+            return apart.preview_apart(self.store, source, told, base=base, **options)
+        return upload.preview(source, encoder=self.encoder(base), room=self.store.root, **options)
 
     def preview_stored(self, dataset: str, *, base: str = BUNDLED_BASE, **options: Any) -> Preview:
         """As ``preview``, for a data set that is stored."""
@@ -192,6 +202,10 @@ class Studio(Designing, Fusing, Changing):
         return Watch(self.home, self.records)
 
     # What runs say and found
+
+    def alarms(self, run: str) -> list[dict[str, Any]]:
+        """The alarms of a run, oldest first: at, name, step, message. ``go_on`` and ``cancel`` answer them."""
+        return self.watch.messages(self.records.find(run).id)["alarms"]
 
     def logs(self, run: str, *, tail: int = 40) -> dict[str, list[str]]:
         """``events``: one line for each thing worth reading; ``output``: the end of what the newest worker printed."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -29,6 +31,10 @@ from core.errors import DataError
 from core.schema import Spec
 from core.texts import printable
 
+Told = Callable[[str], None]
+GIB = 2**30
+RESERVE = 2**28  # bytes of the disk that are left to runs and the database
+SMALL = 2**24  # bytes that are not worth a refusal
 _BLOCK = 4096
 LONGEST_NAME = 120  # characters
 MOST_TASKS = 2000
@@ -65,6 +71,10 @@ class FileReport(BaseModel):
     rows: int = 0
 
 
+def silent(text: str) -> None:
+    """Nobody listens."""
+
+
 @dataclass
 class Gathered:
     """The rows of one task and split as they come in: their batches on disk, and the raw row that each came from."""
@@ -87,20 +97,25 @@ class Prepared:
         return found
 
 
-def prepare(paths: str | Path | Sequence[str | Path], options: Options, room: Path | None = None) -> Prepared:
+def prepare(
+    paths: str | Path | Sequence[str | Path], options: Options, room: Path | None = None, told: Told = silent
+) -> Prepared:
     """Read, map, split and describe everything that ``paths`` name: files, folders or a Hub data set.
 
     The rows lie in nameless files in ``room`` (else where the system keeps temporary files), so that few are in memory.
+    ``told`` hears how far it is.
     """
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     if not paths:
         raise DataError("Nothing to upload.", "Name a file, a folder or a Hub data set.")
     source, found = find_files(paths, options)
+    _check_room(found, room)
     spill = Spill(room)
-    rows, labelled, files, notes = _gather(found, options, spill)
+    rows, labelled, files, notes = _gather(found, options, spill, told)
     tables: dict[str, dict[str, pa.Table]] = {}
     tasks: dict[str, TaskInfo] = {}
     for task, parts in rows.items():
+        told(f"Describing {task}.")
         own = {split: spill.table(part.batches) for split, part in parts.items()}
         groups = parts["train"].groups if "train" in parts else []
         entry = found.metadata.get(task, TaskMetadata(name=task))
@@ -134,6 +149,19 @@ def prepare(paths: str | Path | Sequence[str | Path], options: Options, room: Pa
     return Prepared(info, tables, files)
 
 
+def _check_room(found: Plan, room: Path | None) -> None:
+    """Refuse what the disk cannot take, before any of it is written: rows that wait and rows that are stored."""
+    folder = room if room is not None and room.exists() else Path(tempfile.gettempdir())
+    needed = 2 * sum(file.path.stat().st_size for file in found.files)
+    free = shutil.disk_usage(folder).free
+    if needed > max(0, free - RESERVE) and needed > SMALL:
+        raise DataError(
+            f"Reading these files takes about {needed / GIB:.1f} GiB on the disk of {folder}, which has "
+            f"{free / GIB:.1f} GiB free.",
+            "Make room there, or keep the data on another disk with --home.",
+        )
+
+
 def find_files(paths: Sequence[str | Path], options: Options) -> tuple[str, Plan]:
     """Where the rows come from, in words, and the files to read."""
     hub = hub_sets.parse_hub(paths[0]) if len(paths) == 1 else None
@@ -149,7 +177,7 @@ def find_files(paths: Sequence[str | Path], options: Options) -> tuple[str, Plan
 
 
 def _gather(
-    found: Plan, options: Options, spill: Spill
+    found: Plan, options: Options, spill: Spill, told: Told
 ) -> tuple[dict[str, dict[str, Gathered]], set[str], list[FileReport], list[str]]:
     """Rows by task and split, the tasks whose answers are class labels, reports of the files, notes."""
     rows: dict[str, dict[str, Gathered]] = {}
@@ -169,6 +197,7 @@ def _gather(
         count = 0
         for block in _blocks(reader):
             count += len(block)
+            told(f"{count:,} rows of {raw.name} read.")
             for (task, split), part in _parts(block, planned, options, raw, mapping.task).items():
                 gathered = rows.setdefault(task, {}).setdefault(split, Gathered())
                 gathered.batches += spill.put(with_column(to_table([item.row for item in part]), "task", task))
