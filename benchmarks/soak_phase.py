@@ -81,11 +81,11 @@ def _work(people: People, killer: Killer, seconds: float, kills: int, say: Any) 
 
 def _whim(people: People) -> None:
     wish = people.chance.random()
-    if wish < 0.3:
+    if wish < 0.2:
         people.cancel()
     elif wish < 0.7:
         people.resume(share=0.5)
-    elif wish < 0.9:
+    elif wish < 0.8:
         people.score()
 
 

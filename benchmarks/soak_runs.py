@@ -120,6 +120,8 @@ class People:
             click.join()
         if len(set(ids)) != 1 or len(ids) != len(clicks):
             self.problems.append(f"pressing Start {len(clicks)} times made {ids}")
+        if not ids:
+            return ""
         self._count("double clicks" if twice else "submissions")
         self.ordered[ids[0]] = Ordered(ids[0], request, group, spared)
         return ids[0]

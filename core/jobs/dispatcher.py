@@ -218,6 +218,10 @@ class Dispatcher:
         ingest_events(self.database, folder, run=attempt.run)
         exit_code = self.executor.exit_code(process) if process is not None else None
         tail = read_tail(self._log(attempt))
+        with self.database.session() as session:
+            others = [one for one in attempts.open_ones(session) if one.run == attempt.run and one.id != attempt.id]
+        if not others:
+            leftovers.sweep_run(folder)
         with self.database.write() as session:
             said = attempts.last_words(session, attempt=attempt.id)
             ending = judge(

@@ -1,4 +1,4 @@
-"""What processes that were killed left half done in the home, taken away when a dispatcher starts."""
+"""What killed processes left half done: taken away when a worker's end is seen and when a dispatcher starts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import shutil
 import time
 from pathlib import Path
 
-from core.home import Home, write_text
+from core.home import Home, RunFolder, write_text
 from core.jobs.processes import boot_id
 
 UNTOUCHED_SECONDS = 24 * 3600.0
@@ -16,6 +16,7 @@ PLACES = {  # below the home -> names of what is moved there as a whole when it 
     "runs": (".gone-*", ".import-*"),
     "datasets": (".gone-*", ".new-*"),
     "cache": ("experts-*",),
+    "cache/tokens": (".*",),
     "runs/*": (".adapter-*", ".spec.json.*"),
     "runs/*/jobs": (".*.json.*",),
     "runs/*/routing": (".*.npz.*",),
@@ -42,6 +43,14 @@ def sweep(home: Home) -> list[Path]:
     with contextlib.suppress(OSError):
         write_text(last, boot_id() + "\n")
     return gone
+
+
+def sweep_run(folder: RunFolder) -> None:
+    """Delete what a worker had begun to write: hidden until it is whole. Nobody else may be at work in the folder."""
+    for place in (folder.root, folder.jobs, folder.checkpoints, folder.routing, folder.predictions):
+        for path in place.glob(".*"):
+            with contextlib.suppress(OSError):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink()
 
 
 def _touched(path: Path) -> float:

@@ -85,6 +85,11 @@ def wrong_now(house: House, ordered: list[Ordered]) -> list[object]:
     return [(page, *found) for page, states in shown.items() for found in untrue(states, before, after)]
 
 
+def idle(house: House) -> bool:
+    with house.studio.records.read() as session:
+        return jobs.busy(session) == 0
+
+
 def test_ten_kills(house: Kept) -> None:
     chance = random.Random(11)
     ordered = [house.submit(number) for number in range(4)]
@@ -104,7 +109,7 @@ def test_ten_kills(house: Kept) -> None:
         slowest = max(slowest, time.monotonic() - began)
     for one in ordered:
         house.let_go(one)
-    assert until(lambda: not house.studio.dispatcher()["working"] + house.studio.dispatcher()["waiting"], 40)
+    assert until(lambda: idle(house), 40), house.log.read_text()[-2000:]
     assert slowest < PROMISED
     database = house.studio.records.database
     for check in (
