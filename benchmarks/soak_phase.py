@@ -24,12 +24,15 @@ GRACE = 240.0  # seconds past the end in which the last runs may finish
 OPENINGS = 8
 
 
-def soak(root: Path, *, seconds: float, seed: int, kills: int, say: Any = print) -> dict[str, Any]:
-    """Serve ``root``, let people work in it for ``seconds``, kill ``kills`` times, and check everything."""
+def soak(root: Path, *, seconds: float, seed: int, kills: int, steps: int = STEPS, say: Any = print) -> dict[str, Any]:
+    """Serve ``root``, let people work in it for ``seconds``, kill ``kills`` times, and check everything.
+
+    A run has ``steps`` steps. On a slow machine it takes longer, so that every kill has its moment.
+    """
     chance, began = random.Random(seed), time.monotonic()
     house = House(root, root.parent / "web.log")
     with tempfile.TemporaryDirectory() as folder:
-        people = People(house.studio, small_data(house.studio, Path(folder) / "data"), chance, STEPS)
+        people = People(house.studio, small_data(house.studio, Path(folder) / "data"), chance, steps)
         opened = kill_while_opening(chance, Path(folder), OPENINGS)
     watcher = Watcher(house, lambda: _shown(house, people), lambda: list(people.ordered))
     killer = Killer(house, people, watcher, chance)
