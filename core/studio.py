@@ -63,11 +63,11 @@ class Studio(Designing, Fusing, Changing):
     def upload(self, source: Sources, *, told: Told | None = None, **options: Any) -> dict[str, Any]:
         """Store files, a folder or a Hub data set; ``options`` are the fields of ``core.data.prepare.Options``.
 
-        ``told`` hears how far it is; then large files are read by a process of their own.
+        Large files are read by a process of their own; ``told`` hears how far it is.
         """
         from core.data import apart, upload
 
-        if told is not None and apart.large(source):
+        if apart.large(source):
             return views.dataset(apart.upload_apart(self.store, source, told, **options))
         return views.dataset(upload.upload(self.store, source, **options))
 
@@ -77,7 +77,7 @@ class Studio(Designing, Fusing, Changing):
         """What ``upload`` would store, and each prompt as the model sees it; also ``template`` and ``max_length``."""
         from core.data import apart, upload
 
-        if told is not None and apart.large(source):
+        if apart.large(source):
             return apart.preview_apart(self.store, source, told, base=base, **options)
         return upload.preview(source, encoder=self.encoder(base), room=self.store.root, **options)
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated, Any
 
 import typer
 
 from app.commands.common import Home, Json, Yes, confirm, session, table
 from core.errors import ConfigurationError
+from core.studio import Studio
 
 
 def register(app: typer.Typer) -> None:
@@ -57,8 +59,15 @@ def upload(
         seen = here.studio.preview(source[0] if len(source) == 1 else source, **options)
         here.answer(seen, lambda: _preview(seen))
         return
-    info = here.studio.upload(source[0] if len(source) == 1 else source, **options)
+    heard = {"told": _said} if isinstance(here.studio, Studio) else {}  # a studio elsewhere reads out of sight
+    info = here.studio.upload(source[0] if len(source) == 1 else source, **heard, **options)
     here.answer(info, lambda: _describe(info) + _also(info, name))
+
+
+def _said(text: str) -> None:
+    """How far a large file is read, on one line of a terminal."""
+    if sys.stderr.isatty():
+        print(f"\r{text[:78]:<78}", end="\n" if text.startswith("Storing") else "", file=sys.stderr, flush=True)
 
 
 def _also(info: dict[str, Any], name: str | None) -> str:

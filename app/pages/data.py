@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import gradio as gr
@@ -10,9 +10,10 @@ import gradio as gr
 from app import uploads
 from app.pages import data_form, data_names, data_views
 from app.ui import components as ui
+from app.waiting import sentences
 from core.errors import ConfigurationError, StudioError
 from core.home import ASSETS
-from core.studio import Studio
+from core.studio import Studio, Told
 
 PAGE = 20
 DEMO = "demo"
@@ -76,11 +77,17 @@ def _adding(studio: Studio) -> Callable[[gr.HTML], None]:
             store = gr.Button("Store", variant="primary", size="md", min_width=140, scale=0, elem_id="store")
         seen = ui.text("", "seen", elem_id="seen")
 
-    def preview(paths: Any, text: str, called: str, value: Any) -> list[Any]:
-        return preview_view(studio, roles, paths, text, called, value)
+    def preview(paths: Any, text: str, called: str, value: Any) -> Iterator[list[Any]]:
+        yield from sentences(
+            lambda told: preview_view(studio, roles, paths, text, called, value, told),
+            lambda said: [reading(said), *[gr.skip()] * 3],
+        )
 
-    def fresh(paths: Any, text: str) -> list[Any]:
-        return preview_view(studio, roles, paths, text, "", None) if paths or text else closed()
+    def fresh(paths: Any, text: str) -> Iterator[list[Any]]:
+        if not paths and not text:
+            yield closed()
+            return
+        yield from preview(paths, text, "", None)
 
     inputs = [files, typed, name, form]
     outputs = [told, area, form, seen]
@@ -89,8 +96,11 @@ def _adding(studio: Studio) -> Callable[[gr.HTML], None]:
     gr.on([look.click, typed.submit], fresh, [files, typed], outputs, **busy)
     again.click(preview, inputs, outputs, **busy)
 
-    def keep(paths: Any, text: str, called: str, value: Any) -> list[Any]:
-        return [*store_view(studio, roles, paths, text, called, value), stored(studio, "")]
+    def keep(paths: Any, text: str, called: str, value: Any) -> Iterator[list[Any]]:
+        yield from sentences(
+            lambda told: [*store_view(studio, roles, paths, text, called, value, told), stored(studio, "")],
+            lambda said: [reading(said), gr.skip(), gr.skip()],
+        )
 
     def wire(table: gr.HTML) -> None:
         store.click(keep, inputs, [told, area, table], trigger_mode="once", **busy)
@@ -152,7 +162,14 @@ def closed(message: str = "") -> list[Any]:
     return [message, gr.update(visible=False), gr.skip(), ""]
 
 
-def preview_view(studio: Studio, roles: Any, paths: Any, text: str, name: str, value: Any) -> list[Any]:
+def reading(said: str) -> str:
+    """How far a large file is read."""
+    return f'<div class="note" role="status">{ui.escape(said)}</div>'
+
+
+def preview_view(
+    studio: Studio, roles: Any, paths: Any, text: str, name: str, value: Any, told: Told | None = None
+) -> list[Any]:
     """[message, area, form, preview]: what would be stored; or why not, with the columns to choose from."""
     try:
         source = sources(studio, paths, text, name)
@@ -160,7 +177,8 @@ def preview_view(studio: Studio, roles: Any, paths: Any, text: str, name: str, v
         return closed(ui.problem(error))
     try:
         options = data_form.upload_options(roles, value)
-        found = studio.preview(source, name=name or None, **options, **data_form.preview_options(value))
+        shown = data_form.preview_options(value)
+        found = studio.preview(source, name=name or None, told=told, **options, **shown)
     except StudioError as error:
         return refused(studio, roles, source, value, error)
     columns = list(dict.fromkeys(column for file in found.files for column in file.columns))
@@ -187,11 +205,13 @@ def refused(studio: Studio, roles: Any, source: Any, value: Any, error: StudioEr
     return [ui.problem(error), gr.update(visible=True), form, data_views.glimpses(found)]
 
 
-def store_view(studio: Studio, roles: Any, paths: Any, text: str, name: str, value: Any) -> list[Any]:
+def store_view(
+    studio: Studio, roles: Any, paths: Any, text: str, name: str, value: Any, told: Told | None = None
+) -> list[Any]:
     """[message, area]: stored, with where to go next; or what is wrong."""
     try:
         source = sources(studio, paths, text, name)
-        data = studio.upload(source, name=name or None, **data_form.upload_options(roles, value))
+        data = studio.upload(source, name=name or None, told=told, **data_form.upload_options(roles, value))
     except StudioError as error:
         return [ui.problem(error), gr.skip()]
     return [kept(data, name), gr.update(visible=False)]

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from core import children
+from core.data.prepare import silent
 from core.data.preview import Preview
 from core.data.store import DatasetInfo, DatasetStore
 from core.data.templates import PromptTemplate, TextEncoder
@@ -18,18 +20,19 @@ LARGE = 2**25  # bytes
 LONGEST = 6 * 3600.0  # seconds
 
 Sources = str | Path | Sequence[str | Path]
-Told = Callable[[str], None]
+Told = Callable[[str], None] | None
 
 
 def large(source: Sources) -> bool:
     """Whether the files that ``source`` names are worth a process; what is not on this disk is not known to be."""
     total = 0
-    for path in map(Path, [source] if isinstance(source, str | Path) else source):
-        files = path.rglob("*") if path.is_dir() else [path]
-        for file in files:
-            total += file.stat().st_size if file.is_file() else 0
-            if total > LARGE:
-                return True
+    with suppress(OSError, ValueError):  # reading them says what is wrong
+        for path in map(Path, [source] if isinstance(source, str | Path) else source):
+            place = path.expanduser()
+            for file in place.rglob("*") if place.is_dir() else [place]:
+                total += file.stat().st_size if file.is_file() else 0
+                if total > LARGE:
+                    return True
     return False
 
 
@@ -53,12 +56,12 @@ def _plain(source: Sources) -> list[str]:
     return [str(path) for path in ([source] if isinstance(source, str | Path) else source)]
 
 
-def _upload(root: str, source: list[str], options: dict[str, Any], told: Told) -> dict[str, Any]:
-    return upload(DatasetStore(root), source, told=told, **options).model_dump(mode="json")
+def _upload(root: str, source: list[str], options: dict[str, Any], told: Told = None) -> dict[str, Any]:
+    return upload(DatasetStore(root), source, told=told or silent, **options).model_dump(mode="json")
 
 
-def _preview(root: str, source: list[str], base: str, options: dict[str, Any], told: Told) -> dict[str, Any]:
+def _preview(root: str, source: list[str], base: str, options: dict[str, Any], told: Told = None) -> dict[str, Any]:
     if template := options.pop("template", None):
         options["template"] = PromptTemplate(**template)
     encoder = TextEncoder(resolve_base(ModelSpec(base=base)))
-    return preview(source, encoder=encoder, room=Path(root), told=told, **options).model_dump(mode="json")
+    return preview(source, encoder=encoder, room=Path(root), told=told or silent, **options).model_dump(mode="json")
