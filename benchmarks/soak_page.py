@@ -55,6 +55,7 @@ def _settled(kills: Mapping[str, Any]) -> str:
     lines.append("|---|---:|---:|---:|---:|")
     own = {kind: found for kind, found in kills["settled"].items() if kind != "all"}
     rows = {**own, "**all events**": kills["settled"]["all"]}
+    rows |= {"all events, without the time in which no web server lives": kills["served"]}
     rows |= {f"page {page}, kills alone": found for page, found in kills["pages"].items()}
     rows |= {"web server away": kills["outages"], "dispatcher away": kills["without_dispatcher"]}
     lines += [_row(name, found) for name, found in rows.items()]

@@ -146,9 +146,9 @@ def pairs(people: People, states: dict[str, str]) -> list[tuple[str, str, str]]:
 
 def _of_pages(watcher: Watcher) -> list[checks.Check]:
     late = [
-        f"{one.kind}: {'never' if one.settled is None else f'{one.settled:.1f} s'}"
+        f"{one.kind}: {'never' if one.served is None else f'{one.served:.1f} s'}"
         for one in watcher.happened
-        if one.settled is None or one.settled > PROMISED
+        if one.served is None or one.served > PROMISED
     ]
     long = [f"{page}: {seconds:.1f} s" for page, seconds in watcher.wrong.items() if seconds > PROMISED]
     return [
@@ -188,6 +188,7 @@ def report(
         "attempts": {str(outcome): count for outcome, count in outcomes.items()},
         "settled": {kind: spread(values) for kind, values in settled.items()}
         | {"all": spread([value for values in settled.values() for value in values])},
+        "served": spread([one.served for one in watcher.happened if one.served is not None]),
         "pages": {page: spread([one.pages[page] for one in killed if page in one.pages]) for page in PAGES},
         "untrue": {page: round(value, 2) for page, value in watcher.wrong.items()},
         "outages": spread(watcher.outages),

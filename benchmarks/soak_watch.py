@@ -64,13 +64,15 @@ def untrue(states: States, before: Truth, after: Truth) -> list[tuple[str, str, 
 
 @dataclass
 class Happening:
-    """Something that was done to the house, and when every page was right again (seconds since)."""
+    """Something that was done to the house, and when every page was right again: ``settled`` seconds since then, and
+    ``served`` seconds since the web server was back, if it was away meanwhile."""
 
     kind: str
     at: float
     pids: int = 0
     counted: bool = True  # a kill; pauses and what people do are not
     settled: float | None = None
+    served: float | None = None
     pages: dict[str, float] = field(default_factory=dict)
 
 
@@ -90,6 +92,7 @@ class Watcher:
     outages: list[float] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
     _alone_since: float | None = None
+    _back: float = 0.0
     _tabs: dict[str, Tab] = field(default_factory=dict)
     _since: dict[str, dict[tuple[str, str], float]] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -116,13 +119,18 @@ class Watcher:
             while not self._over.wait(POLL):
                 began = time.monotonic()
                 self._look_for_dispatcher(began)
+                if down is not None and not self.house.answers():
+                    continue
+                if down is not None:
+                    self._back = time.monotonic()
+                    self.outages.append(self._back - down)
+                    down = None
                 try:
                     self._poll(client, began)
-                    if down is not None:
-                        self.outages.append(time.monotonic() - down)
-                    down = None
+                except httpx.TimeoutException:
+                    self.problems.append("a page did not answer within 20 s")
                 except httpx.TransportError:  # no web server, or one that died while it answered
-                    down = down or began
+                    down = began
                     self._tabs.clear()
                     self._since.clear()
                 except Exception as error:
@@ -155,7 +163,8 @@ class Watcher:
                     for page, at in right_at.items():
                         one.pages.setdefault(page, at - one.at)
                     if len(right_at) == len(PAGES):
-                        one.settled = max(right_at.values()) - one.at
+                        last = max(right_at.values())
+                        one.settled, one.served = last - one.at, last - max(one.at, self._back)
 
     def _keep_account(
         self, page: str, found: list[tuple[str, str, str]], states: States, asked: float, answered: float

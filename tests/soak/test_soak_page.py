@@ -17,7 +17,7 @@ def report(*wrong: str) -> dict:
     kills = {
         "seed": 7, "kills": 3, "processes": 4, "pauses": 1, "people": {"submissions": 2}, "runs": {"done": 2},
         "attempts": {"done": 2, "lost": 3}, "polls": 50, "untrue": dict.fromkeys(PAGES, 2.5), "took": 9,
-        "settled": {"worker": times, "all": times}, "pages": {"Home": times}, "outages": times,
+        "settled": {"worker": times, "all": times}, "pages": {"Home": times}, "outages": times, "served": times,
         "without_dispatcher": spread([]), "checks": [{"promise": "no run is lost", "looked_at": 2, "wrong": [*wrong]}],
     }  # fmt: skip
     machine = {"cores": 2, "python": "3.11", "system": "Linux", "load": 0.1, "day": "2026-01-01"}
