@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -30,6 +31,7 @@ from core.errors import ConfigurationError, NotFoundError
 from core.home import ASSETS, BUNDLED_BASE_FOLDER, PROJECT, read_json, write_json
 from core.memory import Batch, MemoryEstimate, estimate
 from core.schema import BUNDLED_BASE, EvaluationSpec, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
+from core.secrets import for_work
 
 # Of the bundled base, so that the first look at it starts no process; written by shapes(ModelSpec(), SHIPPED_SHAPES).
 SHIPPED_SHAPES = ASSETS / "shapes"
@@ -220,10 +222,11 @@ def shapes(model: ModelSpec, cache: Path) -> BaseShapes:
 def _read_shapes(folder: Path, model: ModelSpec) -> dict[str, Any]:
     check_config(folder, read_config(folder, model), model)
     command = [sys.executable, "-m", "core.catalog_shapes", str(folder.resolve())]
+    bare = for_work(os.environ, hub=False)  # code of a base may run there
     if model.trust_remote_code:
         command.append("--trust-remote-code")
     try:
-        done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, check=False, timeout=SHAPES_SECONDS)
+        done = subprocess.run(command, capture_output=True, text=True, cwd=PROJECT, timeout=SHAPES_SECONDS, env=bare)
     except subprocess.TimeoutExpired as error:
         raise ConfigurationError(
             f"The config of {model.base} describes a model that is not built in {SHAPES_SECONDS:.0f} s.",

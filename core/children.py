@@ -14,6 +14,7 @@ from typing import Any
 from core.access import acting
 from core.errors import ConfigurationError, DataError, NotFoundError, OutOfMemoryError, StudioError
 from core.home import PROJECT
+from core.secrets import for_work
 
 _KINDS = {error.__name__: error for error in (ConfigurationError, DataError, NotFoundError, OutOfMemoryError)}
 
@@ -43,7 +44,8 @@ def call(
     """
     actor = acting()
     request = json.dumps([module, function, arguments, [actor.name, actor.role], told is not None], default=str)
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])}
+    path = os.pathsep.join([str(PROJECT), os.environ.get("PYTHONPATH", "")])
+    environment = for_work(os.environ) | {"PYTHONPATH": path}
     command = [sys.executable, "-c", _CALL, request]
     with tempfile.TemporaryFile("w+") as complaints:
         answer, code = _listen(command, environment, complaints, timeout, told)

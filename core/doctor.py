@@ -18,6 +18,7 @@ from typing import Literal
 from core import hub
 from core.errors import StudioError
 from core.home import BUNDLED_BASE_FOLDER, PROJECT, Home
+from core.secrets import masked
 
 State = Literal["good", "note", "wrong"]
 MARKS = {"good": "+", "note": "o", "wrong": "x"}
@@ -196,6 +197,6 @@ def hugging_face() -> Finding:
     """Offline is not an error: the bundled base, local folders and what is cached work without the Hub."""
     if hub.reachable():
         token = "with a token" if os.environ.get("HF_TOKEN") else "without a token"
-        return Finding("Hub", "good", f"{hub.endpoint()} answers, {token}")
-    why = "HF_HUB_OFFLINE is set" if hub.offline() else f"{hub.endpoint()} does not answer"
+        return Finding("Hub", "good", f"{masked(hub.endpoint())} answers, {token}")
+    why = "HF_HUB_OFFLINE is set" if hub.offline() else f"{masked(hub.endpoint())} does not answer"
     return Finding("Hub", "note", f"{why}: only local models and data")

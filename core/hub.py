@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ConfigurationError, NotFoundError, StudioError
+from core.secrets import masked
 
 ADAPTER_FILES = ("adapter_config.json", "*.safetensors", "README.md")
 
@@ -165,9 +166,9 @@ def refusal(error: Exception, name: str, revision: str | None = None) -> StudioE
         )
     if isinstance(error, LocalEntryNotFoundError) and status is None and cause is None:
         return NotFoundError(
-            f"{name} is not in the local cache and the Hub ({endpoint()}) cannot be reached.",
+            f"{name} is not in the local cache and the Hub ({masked(endpoint())}) cannot be reached.",
             "Go online (and unset HF_HUB_OFFLINE), or copy the files here and give their folder.",
         )
     if status or cause:
         return NotFoundError(f"The Hub answered {status or cause} for {name}.", "Try again later.")
-    return NotFoundError(f"{name} could not be fetched from {endpoint()}: {error}.", "Check the connection.")
+    return NotFoundError(masked(f"{name} could not be fetched from {endpoint()}: {error}."), "Check the connection.")

@@ -23,6 +23,7 @@ from core.jobs.processes import Process, alive, identify, this_process
 from core.jobs.service import Lock
 from core.records import Records
 from core.schema import ModelSpec
+from core.secrets import for_work
 
 START_SECONDS = 60.0
 GIVE_WAY_SECONDS = 5.0
@@ -107,7 +108,7 @@ class Inference:
         order = {"folder": str(folder), "home": str(self._home.root), "model": model.model_dump(mode="json")}
         order |= {"device": place.device, "held": place.held, "note": place.note}
         path = os.pathsep.join(part for part in (str(PROJECT), os.environ.get("PYTHONPATH", "")) if part)
-        environment = os.environ | {"PYTHONPATH": path, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+        environment = for_work(os.environ) | {"PYTHONPATH": path, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
         environment |= {"TOKENIZERS_PARALLELISM": "false", "TRANSFORMERS_NO_ADVISORY_WARNINGS": "1"}
         environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin beside a training job starve both
         if place.visible is not None:

@@ -38,6 +38,7 @@ from core.home import Home, write_json
 from core.jobs.processes import this_process
 from core.jobs.service import Lock, web_lives
 from core.schema import ModelSpec
+from core.secrets import guard_output
 
 log = logging.getLogger("tessera.inference")
 
@@ -145,6 +146,7 @@ class Server:
 
 
 def main() -> int:
+    guard_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     order = json.loads(sys.argv[1])
     model = ModelSpec.parse(order["model"])

@@ -44,6 +44,7 @@ from core.jobs.service import (
 from core.jobs.settling import Ending, judge, read_tail
 from core.jobs.worker_log import shorten
 from core.room import trouble
+from core.secrets import guard_output
 from storage import Database, StorageError
 from storage.errors import ReplacedError
 from storage.queries import attempts, jobs, logs, runs, settings
@@ -367,6 +368,7 @@ class Dispatcher:
 
 
 def main() -> int:
+    guard_output()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     home = Home.open(sys.argv[1] if len(sys.argv) > 1 else None)
     try:

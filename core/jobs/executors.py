@@ -13,6 +13,7 @@ from typing import Protocol
 from core.home import PROJECT
 from core.jobs.devices import Device
 from core.jobs.processes import TOKEN_VARIABLE, Process, alive, boot_id, family, identify, kill_family, send, with_token
+from core.secrets import for_work
 
 WORKER = (sys.executable, "-m", "core.jobs.worker")
 
@@ -52,7 +53,7 @@ class LocalExecutor:
         environment = {
             "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin beside another job starve both
             **_threads(device),
-            **os.environ,
+            **for_work(os.environ),
             TOKEN_VARIABLE: token,
             "CUDA_VISIBLE_DEVICES": device.visible,
             "CUDA_DEVICE_ORDER": "PCI_BUS_ID",

@@ -37,6 +37,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
+from core.secrets import masked
+
 
 class Cancelled(Exception):
     """The job was asked to stop and did, at a step from which it can go on."""
@@ -67,7 +69,7 @@ class FileSink:
     def emit(self, kind: str, **fields: Any) -> None:
         self._seq += 1
         event = {**self._head, "seq": self._seq, "at": _now(), "kind": kind, **fields}
-        line = json.dumps(event, ensure_ascii=False, allow_nan=True, default=_plain).encode() + b"\n"
+        line = masked(json.dumps(event, ensure_ascii=False, allow_nan=True, default=_plain)).encode() + b"\n"
         while line:  # a disk that is nearly full takes a part and refuses the rest
             line = line[os.write(self._file, line) :]
 

@@ -23,6 +23,7 @@ from core.jobs.sinks import Cancelled, FileSink, Sink, Tee
 from core.memory import CONTEXT, size
 from core.room import trouble
 from core.schema import RunSpec, TaskSpec
+from core.secrets import guard_output
 
 DONE, FAILED, CANCELLED, NO_ROOM = 0, 1, 3, 4
 TAIL_LINES = 12
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         print("usage: python -m core.jobs.worker <run folder>/jobs/<job>.json", file=sys.stderr)
         return 2
     warnings.filterwarnings("ignore", category=FutureWarning)  # libraries to each other's authors; the log is for users
+    guard_output()
     path = Path(arguments[0]).resolve()
     job = read_json(path)
     job.setdefault("folder", str(path.parent.parent))
