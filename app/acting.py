@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -18,6 +19,8 @@ from app.sign_in import actor_of, token_of
 from core.access import Actor, act_as
 from core.errors import StudioError
 
+log = logging.getLogger("tessera.pages")
+UNEXPECTED = "The page sent something that cannot be used, so nothing was changed. Reload the page and try again."
 BY_ITSELF = {"tick", "load", "unload"}  # events that say nothing of a person being there
 
 
@@ -44,8 +47,8 @@ def as_actor(handler: Callable[..., Any], access: Access, *, person: bool) -> Ca
     @wraps(handler)
     def steps(*args: Any, **named: Any) -> Iterator[Any]:
         # Each step may run in another thread with a context of its own, so the actor is set for each alone.
-        growing = handler(*args, **named)
         first = who(access, person)
+        growing = handler(*args, **named)
         try:
             while True:
                 with _acting(access, person=False):
@@ -68,6 +71,11 @@ def _acting(access: Access, person: bool) -> Iterator[None]:
             yield
         except StudioError as error:
             raise gr.Error(str(error), print_exception=False) from error
+        except gr.Error:
+            raise
+        except Exception as error:  # what no page sends, or a fault of ours: the log has it, the person a sentence
+            log.exception("A handler of the pages failed")
+            raise gr.Error(UNEXPECTED, print_exception=False) from error
 
 
 def who(access: Access, person: bool) -> Actor:

@@ -59,6 +59,12 @@ def fields_of(groups: Iterable[Mapping[str, Any]]) -> list[Field]:
     return [one for part in groups for one in part["fields"]]
 
 
+def values_in(raw: Any) -> dict[str, Any]:
+    """The values of a form as a browser sent it; empty where it sent anything else."""
+    values = raw.get("values") if isinstance(raw, Mapping) else None
+    return dict(values) if isinstance(values, Mapping) else {}
+
+
 def read(fields: Iterable[Field], raw: Any) -> dict[str, Any]:
     """What a browser sent for ``fields`` as plain values; other names are dropped, bounds are left to the schema.
 

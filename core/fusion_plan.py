@@ -149,6 +149,8 @@ def reason(name: str, home: Home, like: ModelSpec | None) -> str:
 def draft(names: Sequence[str], method: str, home: Home, changes: Mapping[str, Any]) -> RunSpec:
     """The settings of a fused run: the base and all tasks of its sources, with ``changes``."""
     fusion_method(method)
+    if not names:
+        raise ConfigurationError("No run is named to be fused.", "Choose finished runs, such as run-1 and run-2.")
     found = [find_source(name, home.runs) for name in names]
     first = next((source.spec for source in found if source.spec is not None), None)
     spec = RunSpec(

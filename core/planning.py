@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from core import catalog, hub, overrides, room
-from core.adapters.cells import Cell
+from core.adapters.cells import Cell, Site
 from core.adapters.cells import plan as plan_cells
 from core.adapters.methods import presets, resolve
 from core.data.store import DatasetStore
@@ -137,7 +137,7 @@ def cell_problems(method: MethodSpec, base: catalog.BaseShapes, tasks: int = 0) 
     found = {number: error for number, cell in enumerate(cells, 1) if (error := _refused(cell, number, base, tasks))}
     try:
         check_cells(cells)
-        plan_cells(cells, base.linears, tasks)
+        check_ranks(plan_cells(cells, base.linears, tasks))
     except ConfigurationError as error:
         place = re.match(r"Cell (\d+)", error.message)
         found.setdefault(int(place[1]) if place else None, error)
@@ -165,6 +165,18 @@ def check_cells(cells: Sequence[Cell]) -> None:
             raise ConfigurationError(
                 f"Cell {index} ({_modules(cell)}): top_k is {top_k}, but there are {most} experts at most.",
                 f"Set top_k to {most} or less, or raise experts.",
+            )
+
+
+def check_ranks(sites: Sequence[Site]) -> None:
+    """Refuse a rank above a projection's narrower side: no update of it has more."""
+    for site in sites:
+        most = min(site.in_features, site.out_features)
+        if site.down.word != "identity" and site.rank > most:
+            raise ConfigurationError(
+                f"{site.name}: the rank is {site.rank}, but the projection is {site.in_features} by "
+                f"{site.out_features}, so that no update has a rank above {most}.",
+                f"Set rank to {most} or less, or leave this projection out.",
             )
 
 
@@ -232,7 +244,18 @@ def contradictions(spec: RunSpec, tasks: Sequence[Task]) -> None:
             f"The first validation would come at step {train.evaluate_every}, after the last step ({train.steps}).",
             "Validate more often, or train longer.",
         )
+    if train.steps and train.checkpoint_every and train.checkpoint_every > train.steps:
+        raise ConfigurationError(
+            f"train.checkpoint_every: the first checkpoint would come at step {train.checkpoint_every}, after the last "
+            f"step ({train.steps}).",
+            "Save more often, train longer, or leave it empty: the end is always saved.",
+        )
     blind = [task.name for task in tasks if not task.size("validation")]
+    if train.evaluate_every and tasks and len(blind) == len(tasks):
+        raise ConfigurationError(
+            f"train.evaluate_every is {train.evaluate_every}, but no task has validation rows.",
+            "Upload the data with a validation share, or leave it empty.",
+        )
     if train.early_stopping and len(blind) == len(tasks):
         raise ConfigurationError(
             "Early stopping needs validation rows, and no task has any.",
@@ -256,6 +279,10 @@ def idle_settings(spec: RunSpec) -> list[str]:
     remarks = []
     if train.steps and train.epochs != default.epochs:
         remarks.append(f"{train.steps:,} steps are trained; epochs {train.epochs:g} is not used.")
+    if train.group_by_length and train.packing:
+        remarks.append("Samples are padded, not packed: group_by_length is on.")
+    if train.steps and train.early_stopping and train.early_stopping * (train.evaluate_every or 1) >= train.steps:
+        remarks.append(f"Early stopping cannot act within {train.steps:,} steps.")
     if train.sampling != "temperature" and train.temperature != default.temperature:
         remarks.append(f"Temperature {train.temperature:g} is not used: sampling is {train.sampling}.")
     return remarks
@@ -284,6 +311,8 @@ def measure(spec: RunSpec, home: Home, tasks: Sequence[Task]) -> tuple[int | Non
         if note is None:
             raise
         return None, None, notes
+    if spec.method.name != "base":
+        check_ranks(catalog.sites(spec.method, base, len(tasks)))
     trainable = 0 if spec.method.name == "base" else catalog.trainable_parameters(spec.method, base, len(tasks))
     device = device_for(spec.device)
     rows = lengths(tasks, spec.model, spec.train.max_length)

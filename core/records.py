@@ -48,6 +48,8 @@ class Records:
         from storage.errors import MissingError
         from storage.queries import runs
 
+        if not isinstance(name, str) or not name:
+            raise NotFoundError("No run is named.", "Give an id such as run-3: python app.py runs lists them.")
         with self.read() as session:
             try:
                 return runs.get(session, run=f"run-{name}" if name.isdecimal() else name)
@@ -91,3 +93,8 @@ def explained() -> Iterator[None]:
         raise NotFoundError(error.message, error.hint) from error
     except StorageError as error:
         raise ConfigurationError(error.message, error.hint) from error
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise ConfigurationError(
+            f"The database takes no such number or text: {error}.",
+            "Give smaller numbers, and texts of whole characters.",
+        ) from error

@@ -28,7 +28,7 @@ LONGEST_TAG = 60  # characters
 class Spec(BaseModel):
     """A part of a run; unknown keys are refused with the nearest known name."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @classmethod
     def parse(cls, data: Any, within: str = "") -> Self:

@@ -103,7 +103,8 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
 
         def handler(*given: Any) -> list[Any]:
             try:
-                return [*shown(studio, views.done(act(*given))), *("" for _ in clears)]
+                texts = ("" if one is None else one for one in given)
+                return [*shown(studio, views.done(act(*texts))), *("" for _ in clears)]
             except StudioError as error:
                 return [*shown(studio, ui.problem(error)), *(gr.skip() for _ in clears)]
 
@@ -128,7 +129,7 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
     on(c.first_form.button, c.first_form.fields, c.first_form.fields, first)
     on(c.password.button, c.password.fields, c.password.fields, own)
     on(c.everywhere, [], [], everywhere)
-    on(c.revoke, [c.revoked], [c.key], lambda token: f"Token {users.revoke_token(int(token or 0)).id} is revoked.")
+    on(c.revoke, [c.revoked], [c.key], lambda token: f"Token {users.revoke_token(_whole(token)).id} is revoked.")
     on(c.add, [c.name, c.new, c.role], [c.name, c.new], add)
     on(
         c.set_role,
@@ -148,7 +149,7 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
 
     def make(label: str, days: Any) -> list[Any]:
         try:
-            key, _ = users.add_token(_me(), label, int(days or 0) or None)
+            key, _ = users.add_token(_me(), label or "", _whole(days) or None)
             return [*shown(studio, ""), views.key(key), ""]
         except StudioError as error:
             return [*shown(studio, ui.problem(error)), "", gr.skip()]
@@ -180,6 +181,14 @@ def same(password: str, again: str) -> str:
     if password != again:
         raise ConfigurationError("The two passwords differ.", "Type the new one twice.")
     return password
+
+
+def _whole(value: Any) -> int:
+    """A whole number as a browser sent it; 0 where it is none."""
+    try:
+        return max(0, min(int(float(value or 0)), 2**31))
+    except (TypeError, ValueError, OverflowError):
+        return 0
 
 
 def _me() -> str:

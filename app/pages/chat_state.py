@@ -48,7 +48,7 @@ def drawn(
     studio: Studio, models: Sequence[str], conversation: str, limit: int, page: int, runs: Any = None
 ) -> list[Any]:
     """Columns, panes, the tools of a conversation, the list."""
-    current = number(conversation)
+    current, models = number(conversation), models or []
     panes = filled(studio, models, current, limit, runs)
     columns = [gr.update(visible=place < len(models)) for place in range(PANES)]
     shown = [panes[place] if place < len(panes) else gr.skip() for place in range(PANES)]

@@ -171,8 +171,7 @@ def preview_options(value: Any) -> dict[str, Any]:
     return options
 
 
-def _values(value: Any) -> dict[str, Any]:
-    return dict(value.get("values") or {}) if isinstance(value, Mapping) else {}
+_values = forms.values_in
 
 
 def _read(value: Any) -> dict[str, Any]:

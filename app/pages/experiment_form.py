@@ -44,7 +44,7 @@ def model_groups(settings: Settings) -> list[dict[str, Any]]:
 
 
 def model_data(settings: Settings, raw: Any) -> dict[str, Any]:
-    return _nested(forms.read(forms.fields_of(model_groups(settings)), _values(raw)))["model"]
+    return _nested(forms.read(forms.fields_of(model_groups(settings)), _values(raw))).get("model", {})
 
 
 def flat(part: str, data: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
@@ -314,8 +314,7 @@ def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
         yield prefix, value
 
 
-def _values(raw: Any) -> dict[str, Any]:
-    return dict(raw.get("values") or {}) if isinstance(raw, Mapping) else {}
+_values = forms.values_in
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -28,9 +28,7 @@ class NothingPainted(ConfigurationError):
     """A split of which every projection is left as it is."""
 
 
-class Values(NamedTuple):
-    """What the page sends, in this order."""
-
+class _Sent(NamedTuple):
     base: Any
     tasks: Any
     task_form: Any
@@ -41,6 +39,21 @@ class Values(NamedTuple):
     blocks: Any
     training: Any
     address: Any
+
+
+class Values(_Sent):
+    """What the page sends, in this order; what no page sends counts as empty."""
+
+    __slots__ = ()
+
+    def __new__(cls, *given: Any) -> Values:
+        sent = _Sent(*given)
+        forms = {
+            name: value if isinstance(value := getattr(sent, name), Mapping) else {}
+            for name in ("base", "task_form", "options", "grid", "training", "address")
+        }
+        tasks = [str(task) for task in sent.tasks] if isinstance(sent.tasks, list) else []
+        return super().__new__(cls, **sent._replace(tasks=tasks, **forms)._asdict())
 
 
 PARTS = Values._fields[:-1]

@@ -194,6 +194,8 @@ class Desk(SplitDesk):
 
         def act(values: Values, data: Data, size: Any, before: str) -> dict[str, Any]:
             name = values.method
+            if name not in self.methods:
+                raise ConfigurationError("No method is chosen.", "Choose one of the list.")
             if name == "split":
                 return self.as_split(size, values.grid, before)
             old = form.option_data(self.methods[before], values.options) if before in self.methods else {}

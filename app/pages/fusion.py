@@ -115,7 +115,7 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
 
     def past(shown: str, number: float, seen: Any) -> tuple[Any, Any]:
         """The list of fused runs where it is another than this tab shows; read once for all tabs."""
-        at = int(number)
+        at = fusion_runs.page_of(number)
         found = studio.watch.shared.of(
             ("fused", at, shown), studio.watch.changes.recent(), lambda: fusion_runs.fused(studio, at, shown)
         )
@@ -132,7 +132,7 @@ def _wire_choice(studio: Studio, c: SimpleNamespace, given: list[Any], made: lis
         data = event._data or {}
         if "search" in data:
             search, number = str(data["search"])[:200], 1
-        number = int(data.get("page") or number)
+        number = fusion_runs.page_of(data.get("page") or number)
         choice = making.chosen(studio, runs, method, figure, at, form)
         if data.get("run"):
             choice = replace(choice, runs=toggled(choice.runs, str(data["run"])[:80]))

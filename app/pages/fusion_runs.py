@@ -11,7 +11,16 @@ from core.errors import NotFoundError
 from core.studio import Studio
 
 PAGE = 8
+MOST_PAGES = 10**6
 FUSED = 8
+
+
+def page_of(number: Any) -> int:
+    """The number of a page as a browser sent it; the first where it is none."""
+    try:
+        return max(1, min(int(number), MOST_PAGES))
+    except (TypeError, ValueError, OverflowError):
+        return 1
 
 
 def offered(studio: Studio, runs: Sequence[str], search: str = "", page: int = 1) -> dict[str, Any]:

@@ -139,9 +139,7 @@ def _filled(values: dict[str, Any]) -> list[Any]:
 
 def choice_of(run: Any, moment: Any, figure: Any, role: Any, projection: Any, beside: Any, chosen: Any) -> Choice:
     """What the controls say; ``moment`` is the slider's value, which knows the names of its stops."""
-    stop = (moment or {}).get("stops") or []
-    at = (moment or {}).get("at", -1)
-    name = str(stop[at].get("name", "")) if isinstance(at, int) and 0 <= at < len(stop) else ""
+    name = _name(_stops(moment), moment.get("at") if isinstance(moment, dict) else None)
     texts = [str(value or "") for value in (run, name, figure, role, projection, beside)]
     return Choice(*texts, cell=Cell.parse(str(chosen or "")))
 
@@ -231,9 +229,19 @@ def warm(studio: Studio, run: Any) -> None:
             studio.chats.warm([str(run)])
 
 
+def _stops(moment: Any) -> list[dict[str, Any]]:
+    """The stops of the slider's value, as far as they are some."""
+    stops = moment.get("stops") if isinstance(moment, dict) else None
+    return [stop for stop in stops if isinstance(stop, dict)] if isinstance(stops, list) else []
+
+
+def _name(stops: list[dict[str, Any]], at: Any) -> str:
+    return str(stops[at].get("name", "")) if isinstance(at, int) and 0 <= at < len(stops) else ""
+
+
 def newer(studio: Studio, run: Any, moment: Any) -> dict[str, Any]:
     """A new moment of a run that works: the slider gets it, and follows where it stood at the newest."""
-    stops = (moment or {}).get("stops") or []
+    stops = _stops(moment)
     try:
         known = moments(studio, str(run)) if run else []
     except StudioError:
@@ -243,7 +251,7 @@ def newer(studio: Studio, run: Any, moment: Any) -> dict[str, Any]:
     if not stops or moment.get("at") == len(stops) - 1:
         return view(studio, Choice(str(run)))
     atlas = studio.routing_atlas(str(run))
-    return {"moment": routing_views.stops(atlas, stops[moment["at"]]["name"])}
+    return {"moment": routing_views.stops(atlas, _name(stops, moment.get("at")))}
 
 
 def moments(studio: Studio, run: str) -> list[dict[str, Any]]:

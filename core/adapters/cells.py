@@ -105,7 +105,7 @@ class Cell(BaseModel):
     as one expert without a gate.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     modules: Modules = Field(
         ALL_LINEAR,
@@ -303,6 +303,12 @@ def _check(index: int, cell: Cell, linears: Sequence[Linear], mine: list[Linear]
             + ("it lies in no layer." if cell.layers else "the base has none that all its texts enter by."),
             "Leave layers empty." if cell.layers else "Leave it out: only projections can be trained here.",
         )
+    last = max((linear.layer for linear in linears if linear.layer is not None), default=-1)
+    if cell.layers and max(layer_numbers(cell.layers)) > last:
+        raise ConfigurationError(
+            f"{place} names layer {max(layer_numbers(cell.layers))}, but the last layer of the base is {last}.",
+            f"Layers are counted from 0 to {last}.",
+        )
     if not mine:
         taken = any(cell.matches(linear) for linear in linears)
         raise ConfigurationError(
@@ -318,11 +324,5 @@ def _check(index: int, cell: Cell, linears: Sequence[Linear], mine: list[Linear]
                     f"{place}: the base has no projection {name!r}.",
                     f"Did you mean {near[0]}?" if near else f"It has {', '.join(names)}.",
                 )
-    last = max((linear.layer for linear in linears if linear.layer is not None), default=-1)
-    if cell.layers and max(layer_numbers(cell.layers)) > last:
-        raise ConfigurationError(
-            f"{place} names layer {max(layer_numbers(cell.layers))}, but the last layer of the base is {last}.",
-            f"Layers are counted from 0 to {last}.",
-        )
     if tasks == 0 and (cell.needs_task or (cell.gate.per_task and not cell.frozen)):
         raise ConfigurationError(f"{place} has words that depend on the task, but no tasks are named.", "Name tasks.")

@@ -27,7 +27,7 @@ class MaloraOptions(MixtureOptions):
         True, description="Whether the experts' rank grows by (1 - share) x rank; else what is shared is saved."
     )
     beta: float = Field(1.0, gt=0, description="Balance of learning: above 1, what each expert has of its own.")
-    top_k: int = Field(2, ge=1, description="Experts used per token.")
+    top_k: int = Field(2, ge=1, le=1024, description="Experts used per token.")
     renormalise: bool = Field(False, description="Whether the weights of the experts used are made to sum to one.")
     dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on what enters the shared matrix.")
     balance: float = Field(0.01, ge=0, description="Weight of the load-balance loss.")

@@ -20,7 +20,10 @@ class ModeOptions(MixtureOptions):
     )
     rank: int = Field(4, ge=1, le=1024, description="The paper's r, the rank of the shared down matrix.")
     expert_rank: int = Field(
-        1, ge=1, description="The paper's p, ranks that share a router; 1: one each; as large as the rank: MoLoRA-SD."
+        1,
+        ge=1,
+        le=1024,
+        description="The paper's p, ranks that share a router; 1: one each; as large as the rank: MoLoRA-SD.",
     )
     alpha: float | None = Field(
         None, gt=0, description="The update is scaled by alpha / rank; empty: by 1, as the paper's equations."

@@ -21,7 +21,7 @@ class MoeloraOptions(MixtureOptions):
     )
     rank: int = Field(4, ge=1, le=1024, description="Rank of each expert.")
     alpha: float = Field(8.0, gt=0, description="The update is scaled by alpha / rank.")
-    top_k: int = Field(2, ge=1, description="Experts used per token.")
+    top_k: int = Field(2, ge=1, le=1024, description="Experts used per token.")
     renormalise: bool = Field(True, description="Whether the weights of the experts used are made to sum to one.")
     dropout: float = Field(0.05, ge=0, lt=1, description="Dropout on what enters the down matrices.")
     balance: float = Field(0.01, ge=0, description="Weight of the load-balance loss, averaged over projections.")
@@ -32,7 +32,7 @@ class MoeloraOptions(MixtureOptions):
     positives: Literal["one", "all"] = Field(
         "one", description="Positives of an output: one other token of its expert, drawn, or the mean over all."
     )
-    after: int = Field(100, ge=0, description="Optimiser steps before the contrastive loss counts.")
+    after: int = Field(100, ge=0, le=10**8, description="Optimiser steps before the contrastive loss counts.")
 
 
 def cells(options: MoeloraOptions) -> list[Cell]:

@@ -12,7 +12,7 @@ class MoloraOptions(MixtureOptions):
     experts: Experts = Field(
         5, description="Experts per projection: a number, or one for each equal block of layers from below."
     )
-    top_k: int = Field(2, ge=1, description="Experts used per token.")
+    top_k: int = Field(2, ge=1, le=1024, description="Experts used per token.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout on what enters the down matrices.")
     renormalise: bool = Field(True, description="Whether the weights of the experts used are made to sum to one.")
     balance: float = Field(1e-3, ge=0, description="Weight of the load-balance loss.")

@@ -11,7 +11,7 @@ from .base import MixtureOptions, Preset
 
 
 class MosldOptions(MixtureOptions):
-    top_k: int = Field(2, ge=1, description="Experts used per token.")
+    top_k: int = Field(2, ge=1, le=1024, description="Experts used per token.")
     dropout: float = Field(0.1, ge=0, lt=1, description="Probability of dropping an entry of the matrix.")
     dropout_on: Literal["down", "up", "none"] = Field(
         "down", description="down: the shared matrix, as published; up: each expert's own; none: MoSL."

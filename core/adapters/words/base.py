@@ -20,7 +20,7 @@ WORDS: dict[str, dict[str, type[Word]]] = {"down": {}, "gate": {}, "up": {}}
 class Word(BaseModel):
     """One choice for the down, gate or up part of a cell; its fields are the word's options."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     part: ClassVar[Part]
     # parameters(site) in words: E experts, r rank, in and out widths, tasks, and options; empty: it is not said

@@ -30,7 +30,7 @@ class ContrastiveUp(LowRankUp):
     positives: Literal["one", "all"] = Field(
         "one", description="one: against one other token of the same expert, drawn; all: averaged over all of them."
     )
-    after: int = Field(100, ge=0, description="Optimiser steps before the contrastive loss counts.")
+    after: int = Field(100, ge=0, le=10**8, description="Optimiser steps before the contrastive loss counts.")
 
     def parameters(self, site: Site) -> int:
         return site.experts * site.rank * site.out_features if self.trained else 0

@@ -28,7 +28,7 @@ class NoGate(Gate):
 
 
 class ChoosingGate(Gate):
-    top_k: int | None = Field(None, ge=1, description="Experts used per decision; empty: all.")
+    top_k: int | None = Field(None, ge=1, le=1024, description="Experts used per decision; empty: all.")
     renormalise: bool = Field(
         True, description="Whether the weights of the experts used are made to sum to one; else they stay as they were."
     )

@@ -41,7 +41,9 @@ class IntuitionGate(Gate):
         description="What embeds prompts: base (the mean last hidden state of the frozen base), or a sentence encoder "
         "as a local folder or Hub id.",
     )
-    width: int | None = Field(None, ge=1, description="Width of an embedding; filled in from the embedder.")
+    width: int | None = Field(
+        None, ge=1, le=1_000_000, description="Width of an embedding; filled in from the embedder."
+    )
     cosine: bool = Field(
         False, description="Normalise the centroids, so that the similarity is a cosine; else they stay means."
     )

@@ -21,7 +21,9 @@ class RankGate(ChoosingGate):
     formula: ClassVar[str] = "(r // expert_rank) * E * in"
     word: Literal["rank"] = "rank"
     unit: ClassVar[Literal["token", "sample"] | None] = "token"
-    expert_rank: int = Field(1, ge=1, description="Neighbouring ranks that share a router; it divides the rank.")
+    expert_rank: int = Field(
+        1, ge=1, le=1024, description="Neighbouring ranks that share a router; it divides the rank."
+    )
     balance: float = Field(
         0.0,
         ge=0,

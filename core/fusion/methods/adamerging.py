@@ -26,17 +26,21 @@ class CoefficientOptions(LearnedOptions):
         description="A coefficient for each run (task), for each run and transformer block, or for each run and "
         "projection (closest to the published layer-wise variant).",
     )
-    start: float | None = Field(None, description="Coefficients at the start; empty: 0.3, or 1/K for up to three runs.")
+    start: float | None = Field(
+        None, ge=-1000, le=1000, description="Coefficients at the start; empty: 0.3, or 1/K for up to three runs."
+    )
     clamp: Literal["project", "forward", "none"] = Field(
         "project",
         description="Coefficients are put back into 0 to 1 after each step; or used clamped (the authors' way, in "
         "which one that leaves may stay); or left free.",
     )
-    batches_per_step: int = Field(1, ge=1, description="Batches per task and step, losses added; the authors take 2.")
+    batches_per_step: int = Field(
+        1, ge=1, le=1_000_000, description="Batches per task and step, losses added; the authors take 2."
+    )
 
 
 class AdaMergingOptions(CoefficientOptions):
-    steps: int = Field(300, ge=1, description="Steps of Adam. Published: 500 (CLIP), 1000 (Flan-T5).")
+    steps: int = Field(300, ge=1, le=1_000_000, description="Steps of Adam. Published: 500 (CLIP), 1000 (Flan-T5).")
     learning_rate: float = Field(
         1e-3, gt=0, le=10, description="Of Adam, per coefficient and step. Published: 1e-3 (CLIP), 1e-4 (Flan-T5)."
     )

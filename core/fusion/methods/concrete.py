@@ -24,7 +24,7 @@ NOTE = (
 
 
 class MaskOptions(LearnedOptions):
-    steps: int = Field(500, ge=1, description="Steps of Adam on the mask. Published: 2000.")
+    steps: int = Field(500, ge=1, le=1_000_000, description="Steps of Adam on the mask. Published: 2000.")
     learning_rate: float = Field(
         1e-3, gt=0, le=10, description="Of Adam on the mask's logits. Published: 1e-3 (CLIP), 1e-4 (Flan-T5)."
     )
@@ -42,12 +42,12 @@ class MaskOptions(LearnedOptions):
 
 
 class ConcreteOptions(MaskOptions):
-    start: float = Field(0.3, description="The coefficient of all runs; it is not learned.")
+    start: float = Field(0.3, ge=-1000, le=1000, description="The coefficient of all runs; it is not learned.")
 
 
 class ConcreteAdaMergingOptions(MaskOptions, CoefficientOptions):
     start: float | None = Field(
-        0.3, description="Coefficients at the start of each phase; empty: 1/K up to three runs."
+        0.3, ge=-1000, le=1000, description="Coefficients at the start of each phase; empty: 1/K up to three runs."
     )
     base_learning_rate: float = Field(
         0.1,
@@ -60,7 +60,7 @@ class ConcreteAdaMergingOptions(MaskOptions, CoefficientOptions):
         description="Take the inner gradient at the coefficients of the step before, as the published code does, "
         "instead of merging anew.",
     )
-    coefficient_steps: int = Field(300, ge=1, description="Steps of the second phase. Published: 1000.")
+    coefficient_steps: int = Field(300, ge=1, le=1_000_000, description="Steps of the second phase. Published: 1000.")
     coefficient_learning_rate: float = Field(
         1e-3, gt=0, le=10, description="Of Adam in the second phase. Published: 1e-3 (CLIP), 1e-4 (Flan-T5)."
     )

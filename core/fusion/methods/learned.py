@@ -22,8 +22,8 @@ class LearnedOptions(FusionOptions):
         description="Split whose rows are read without their answers. test: the very rows that are scored "
         "(transductive, as published).",
     )
-    prompt_rows: int = Field(500, ge=1, description="At most this many prompts per task, drawn by seed.")
-    batch_size: int = Field(8, ge=1, description="Prompts per task and step.")
+    prompt_rows: int = Field(500, ge=1, le=1_000_000, description="At most this many prompts per task, drawn by seed.")
+    batch_size: int = Field(8, ge=1, le=1_000_000, description="Prompts per task and step.")
     loss: Literal["options", "first_token", "sequence"] = Field(
         "options",
         description="Entropy over the answer options; over the whole vocabulary at the first answer position (the "
@@ -36,7 +36,9 @@ class LearnedOptions(FusionOptions):
     mass_weight: float = Field(
         0.0, ge=0, description="Weight of minus the log of the probability that the options have together."
     )
-    evaluate_every: int = Field(20, ge=1, description="Steps between points of the curves and checks for collapse.")
+    evaluate_every: int = Field(
+        20, ge=1, le=1_000_000, description="Steps between points of the curves and checks for collapse."
+    )
     on_alert: Literal["stop", "continue"] = Field(
         "stop",
         description="Where an alert of collapse lasts three evaluations: stop and go back to the best one without an "

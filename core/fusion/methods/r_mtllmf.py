@@ -77,9 +77,11 @@ class RMtllmfOptions(TaskArithmeticOptions):
         "auto: whole where a run is a full fine-tune.",
     )
     realign_rank: int = Field(8, ge=1, le=1024, description="Rank of the fresh adapter.")
-    shots: int = Field(16, ge=1, description="Labelled training rows of each task that realigning sees.")
-    steps: int = Field(50, ge=1, description="Most steps of realigning; it stops when held-out shots no longer gain.")
-    batch_size: int = Field(4, ge=1, description="Rows of each task in a step of realigning.")
+    shots: int = Field(16, ge=1, le=1_000_000, description="Labelled training rows of each task that realigning sees.")
+    steps: int = Field(
+        50, ge=1, le=1_000_000, description="Most steps of realigning; it stops when held-out shots no longer gain."
+    )
+    batch_size: int = Field(4, ge=1, le=1_000_000, description="Rows of each task in a step of realigning.")
     learning_rate: float | None = Field(
         None, gt=0, le=1, description="Of realigning; empty: 1e-4 for an adapter on top, 1e-5 for whole updates."
     )
@@ -97,7 +99,9 @@ class RMtllmfOptions(TaskArithmeticOptions):
         description="Attacks of the sweep; the ideal channel is always scored once.",
     )
     sweep_seeds: int = Field(5, ge=1, le=100, description="Draws of the noise at each point of the sweep.")
-    sweep_rows: int = Field(64, ge=1, description="Test rows of each task that a point of the sweep scores.")
+    sweep_rows: int = Field(
+        64, ge=1, le=1_000_000, description="Test rows of each task that a point of the sweep scores."
+    )
 
     @property
     def noisy(self) -> bool:

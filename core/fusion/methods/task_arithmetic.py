@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 class TaskArithmeticOptions(FusionOptions):
     coefficient: float | None = Field(
-        None, description="Weight of every task vector; empty: 1, 0.5, 0.4 for one, two, three runs, 0.3 for more."
+        None,
+        ge=-1000,
+        le=1000,
+        description="Weight of every task vector; empty: 1, 0.5, 0.4 for one, two, three runs, 0.3 for more.",
     )
     weights: list[float] = Field(
         default_factory=list, description="A weight for each run in order, in place of the one coefficient."
@@ -26,11 +29,16 @@ class TaskArithmeticOptions(FusionOptions):
 
 
 def check_weights(options: TaskArithmeticOptions, names: Sequence[str], tasks: Sequence[Task] = ()) -> None:
-    """Raises ConfigurationError where the weights are not one for each run."""
+    """Raises ConfigurationError where the weights are not one for each run, or all 0."""
     if options.weights and len(options.weights) != len(names):
         raise ConfigurationError(
             f"method.options.weights has {len(options.weights)} weights for {len(names)} runs ({', '.join(names)}).",
             "Give one for each run, in their order, or leave it empty and set coefficient.",
+        )
+    if options.weights and not any(options.weights):
+        raise ConfigurationError(
+            "method.options.weights are all 0, so that nothing would be added to the base.",
+            "Give at least one run another weight.",
         )
 
 

@@ -17,7 +17,10 @@ Trim = Literal["tensor", "model"]
 
 class ElectionOptions(TaskArithmeticOptions):
     coefficient: float | None = Field(
-        None, description="Weight of every task vector; empty: 1 where the runs are averaged, 0.3 where they are added."
+        None,
+        ge=-1000,
+        le=1000,
+        description="Weight of every task vector; empty: 1 where the runs are averaged, 0.3 where they are added.",
     )
     merge: Literal["mean", "sum"] = Field(
         "mean",

@@ -194,7 +194,7 @@ def _options() -> list[Case]:
 
     return [
         asked("for_a_negative_seed", "seed.*-1", seed=-1),
-        asked("for_a_share_that_is_no_number", "test share nan", test=float("nan")),
+        asked("for_a_share_that_is_no_number", "test is nan", test=float("nan")),
         asked("for_a_negative_share", "validation share -0.5", validation=-0.5),
         asked("for_a_share_of_words", "test is 'half'", test="half"),
         asked("for_an_unknown_option", "tset is not a setting", "test", tset=0.5),
