@@ -35,6 +35,8 @@ class Home:
     @classmethod
     def open(cls, root: str | Path | None = None) -> Home:
         home = cls(Path(root).expanduser().resolve() if root else default_home().resolve())
+        if not home.root.exists():
+            home.root.mkdir(mode=0o700, parents=True)  # a home that exists keeps the rights that it was given
         for folder in (home.datasets, home.runs, home.cache, home.dispatcher):
             folder.mkdir(parents=True, exist_ok=True)
         return home
