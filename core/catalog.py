@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from core import hub, method_facts
+from core.access import need
 from core.adapters.cells import Cell, Kind, Linear, Site, plan
 from core.adapters.methods import presets, resolve
 from core.adapters.words import WORDS
@@ -244,7 +245,12 @@ def _read_shapes(folder: Path, model: ModelSpec) -> dict[str, Any]:
 
 
 def _config_folder(model: ModelSpec) -> Path:
-    """A folder with the base's ``config.json``; of a Hub model, nothing else is fetched."""
+    """A folder with the base's ``config.json``; of a Hub model, nothing else is fetched.
+
+    Viewers make the studio read and fetch nothing that they name.
+    """
+    if model.base != BUNDLED_BASE:
+        need("researcher")
     folder = BUNDLED_BASE_FOLDER if model.base == BUNDLED_BASE else Path(model.base).expanduser()
     if folder.is_dir():
         if (folder / "config.json").is_file():

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from core import views
+from core import access, views
 from core.errors import ConfigurationError
 from core.schema import RunSpec
 
@@ -103,6 +103,7 @@ class Changing:
         from storage.queries import runs
 
         info = self.store.find(name)
+        access.need_own(info.owner, info.name)
         with self.records.read() as session:
             users = runs.using_dataset(session, dataset=info.id)
         if users:

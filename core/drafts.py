@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from core import catalog, planning, preflight
+from core.access import need
 from core.adapters.cells import Cell, Site, plan
 from core.adapters.methods import resolve
 from core.data.look import look, typed_source
@@ -95,10 +96,12 @@ class Drafts:
 
     def look(self, source: Any, *, header: bool | None = None) -> list[dict[str, Any]]:
         """The columns and first rows of each file as it is, for choosing what they mean."""
+        need("researcher")
         return [glimpse.model_dump() for glimpse in look(source, header=header)]
 
     def typed_source(self, text: str) -> str:
         """A Hub id, or a path below ``core.home.data_roots``; everything else that was typed is refused."""
+        need("researcher")
         return typed_source(text, data_roots())
 
     def size(

@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from core import overrides, paths, views
+from core import access, overrides, paths, views
 from core.changing import Changing
 from core.designing import Designing
 from core.errors import NotFoundError
@@ -77,6 +77,7 @@ class Studio(Designing, Fusing, Changing):
         """What ``upload`` would store, and each prompt as the model sees it; also ``template`` and ``max_length``."""
         from core.data import apart, upload
 
+        access.need("researcher")
         if apart.large(source):
             return apart.preview_apart(self.store, source, told, base=base, **options)
         return upload.preview(source, encoder=self.encoder(base), room=self.store.root, **options)

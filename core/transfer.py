@@ -34,6 +34,7 @@ def import_run(source: Path, home: Home, records: Records, store: DatasetStore, 
     from core.jobs.ingest import close_imported, ingest_events
     from storage.queries import runs
 
+    access.need("researcher")
     refuse_archive(source)
     folder = RunFolder(allowed(source))
     if elsewhere := folder.root.resolve().parent != home.runs and folder.root.is_dir():
@@ -132,6 +133,7 @@ def import_adapter(
     """
     from storage.queries import runs
 
+    access.need("researcher")
     folder = adapter_source(source, revision)
     config = _config(folder)
     method = _method(config)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,7 +10,7 @@ from argon2 import PasswordHasher
 from fastapi import FastAPI
 from starlette.testclient import TestClient
 
-from app import server, sign_in
+from app import sign_in
 from app.auth import Access
 from core.access import Role
 from core.users import Users
@@ -53,11 +53,6 @@ def access(studio: QuietStudio) -> Access:
     return Access(studio.users)
 
 
-@pytest.fixture
-def app(studio: QuietStudio, access: Access) -> FastAPI:
-    return server.build(studio, access=access)
-
-
 def client_of(app: FastAPI, access: Access, name: str | None) -> TestClient:
     """A browser, not entered as a context: nothing here needs lifespan or dispatcher."""
     client = TestClient(app, base_url=ADDRESS, follow_redirects=False, raise_server_exceptions=False)
@@ -66,9 +61,3 @@ def client_of(app: FastAPI, access: Access, name: str | None) -> TestClient:
         assert token is not None
         client.cookies.set(sign_in.COOKIE, token)
     return client
-
-
-@pytest.fixture
-def browser(app: FastAPI, access: Access) -> Callable[[str | None], TestClient]:
-    """``browser("ben")``: one in which Ben is signed in; ``browser(None)``: a stranger's."""
-    return lambda name: client_of(app, access, name)
