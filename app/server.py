@@ -14,7 +14,7 @@ import uvicorn
 from fastapi import FastAPI, Response
 from gradio.utils import get_upload_folder
 
-from app import api, sessions, shell, sign_in
+from app import api, intake, sessions, shell, sign_in, uploads
 from app.auth import Access, password_from
 from app.caching import Kept
 from app.doors import Doors
@@ -24,7 +24,6 @@ from core.errors import ConfigurationError
 from core.home import PROJECT
 from core.studio import Studio
 
-UPLOAD_LIMIT = "2gb"
 PORTS_TRIED = 20
 
 
@@ -62,7 +61,9 @@ def build(studio: Studio, *, names: Sequence[str] = LOOPBACK_NAMES, access: Acce
 def mount(app: FastAPI, studio: Studio, pages: gr.Blocks, access: Access | None = None) -> None:
     """Put the pages at the root; Gradio itself asks for the session once more before every event and file."""
     first_paint.install()
+    intake.install()
     app.add_middleware(Kept)
+    app.add_middleware(intake.Intake)
     with warnings.catch_warnings():  # it says that rendering on the server is off, which is what was asked for
         warnings.filterwarnings("ignore", message="SSR mode")
         gr.mount_gradio_app(
@@ -75,7 +76,7 @@ def mount(app: FastAPI, studio: Studio, pages: gr.Blocks, access: Access | None 
             footer_links=[],
             run_history=False,
             ssr_mode=False,
-            max_file_size=UPLOAD_LIMIT,
+            max_file_size=intake.LARGEST,
             blocked_paths=private_folders(studio),
             show_error=False,
             auth_dependency=None if access is None else sign_in.require(access),
@@ -86,8 +87,8 @@ def mount(app: FastAPI, studio: Studio, pages: gr.Blocks, access: Access | None 
 def private_folders(studio: Studio) -> list[str]:
     """What no address may name: the home, the checkout, and the folder of the process, which Gradio would hand out."""
     here = Path.cwd()
-    uploads = Path(get_upload_folder()).resolve()
-    return [str(folder) for folder in (studio.home.root, PROJECT, here) if not uploads.is_relative_to(folder)]
+    kept = Path(get_upload_folder()).resolve()
+    return [str(folder) for folder in (studio.home.root, PROJECT, here) if not kept.is_relative_to(folder)]
 
 
 def run(
@@ -107,6 +108,7 @@ def run(
     chosen = listener.getsockname()[1]
     if port and chosen != port:
         print(f"Port {port} is in use; taking {chosen}.", file=sys.stderr)
+    uploads.private_folder()
     app = build(studio, names=names)
     print(f"The studio is at {address(host, chosen)} (home: {studio.home.root}). Ctrl-C ends it.", flush=True)
     if studio.users.any():
