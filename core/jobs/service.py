@@ -102,10 +102,10 @@ def ensure_dispatcher(home: Home) -> DispatcherStatus:
 
 def stop_dispatcher(home: Home, *, seconds: float = 15.0) -> bool:
     """End the dispatcher; workers go on, and the next dispatcher finds them. True if one was stopped."""
-    process = _living(home.dispatcher / "pid")
+    _stopped(home).touch()
+    process = _living(home.dispatcher / "pid") or _living(home.dispatcher / "starting")
     if process is None:
         return False
-    _stopped(home).touch()
     with contextlib.suppress(ProcessLookupError):
         os.kill(process.pid, signal.SIGTERM)
     deadline = time.monotonic() + seconds

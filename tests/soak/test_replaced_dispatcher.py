@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from core.home import Home
+from core.jobs.processes import identify
 from core.jobs.service import dispatcher_status, ensure_dispatcher, stop_dispatcher, watch_over
 
 
@@ -55,6 +56,12 @@ def test_a_dispatcher_that_is_starting_is_not_started_again(home: Home) -> None:
     several = {ensure_dispatcher(home).pid for _ in range(4)}
     assert len(several) == 1
     assert until(lambda: dispatcher_status(home).pid) == several.pop()
+
+
+def test_a_dispatcher_that_is_starting_can_be_stopped(home: Home) -> None:
+    pid = ensure_dispatcher(home).pid
+    assert stop_dispatcher(home) and identify(pid or 0) is None
+    assert not dispatcher_status(home).alive and not stop_dispatcher(home)
 
 
 def test_a_dispatcher_knows_no_password(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
