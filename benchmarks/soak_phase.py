@@ -38,7 +38,7 @@ def soak(root: Path, *, seconds: float, seed: int, kills: int, steps: int = STEP
     killer = Killer(house, people, watcher, chance)
     try:
         house.serve()
-        if not until(house.answers, 60):
+        if not until(house.answers, 120):
             raise RuntimeError(f"the web server does not start: {house.log.read_text()[-2000:]}")
         watcher.start()
         _work(people, killer, seconds - (time.monotonic() - began), kills, say)
@@ -99,11 +99,7 @@ def _finish(people: People, seconds: float, say: Any) -> None:
         states = people.states()
         cancelled = [run for run, state in states.items() if state == "cancelled" and run in people.ordered]
         kept |= set(cancelled[:2]) if not kept else set()
-        for run, state in states.items():
-            if state in ("failed", "lost", "cancelled") and run not in kept:
-                people.studio.resume(run)
-                people.ordered[run].resumed += 1
-                people.done["resumptions"] = people.done.get("resumptions", 0) + 1
+        people.resume(but=kept)
         for group, runs in people.groups().items():
             if not any(not one.touched for one in runs):
                 people.order(group, spared=True)

@@ -6,10 +6,9 @@ import json
 import random
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 from core import demo_data
 from core.errors import StudioError
@@ -70,7 +69,6 @@ class Ordered:
     group: tuple[str, int]
     spared: bool
     touched: bool = False
-    resumed: int = 0
 
 
 @dataclass
@@ -137,21 +135,17 @@ class People:
         self._count("cancellations")
         return run
 
-    def resume(self, share: float = 1.0) -> list[str]:
+    def resume(self, share: float = 1.0, but: Collection[str] = ()) -> None:
         """Resume what ended otherwise than done, each with this chance."""
-        resumed = []
         for run, state in self.states().items():
-            if state not in ("failed", "cancelled", "lost") or self.chance.random() > share:
+            if state not in ("failed", "cancelled", "lost") or run in but or self.chance.random() > share:
                 continue
             try:
                 self.studio.resume(run)
             except StudioError as error:
                 self.problems.append(f"{run} was {state} and cannot be resumed: {error}")
                 continue
-            self.ordered[run].resumed += 1
-            resumed.append(run)
             self._count("resumptions")
-        return resumed
 
     def score(self) -> None:
         """Score a finished run again, with the same key twice: one job."""
@@ -172,7 +166,3 @@ class People:
 
     def _count(self, what: str) -> None:
         self.done[what] = self.done.get(what, 0) + 1
-
-
-def summary(people: People) -> dict[str, Any]:
-    return dict(sorted(people.done.items()))
