@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from core import children
+from core import access, children
 from core.data.prepare import silent
 from core.data.preview import Preview
 from core.data.store import DatasetInfo, DatasetStore
@@ -38,6 +38,7 @@ def large(source: Sources) -> bool:
 
 def upload_apart(store: DatasetStore, source: Sources, told: Told, **options: Any) -> DatasetInfo:
     """As ``core.data.upload.upload``."""
+    access.need("researcher")
     arguments = {"root": str(store.root), "source": _plain(source), "options": options}
     found = children.call(__name__, "_upload", timeout=LONGEST, told=told, **arguments)
     return DatasetInfo.model_validate(found)

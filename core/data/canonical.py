@@ -42,19 +42,19 @@ def to_table(rows: Iterable[Mapping[str, Any]] | pa.Table) -> pa.Table:
     return pa.Table.from_pylist([canonical(row) for row in rows], schema=SCHEMA)
 
 
-def to_rows(table: pa.Table) -> list[Row]:
+def to_rows(table: pa.Table | pa.RecordBatch) -> list[Row]:
     return [canonical(row) for row in table.to_pylist()]
 
 
-def iterate(table: pa.Table, size: int = 4096) -> Iterator[Row]:
+def iterate(table: pa.Table, size: int = 512) -> Iterator[Row]:
     """The rows of a table, ``size`` of them as Python objects at a time."""
     for batch in table.to_batches(max_chunksize=size):
         yield from batch.to_pylist()
 
 
 def column(table: pa.Table, name: str) -> Iterator[Any]:
-    """The values of a column, a few thousand of them as Python objects at a time."""
-    for batch in table.select([name]).to_batches(max_chunksize=4096):
+    """The values of a column, some of them as Python objects at a time."""
+    for batch in table.select([name]).to_batches(max_chunksize=1024):
         yield from batch.column(0).to_pylist()
 
 

@@ -22,7 +22,7 @@ from core.data.tasks import Task
 from core.data.templates import Encoded, TextEncoder
 
 FORMAT = 2
-BATCH = 4096  # rows that lie together in the file
+BATCH = 1024  # rows that lie together in the file
 MOST = 2 * 2**30
 SIDES = ("prompt", "answer")
 SCHEMA = pa.schema([(side, pa.large_list(pa.int32())) for side in SIDES])

@@ -7,7 +7,6 @@ import tempfile
 from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +35,7 @@ GIB = 2**30
 RESERVE = 2**28  # bytes of the disk that are left to runs and the database
 SMALL = 2**24  # bytes that are not worth a refusal
 _BLOCK = 4096
+_BLOCK_CHARACTERS = 2**21
 LONGEST_NAME = 120  # characters
 MOST_TASKS = 2000
 
@@ -227,8 +227,15 @@ def _report(raw: RawFile, mapping: dict[str, Any], planned: PlannedFile, rows: i
 
 
 def _blocks(reader: RowReader) -> Iterator[list[Mapped]]:
-    rows = iter(reader)
-    while block := list(islice(rows, _BLOCK)):
+    """Rows that are handled together: few where they are long."""
+    block, size = [], 0
+    for item in reader:
+        block.append(item)
+        size += len(item.row["input"]) + len(item.row["output"]) + len(item.row["instruction"])
+        if len(block) == _BLOCK or size > _BLOCK_CHARACTERS:
+            yield block
+            block, size = [], 0
+    if block:
         yield block
 
 

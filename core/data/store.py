@@ -29,6 +29,7 @@ from core.paths import is_name
 
 SPLITS = ("train", "validation", "test")
 ROW_GROUP = 4096
+AT_ONCE = 512  # rows as Python objects
 
 Rows = Iterable[Mapping[str, Any]] | pa.Table
 
@@ -110,11 +111,13 @@ class DatasetStore:
         return to_rows(self.table(dataset_id, task, split, start, limit))
 
     def iterate(self, dataset_id: str, task: str, split: str, limit: int | None = None) -> Iterator[Row]:
-        """As ``rows`` from the first one on, a few thousand of them in memory at a time."""
-        count = self._task(self.find(dataset_id), task).counts.get(split, 0)
-        for start in range(0, count if limit is None else min(count, limit), ROW_GROUP):
-            stop = start + ROW_GROUP if limit is None else min(start + ROW_GROUP, limit)
-            yield from self.rows(dataset_id, task, split, start, stop - start)
+        """As ``rows`` from the first one on, a few hundred of them in memory at a time."""
+        info = self.find(dataset_id)
+        count = self._task(info, task).counts.get(split, 0)
+        first = self._before(info, task, split)
+        last = first + (count if limit is None else min(count, limit))
+        if last > first:
+            yield from _walk(self.root / info.id / f"{split}.parquet", first, last)
 
     def table(self, dataset_id: str, task: str, split: str, start: int = 0, limit: int | None = None) -> pa.Table:
         """As ``rows``, as an Arrow table; reads only the row groups that are needed."""
@@ -123,11 +126,7 @@ class DatasetStore:
         stop = count if limit is None else min(count, start + limit)
         if start >= stop:
             return SCHEMA.empty_table()
-        before = 0
-        for name, other in info.tasks.items():
-            if name == task:
-                break
-            before += other.counts.get(split, 0)
+        before = self._before(info, task, split)
         return _slice(self.root / info.id / f"{split}.parquet", before + start, before + stop)
 
     def delete(self, dataset_id: str) -> None:
@@ -143,6 +142,11 @@ class DatasetStore:
             near = difflib.get_close_matches(task, info.tasks, n=1, cutoff=0) or [""]
             raise NotFoundError(f"The data set {info.name!r} has no task {task!r}.", f"Did you mean {near[0]!r}?")
         return info.tasks[task]
+
+    def _before(self, info: DatasetInfo, task: str, split: str) -> int:
+        """Rows of other tasks that lie before the task's in a split's file."""
+        names = list(info.tasks)
+        return sum(info.tasks[name].counts.get(split, 0) for name in names[: names.index(task)])
 
     def _read(self, dataset_id: str) -> DatasetInfo | None:
         if not is_name(dataset_id) or dataset_id.startswith("."):
@@ -219,6 +223,20 @@ def _write_parquet(path: Path, parts: Iterable[pa.Table]) -> None:
     with pq.ParquetWriter(path, SCHEMA, compression="zstd") as writer:
         for part in parts:
             writer.write_table(part.select(COLUMNS), row_group_size=ROW_GROUP)
+
+
+def _walk(path: Path, start: int, stop: int) -> Iterator[Row]:
+    """Rows ``start`` to ``stop`` of a file, from its row groups one after the other."""
+    file, position = pq.ParquetFile(path), 0
+    for index in range(file.num_row_groups):
+        size = file.metadata.row_group(index).num_rows
+        if position < stop and position + size > start:
+            place = position
+            for batch in file.iter_batches(AT_ONCE, row_groups=[index], columns=list(COLUMNS)):
+                own = batch.slice(max(0, start - place), max(0, stop - place - max(0, start - place)))
+                yield from to_rows(own)
+                place += len(batch)
+        position += size
 
 
 def _slice(path: Path, start: int, stop: int) -> pa.Table:

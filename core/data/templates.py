@@ -52,9 +52,12 @@ class PromptTemplate(BaseModel):
     @classmethod
     def _known_fields(cls, value: str) -> str:
         try:
-            names = [name for _, name, _, _ in string.Formatter().parse(value) if name is not None]
+            parts = list(string.Formatter().parse(value))
         except ValueError as error:
             raise ValueError(f"{error}; write {{{{ and }}}} for braces that are text") from error
+        if any(form or conversion for _, _, form, conversion in parts):  # a width of millions, a field inside a field
+            raise ValueError("a field is a name alone, such as {input}, without : and !")
+        names = [name for _, name, _, _ in parts if name is not None]
         unknown = sorted(set(names) - set(FIELDS))
         if unknown:
             raise ValueError(f"unknown field {unknown[0]!r}; the fields are {', '.join(FIELDS)}")

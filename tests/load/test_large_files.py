@@ -1,0 +1,180 @@
+"""A large file goes through the studio without being in anybody's memory, and what cannot be taken is refused first."""
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import httpx
+import psutil
+import pytest
+
+from app import intake
+from app.waiting import sentences
+from benchmarks.pages import served
+from core.data import apart, prepare
+from core.data.store import DatasetStore
+from core.data.upload import upload
+from core.errors import DataError
+from core.home import PROJECT
+from core.studio import Studio
+
+MIB = 2**20
+ROOM = 40  # MiB that a file ten times as large may take more
+BOUNDARY = "--XX"
+
+
+def rows(path: Path, mib: float, words: int = 900) -> Path:
+    """JSON lines of questions that all differ."""
+    text = " ".join(f"word{number}" for number in range(words))
+    line = len(json.dumps({"input": f"{0:9d} {text}", "output": "short"})) + 1
+    with path.open("w") as file:
+        for number in range(int(mib * MIB) // line):
+            file.write(json.dumps({"input": f"{number:9d} {text}", "output": f"answer {number}"}) + "\n")
+    return path
+
+
+def child(what: str, root: Path, given: str) -> dict[str, float]:
+    command = [sys.executable, str(Path(__file__).with_name("measured_child.py")), what, str(root), given]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT), "OMP_NUM_THREADS": "1", "RAYON_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def test_storing_ten_times_as_much_takes_no_more_memory(tmp_path):
+    small = child("upload", tmp_path / "sets", str(rows(tmp_path / "small.jsonl", 5)))
+    large = child("upload", tmp_path / "sets", str(rows(tmp_path / "large.jsonl", 50)))
+    assert large["most"] - small["most"] < ROOM
+    assert not [path for path in (tmp_path / "sets").iterdir() if path.name.startswith((".", "tmp"))]
+
+
+def test_encoding_ten_times_as_much_takes_no_more_memory(tmp_path):
+    store = DatasetStore(tmp_path / "sets")
+    figures = []
+    for name, mib in (("small", 0.5), ("large", 5)):
+        upload(store, rows(tmp_path / f"{name}.jsonl", mib, words=90), test=0, validation=0)
+        figures.append(child("prepared", store.root, name)["most"])
+    assert figures[1] - figures[0] < ROOM
+
+
+def test_a_large_file_is_read_elsewhere_and_says_how_far_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(apart, "LARGE", MIB)
+    studio, said = Studio(tmp_path / "home"), []
+    path = rows(tmp_path / "large.jsonl", 2, words=20)
+    before = psutil.Process().memory_info().rss
+    seen = studio.preview(path, told=said.append)
+    stored = studio.upload(path, told=said.append)
+    assert psutil.Process().memory_info().rss - before < ROOM * MIB
+    assert seen.tasks["large"].info.counts == stored["tasks"]["large"]["counts"]
+    assert any("rows of large.jsonl read" in text for text in said) and said[-1].startswith("Storing")
+    with pytest.raises(DataError, match="line 1"):
+        (tmp_path / "broken.jsonl").write_text("{" * (2 * MIB))
+        studio.upload(tmp_path / "broken.jsonl", told=said.append)
+    studio.close()
+
+
+def test_who_leaves_ends_the_reading(tmp_path, monkeypatch):
+    monkeypatch.setattr(apart, "LARGE", MIB)
+    studio = Studio(tmp_path / "home")
+    path = rows(tmp_path / "large.jsonl", 8, words=20)
+    waiting = sentences(lambda told: studio.upload(path, told=told), lambda text: text)
+    assert "read" in next(waiting)
+    assert psutil.Process().children()
+    waiting.close()
+    deadline = time.monotonic() + 10
+    while psutil.Process().children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not psutil.Process().children() and not studio.datasets()
+    studio.close()
+
+
+def test_what_the_disk_cannot_take_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    path = rows(tmp_path / "large.jsonl", 20)
+    free = SimpleNamespace(total=2**40, used=0, free=prepare.RESERVE + 10 * MIB)
+    monkeypatch.setattr(prepare.shutil, "disk_usage", lambda folder: free)
+    with pytest.raises(DataError, match="GiB free"):
+        prepare.prepare(path, prepare.Options(), tmp_path)
+    assert [one.name for one in tmp_path.iterdir()] == ["large.jsonl"]
+
+
+def posted(length: int, path: str = "/gradio_api/upload") -> tuple[int, str] | None:
+    headers = [(b"content-length", str(length).encode())]
+    return intake.refusal({"type": "http", "method": "POST", "path": path, "headers": headers})
+
+
+def test_forms_are_refused_by_what_they_say_of_themselves(uploads, monkeypatch):
+    assert posted(100 * MIB) is None and posted(10, "/gradio_api/run/predict") is None
+    assert posted(100 * MIB, "/gradio_api/run/predict")[0] == 413
+    assert posted(100 * MIB, "/gradio_api/component_server")[0] == 413
+    assert posted(3 * 2**30)[0] == 413 and "2 GiB" in posted(3 * 2**30)[1]
+    assert intake.refusal({"type": "http", "method": "POST", "path": "/gradio_api/upload", "headers": []})[0] == 411
+    free = SimpleNamespace(total=2**40, used=0, free=intake.RESERVE + 50 * MIB)
+    monkeypatch.setattr(intake.shutil, "disk_usage", lambda folder: free)
+    assert posted(40 * MIB) is None and posted(100 * MIB)[0] == 507
+
+
+def form(path: Path, until: int | None = None) -> Iterator[bytes]:
+    yield f'{BOUNDARY}\r\nContent-Disposition: form-data; name="files"; filename="{path.name}"\r\n\r\n'.encode()
+    with path.open("rb") as file:
+        while part := file.read(2**18):
+            if until is not None and file.tell() > until:
+                raise ConnectionAbortedError
+            yield part
+    yield f"\r\n{BOUNDARY}--\r\n".encode()
+
+
+def sent(address: str, path: Path, until: int | None = None) -> httpx.Response:
+    around = sum(map(len, (first for first in [next(form(path))]))) + len(f"\r\n{BOUNDARY}--\r\n")
+    headers = {"content-type": "multipart/form-data; boundary=XX", "content-length": str(path.stat().st_size + around)}
+    return httpx.post(
+        f"{address}/gradio_api/upload", content=form(path, until), headers=headers, timeout=300, trust_env=False
+    )
+
+
+def most(process: psutil.Process, done: threading.Event, found: list[int]) -> None:
+    while not done.is_set():
+        found.append(process.memory_info().rss)
+        time.sleep(0.02)
+
+
+def through_http(home: Path, uploads: Path, path: Path) -> float:
+    """MiB by which the server grew meanwhile; half a transfer must leave nothing, a whole one the file."""
+    with served(home) as (address, server):
+        httpx.get(f"{address}/data", trust_env=False)
+        done, found = threading.Event(), [server.memory_info().rss]
+        watching = threading.Thread(target=most, args=(server, done, found))
+        watching.start()
+        with pytest.raises((ConnectionAbortedError, httpx.HTTPError)):
+            sent(address, path, path.stat().st_size // 2)
+        deadline = time.monotonic() + 10
+        while any(one.is_file() for one in uploads.rglob("*")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not [one for one in uploads.rglob("*") if one.is_file()]
+        answer = sent(address, path)
+        kept = Path(answer.json()[0])
+        assert kept.stat().st_size == path.stat().st_size and uploads in kept.parents
+        done.set()
+        watching.join()
+    return (max(found) - found[0]) / MIB
+
+
+def test_a_file_comes_through_http_piece_by_piece(tmp_path, uploads):
+    assert through_http(tmp_path / "home", uploads, rows(tmp_path / "large.jsonl", 50)) < ROOM
+
+
+@pytest.mark.long
+def test_a_gibibyte_is_taken_stored_and_trained_on_in_little_memory(tmp_path, uploads):
+    free = psutil.disk_usage(str(tmp_path)).free
+    if free < 8 * 2**30:
+        pytest.skip(f"needs 8 GiB of disk, {free / 2**30:.1f} are free")
+    small, large = rows(tmp_path / "small.jsonl", 10), rows(tmp_path / "large.jsonl", 1024)
+    assert through_http(tmp_path / "home", uploads, large) < 300
+    store = tmp_path / "home" / "datasets"
+    figures = {what: [child(what, store, given)["most"] for given in (str(small), str(large))] for what in ("upload",)}
+    figures |= {"prepared": [child("prepared", store, name)["most"] for name in ("small", "large")]}
+    assert all(much - little < 300 for little, much in figures.values()), figures
