@@ -95,14 +95,16 @@ def ensure_dispatcher(home: Home) -> DispatcherStatus:
             start_new_session=True,
         )
     if (process := identify(child.pid)) is not None:
-        write_json(starting, asdict(process))
+        with contextlib.suppress(OSError):  # a full disk: at worst another is started, which finds the lock taken
+            write_json(starting, asdict(process))
     threading.Thread(target=child.wait, name="reap-dispatcher", daemon=True).start()  # leaves no zombie behind
     return DispatcherStatus(True, child.pid, str(log_file(home)))
 
 
 def stop_dispatcher(home: Home, *, seconds: float = 15.0) -> bool:
     """End the dispatcher; workers go on, and the next dispatcher finds them. True if one was stopped."""
-    _stopped(home).touch()
+    with contextlib.suppress(OSError):  # a full disk stops nobody
+        _stopped(home).touch()
     process = _living(home.dispatcher / "pid") or _living(home.dispatcher / "starting")
     if process is None:
         return False
