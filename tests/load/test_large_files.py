@@ -53,6 +53,7 @@ def test_storing_ten_times_as_much_takes_no_more_memory(tmp_path):
     assert not [path for path in (tmp_path / "sets").iterdir() if path.name.startswith((".", "tmp"))]
 
 
+@pytest.mark.long
 def test_encoding_ten_times_as_much_takes_no_more_memory(tmp_path):
     store = DatasetStore(tmp_path / "sets")
     figures = []
