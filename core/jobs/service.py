@@ -19,7 +19,7 @@ from core.home import PROJECT, Home, read_json, write_json
 from core.jobs.processes import Process, alive, identify, this_process
 
 LOG_BYTES = 5 << 20
-WATCH_SECONDS = 2.0
+WATCH_SECONDS, SELDOM_SECONDS = 2.0, 60.0
 SECRETS = ("TESSERA_PASSWORD", "TESSERA_TOKEN")  # of no use to dispatcher and workers
 
 
@@ -143,10 +143,15 @@ def watch_over(home: Home, needed: Callable[[], bool], *, seconds: float = WATCH
 
 
 def _replace(home: Home, needed: Callable[[], bool], seconds: float, over: threading.Event) -> None:
-    while not over.wait(seconds):
+    """Where one after another dies at once (a full disk), they are started more and more seldom."""
+    pause = seconds
+    while not over.wait(pause):
         with contextlib.suppress(Exception):  # a full disk, a locked database: the next look tries again
-            if not dispatcher_status(home).alive and not _stopped(home).exists() and needed():
+            if dispatcher_status(home).alive:
+                pause = seconds
+            elif not _stopped(home).exists() and needed():
                 ensure_dispatcher(home)
+                pause = min(2 * pause, SELDOM_SECONDS)
 
 
 def web_lives(home: Home) -> bool:
