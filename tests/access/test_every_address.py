@@ -54,11 +54,6 @@ def studio(home: Path) -> Iterator[QuietStudio]:
 
 
 @pytest.fixture(scope="module")
-def pages(studio: QuietStudio) -> gr.Blocks:
-    return shell.blocks(studio)
-
-
-@pytest.fixture(scope="module")
 def access(studio: QuietStudio) -> Access:
     return Access(studio.users)
 
@@ -66,6 +61,11 @@ def access(studio: QuietStudio) -> Access:
 @pytest.fixture(scope="module")
 def app(studio: QuietStudio, access: Access) -> FastAPI:
     return server.build(studio, access=access)
+
+
+@pytest.fixture(scope="module")
+def pages(app: FastAPI) -> gr.Blocks:
+    return next(found for route in app.routes if (found := getattr(getattr(route, "app", None), "blocks", None)))
 
 
 @pytest.fixture
@@ -142,10 +142,10 @@ def test_a_session_opens_nothing_of_the_api(app: FastAPI, owner: TestClient):
         assert owner.request(method, path, headers={"x-tessera": "1"}).status_code == 401, path
 
 
-def test_an_address_that_is_added_is_found_and_refused(studio: QuietStudio, access: Access):
-    app = server.build(studio, access=access)
+def test_an_address_that_is_added_is_found_and_refused(app: FastAPI, access: Access, request: pytest.FixtureRequest):
     app.add_api_route("/gradio_api/new/{name}", lambda name: name, methods=["PUT"])
     app.router.routes.insert(0, app.router.routes.pop())
+    request.addfinalizer(lambda: app.router.routes.pop(0))
     assert ("PUT", "/gradio_api/new/1") in addresses(app)
     assert client_of(app, access, None).put("/gradio_api/new/1").status_code == 401
     assert client_of(app, access, "vera").put("/gradio_api/new/1").text == '"1"'

@@ -171,13 +171,13 @@ def test_a_viewer_changes_nothing_whatever_they_call_and_an_admin_does(
     viewer, admin = (partial(client_of, app, access, name) for name in ("vera", "ada"))
     before = dump(home)
     called(viewer, config, "run-1")
-    called(viewer, config, "1", "chat", "routing")
+    called(viewer, config, "1", "chat")
     assert dump(home) == before
     called(admin, config, "run-1", "runs")
     assert dump(home) != before
 
 
 def test_conversations_are_told_to_their_owner_alone(app: FastAPI, access: Access, config: dict[str, Any]):
-    for name in ("cleo", "vera", "ada"):
-        assert SECRET not in called(partial(client_of, app, access, name), config, "1", "chat", "routing"), name
-    assert SECRET in called(partial(client_of, app, access, "ben"), config, "1", "chat", "routing")
+    for name in ("cleo", "ada"):
+        assert SECRET not in called(partial(client_of, app, access, name), config, "1", "chat"), name
+    assert SECRET in called(partial(client_of, app, access, "ben"), config, "1", "chat")
