@@ -59,13 +59,16 @@ def layout(sources: Sequence[Path]) -> tuple[dict[str, Path], list[str]]:
     Each keeps the name of the folder that it is in, which may name its task; a ``tasks.json`` beside it goes along.
     """
     files: dict[str, Path] = {}
-    named, rooms = [], {}
+    rooms: dict[Path, str] = {}
+    named = []
     for source in sources:
         if not source.exists():
             raise NotFoundError(f"There is no file or folder {source}.", "Check the path on this machine.")
         whole = source.resolve()
         folder = whole if whole.is_dir() else whole.parent
-        room = f"{rooms.setdefault(folder, len(rooms) + 1)}/{_plain(folder.name)}"
+        plain = folder.name.lstrip(".") or "files"
+        another = folder not in rooms and plain in rooms.values()  # a second folder of that name
+        room = rooms.setdefault(folder, f"{len(rooms) + 1}/{plain}" if another else plain)
         if whole.is_dir():
             files |= {f"{room}/{path.relative_to(whole).as_posix()}": path for path in _below(whole)}
             named.append(room)
@@ -86,10 +89,6 @@ def _below(folder: Path) -> list[Path]:
         paths = [Path(place) / name for name in sorted(names)]
         found += [path for path in paths if path.is_file() and (is_data_file(path) or path.name == FILE)]
     return found
-
-
-def _plain(name: str) -> str:
-    return name.lstrip(".") or "files"
 
 
 def _send(line: Line, name: str, path: Path) -> None:

@@ -321,13 +321,13 @@ def test_an_archive_unpacks_into_its_folder_only(tmp_path: Path):
 
 
 def test_files_keep_the_folders_that_name_their_tasks(tmp_path: Path):
-    for folder in ("a", "b"):
-        (tmp_path / folder).mkdir()
+    for folder in ("a", "b", "other/b"):
+        (tmp_path / folder).mkdir(parents=True)
         (tmp_path / folder / "train.csv").write_text("x,y\n1,2\n")
     (tmp_path / "b" / "tasks.json").write_text("{}")
-    files, sources = layout([tmp_path / "a" / "train.csv", tmp_path / "b" / "train.csv"])
-    assert sources == ["1/a/train.csv", "2/b/train.csv"]
-    assert set(files) == {"1/a/train.csv", "2/b/train.csv", "2/b/tasks.json"}
+    files, sources = layout([tmp_path / folder / "train.csv" for folder in ("a", "b", "other/b")])
+    assert sources == ["a/train.csv", "b/train.csv", "3/b/train.csv"]
+    assert set(files) == {*sources, "b/tasks.json"} and files == tmp_path / "other/b/train.csv"
     with pytest.raises(DataError, match="holds no data files"):
         (tmp_path / "empty").mkdir()
         layout([tmp_path / "empty"])
