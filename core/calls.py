@@ -150,6 +150,7 @@ CALLS: dict[str, Call] = {
         _change("change_experts", Row, slow=True, run=Name, add=EXPERT, replace=EXPERT, remove=Name, name=Key),
         _change("cancel", Row, run=Name),
         _change("resume", Row, run=Name),
+        _change("go_on", Row, run=Name),
         _change("delete", run=Name),
         _change("annotate", Row, run=Name, name=Key, notes=Text, tags=Annotated[list[Key], Field(max_length=50)]),
         # Runs
@@ -157,6 +158,7 @@ CALLS: dict[str, Call] = {
         _read("run", Row, run=Name),
         _read("job", Row, run=Name, name=Name),
         _read("logs", run=Name, tail=Some),
+        _read("alarms", [Row], run=Name),
         _read("said", run=Name, job=Name, after=Bytes),
         # What runs found
         _read("curves", Frame, run=Name, names=Names, after_step=Count, max_points=Points),

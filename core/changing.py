@@ -7,7 +7,7 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from core import access, views
-from core.errors import ConfigurationError
+from core.errors import AlarmError, ConfigurationError
 from core.schema import RunSpec
 
 if TYPE_CHECKING:
@@ -66,10 +66,12 @@ class Changing:
     def annotate(
         self, run: str, *, name: str | None = None, notes: str | None = None, tags: Sequence[str] | None = None
     ) -> dict[str, Any]:
-        """Change what people wrote about a run."""
+        """Change what people wrote about a run, within the bounds that a new run has."""
         from storage.queries import runs
 
         row = self.records.own(run)
+        given = {"name": name, "notes": notes, "tags": None if tags is None else list(tags)}
+        RunSpec.parse({"origin": row.id} | {key: value for key, value in given.items() if value is not None})
         with self.records.write() as session:
             return views.run(runs.update(session, run=row.id, name=name, notes=notes, tags=tags))
 
@@ -89,6 +91,19 @@ class Changing:
         row = self.records.own(run)
         with self.records.write() as session:
             jobs.resume_run(session, run=row.id)
+        self.dispatcher("start")
+        return self.run(row.id)
+
+    def go_on(self, run: str) -> dict[str, Any]:
+        """Answer a run's alarms: one that stopped at them is resumed and goes on past them, one that works goes on."""
+        from storage.queries import jobs, runs
+
+        row = self.records.own(run)
+        with self.records.write() as session:
+            runs.answer_alarms(session, run=row.id)
+            for job in jobs.of_run(session, run=row.id):
+                if job.state == "failed" and job.failure == AlarmError.kind:
+                    jobs.resume(session, job=job.id)
         self.dispatcher("start")
         return self.run(row.id)
 

@@ -18,13 +18,14 @@ COLUMNS = {
     "base": "base",
     "state": "state",
     "progress": "progress",
+    "alarms": "alarms",
     "trainable": "trainable",
     "created": "created",
 }
 
 
 def register(app: typer.Typer) -> None:
-    for command in (train, score, runs, logs, cancel, resume, clone, delete):
+    for command in (train, score, runs, logs, cancel, resume, alarms, clone, delete):
         app.command()(command)
 
 
@@ -168,6 +169,30 @@ def cancel(context: typer.Context, run: Runs, home: Home = None, as_json: Json =
 def resume(context: typer.Context, run: Runs, home: Home = None, as_json: Json = False) -> None:
     """Continue cancelled, failed or lost runs from their last checkpoint."""
     _each(session(context, home, as_json), run, "resume")
+
+
+def alarms(
+    context: typer.Context,
+    run: Run,
+    go_on: Annotated[
+        bool, typer.Option("--go-on", help="They are seen: a run that stopped at one goes on past it.")
+    ] = False,
+    stop: Annotated[bool, typer.Option("--stop", help="Cancel the run, with a checkpoint.")] = False,
+    home: Home = None,
+    as_json: Json = False,
+) -> None:
+    """The alarms of a run, and what to do about them."""
+    mine = session(context, home, as_json)
+    if go_on and stop:
+        raise typer.BadParameter("--go-on and --stop exclude each other.")
+    if go_on or stop:
+        state = mine.studio.go_on(run) if go_on else mine.studio.cancel(run)
+        mine.answer(state, f"{state['id']}: {state['state']}")
+        return
+    found = mine.studio.alarms(run)
+    mine.answer(
+        found, lambda: table(found, {name: name for name in ("step", "name", "message")}, "No alarm was raised.")
+    )
 
 
 def _each(mine: Session, names: list[str], action: str) -> None:

@@ -103,7 +103,8 @@ def _entry(run: Mapping[str, Any]) -> dict[str, Any]:
         "id": run["id"],
         "name": run["name"],
         "state": run["state"],
-        "about": f"{run['method']} · seed {run['seed']}"
+        "about": (f"{alarms_of(run)} · " if run["alarms"] else "")
+        + f"{run['method']} · seed {run['seed']}"
         + (f" · {ui.short(run['trainable'])}" if run["trainable"] else "")
         + (f" · {run['owner']}" if run["owner"] else ""),
         "badge": run["badge"],
@@ -111,6 +112,11 @@ def _entry(run: Mapping[str, Any]) -> dict[str, Any]:
         "share": share,
         "when": when(run),
     }
+
+
+def alarms_of(run: Mapping[str, Any]) -> str:
+    """How many alarms nobody has answered."""
+    return "an alarm" if run["alarms"] == 1 else f"{run['alarms']} alarms"
 
 
 def when(run: Mapping[str, Any]) -> str:

@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 BUTTONS = ("cancel", "resume", "export", "bundle", "delete")
 PARTS = (
-    "chosen", "empty", "main", "list", "head", "links", *BUTTONS, "failure", "menu", "curve", "scores", "facts",
-    "said", "cloning",
+    "chosen", "empty", "main", "list", "head", "links", *BUTTONS, "alarmed", "alarms", "go_on", "stop_now", "failure",
+    "menu", "curve", "scores", "facts", "said", "cloning",
 )  # fmt: skip
-CLEARED = ("links", "failure", "scores", "facts", "said")
+CLEARED = ("links", "alarms", "failure", "scores", "facts", "said")
 
 Seen = dict[str, str]
 
@@ -106,10 +106,15 @@ def detail(studio: Studio, chosen: str, family: str) -> Parts:
     for name, html in (
         ("head", run_views.head(run)),
         ("links", run_views.links(run)),
+        ("alarms", run_views.alarms(run, said)),
         ("failure", run_views.failure(run, said["output"])),
         ("said", run_views.log(said)),
     ):
         parts.part(name, html, lambda html=html: html)
+    works, halted = abilities(run)["cancel"], run_views.halted(run)
+    parts.part("alarmed", run["alarms"] > 0, lambda: gr.update(visible=run["alarms"] > 0))
+    parts.part("go_on", works or halted, lambda: gr.update(value="Go on" if works or halted else "I have seen it"))
+    parts.part("stop_now", works, lambda: gr.update(visible=works))
     family = _menu(parts, run, family, list(known))
     steps = {name: known[name] for name in run_curves.members(run_curves.families(run)[family], list(known))}
     parts.part(
@@ -147,6 +152,7 @@ def _gone(drawing: Drawing, error: StudioError) -> None:
         drawing.part(name, "", lambda: "")
     for name in BUTTONS:
         drawing.part(name, ("", False), lambda: gr.update(interactive=False))
+    drawing.part("alarmed", "", lambda: gr.update(visible=False))
     drawing.part("curve", "", lambda: {"series": [], "x": "step", "y": "", "empty": "No run is chosen."})
 
 

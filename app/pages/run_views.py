@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from app.pages.fusion_choice import again
-from app.pages.run_list import MIB, STATES, date, phase, place
+from app.pages.run_list import MIB, STATES, alarms_of, date, phase, place
 from app.ui import components as ui
 from core.studio import Studio
 
@@ -17,6 +17,7 @@ TAIL = 50
 FAILURES = {
     "memory": "Out of memory",
     "disk": "Disk",
+    "alarm": "Alarm",
     "data": "Data",
     "configuration": "Settings",
     "dependency": "Needs another step",
@@ -38,6 +39,24 @@ def head(run: Mapping[str, Any]) -> str:
         f'<div class="run-title">{title}{ui.badge(run["badge"])}{state}{tags}</div>{track}'
         f'<p class="num run-progress"><span>{e(told)}</span><span>{safe}</span></p>'
     )
+
+
+def alarms(run: Mapping[str, Any], said: Mapping[str, Any]) -> str:
+    """Alarms that wait for an answer, the newest three, and what the answers do; empty without any."""
+    if not run["alarms"]:
+        return ""
+    new = said["alarms"][-run["alarms"] :]
+    told = "".join(f"<li>step {one['step'] or 0}: {e(one['message'])}</li>" for one in new[-3:])
+    more = f"<li>and {len(new) - 3} before</li>" if len(new) > 3 else ""
+    what = "It goes on until somebody stops it." if active(run) else "It has ended."
+    if halted(run):
+        what = "It stopped, as it was asked to. Going on leads past this alarm, from the step at which it stopped."
+    return f'<div class="alarms"><h3>{alarms_of(run).capitalize()}</h3><ul>{told}{more}</ul><p>{what}</p></div>'
+
+
+def halted(run: Mapping[str, Any]) -> bool:
+    """Whether the run stopped at an alarm, and can go on past it."""
+    return any(job["state"] == "failed" and job["failure"] == "alarm" for job in run["jobs"])
 
 
 def active(run: Mapping[str, Any]) -> Mapping[str, Any] | None:

@@ -74,6 +74,11 @@ def _detail(c: SimpleNamespace) -> None:
         c.question = ui.text("")
         c.yes = gr.Button("Yes", variant="stop", size="md", scale=0, min_width=150)
         c.no = gr.Button("No, keep it", size="md", scale=0, min_width=110)
+    with gr.Column(visible=False) as c.alarmed:
+        c.alarms = ui.text("")
+        with gr.Row(elem_classes="actions"):
+            c.go_on = gr.Button("Go on", size="md", min_width=110)
+            c.stop_now = gr.Button("Stop it", variant="stop", size="md", min_width=110)
     c.failure = ui.text("")
     # What is chosen goes to the server as text: the choices are another run's while a new one is on its way.
     c.family = gr.Textbox("loss", elem_classes="unseen")
@@ -175,6 +180,17 @@ def _wire_actions(
         return draw(chosen, *rest)
 
     c.resume.click(resume, asked, drawn, **ui.QUIET)
+
+    def go_on(chosen: str, *rest: Any) -> list[Any]:
+        acted(lambda: studio.go_on(chosen), f"{chosen} goes on.")
+        return draw(chosen, *rest)
+
+    def stop_now(chosen: str, *rest: Any) -> list[Any]:
+        acted(lambda: studio.cancel(chosen), f"{chosen} was asked to stop.")
+        return draw(chosen, *rest)
+
+    c.go_on.click(go_on, asked, drawn, **ui.QUIET)
+    c.stop_now.click(stop_now, asked, drawn, **ui.QUIET)
     press = PRESS % "runs-file"
     for button, kind in ((c.bundle, "bundle"), (c.export, "adapter")):
         made = button.click(lambda run, kind=kind: packed(studio, kind, run), c.chosen, c.file, **ui.QUIET)
@@ -204,8 +220,9 @@ def _wire_forms(
     c.score.click(score, [c.on, c.split, *asked], drawn, **ui.QUIET)
 
     def save(name: str, tags: str, notes: str, chosen: str, *rest: Any) -> list[Any]:
-        listed = [tag.strip()[:60] for tag in tags.split(",") if tag.strip()]
-        acted(lambda: studio.annotate(chosen, name=name.strip(), tags=listed, notes=notes), f"{chosen} is saved.")
+        listed = [tag.strip()[:60] for tag in (tags or "").split(",") if tag.strip()]
+        called = (name or "").strip()
+        acted(lambda: studio.annotate(chosen, name=called, tags=listed, notes=notes), f"{chosen} is saved.")
         return draw(chosen, *rest)
 
     c.save.click(save, [c.name, c.tags, c.notes, *asked], drawn, **ui.QUIET)

@@ -325,6 +325,7 @@ _RESTING = (
         Run.name,
         Run.notes,
         Run.events_offset,
+        Run.alarms,
         Run.memory_peak,
         Run.trainable_parameters,
         select(func.aggregate_strings(RunTag.tag, "\n")).where(RunTag.run_id == Run.id).scalar_subquery(),

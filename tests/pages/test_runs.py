@@ -20,6 +20,8 @@ from core.errors import StudioError
 from core.jobs.ingest import ingest_events
 from core.jobs.sinks import FileSink
 from core.models import download_progress
+from storage.queries import jobs
+from storage.queries import runs as stored
 from tests.support import seed
 
 
@@ -181,6 +183,40 @@ def test_scores_stand_beside_the_base_with_paired_gains(studio, kept):
 def test_alarms_stand_above_the_log(studio, kept):
     told = run_views.log(studio.watch.messages(kept.failed))
     assert told.index("The loss is 4.2 times") < told.index("<h3>Log</h3>") < told.index("loading the base")
+
+
+def test_alarms_that_nobody_answered_ask_for_one(own):
+    studio, seeded = own
+    fresh, seen = run_look.look(studio, seeded.failed, "loss", Filters(), {})
+    assert fresh["alarmed"]["visible"] and "The loss is 4.2 times" in fresh["alarms"]
+    assert fresh["go_on"]["value"] == "I have seen it" and not fresh["stop_now"]["visible"]
+    entries = [entry for group in fresh["list"]["groups"] for entry in group["runs"]]
+    assert [entry["id"] for entry in entries if "an alarm" in entry["about"]] == [seeded.failed]
+    state = studio.go_on(seeded.failed)
+    assert (state["state"], state["alarms"]) == ("failed", 0), "only what an alarm stopped is resumed"
+    fresh, _ = run_look.look(studio, seeded.failed, "loss", Filters(), seen)
+    assert not fresh["alarmed"]["visible"] and fresh["alarms"] == ""
+
+
+def test_a_run_that_works_is_stopped_at_its_alarm_or_goes_on(own):
+    studio, seeded = own
+    for _ in range(2):
+        with studio.records.write() as session:
+            stored.alarmed(session, run_id=stored.row(session, run=seeded.running).id)
+    fresh, _ = run_look.look(studio, seeded.running, "loss", Filters(), {})
+    assert fresh["go_on"]["value"] == "Go on" and fresh["stop_now"]["visible"]
+    assert studio.go_on(seeded.running)["state"] == "running" and studio.run(seeded.running)["alarms"] == 0
+    assert studio.cancel(seeded.running)["state"] == "cancelling"
+
+
+def test_a_run_that_an_alarm_stopped_is_resumed_past_it(own):
+    studio, seeded = own
+    with studio.records.write() as session:
+        job = jobs.of_run(session, run=seeded.failed)[0]
+        jobs.end(session, job=job.id, state="failed", failure="alarm", message="Stopped at step 4.", hint="Resume it.")
+    fresh, _ = run_look.look(studio, seeded.failed, "loss", Filters(), {})
+    assert "It stopped, as it was asked to" in fresh["alarms"] and fresh["go_on"]["value"] == "Go on"
+    assert studio.go_on(seeded.failed)["state"] == "queued"
 
 
 @pytest.mark.parametrize(
