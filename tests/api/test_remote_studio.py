@@ -327,7 +327,7 @@ def test_files_keep_the_folders_that_name_their_tasks(tmp_path: Path):
     (tmp_path / "b" / "tasks.json").write_text("{}")
     files, sources = layout([tmp_path / folder / "train.csv" for folder in ("a", "b", "other/b")])
     assert sources == ["a/train.csv", "b/train.csv", "3/b/train.csv"]
-    assert set(files) == {*sources, "b/tasks.json"} and files == tmp_path / "other/b/train.csv"
+    assert set(files) == {*sources, "b/tasks.json"} and files["3/b/train.csv"] == tmp_path / "other/b/train.csv"
     with pytest.raises(DataError, match="holds no data files"):
         (tmp_path / "empty").mkdir()
         layout([tmp_path / "empty"])
