@@ -66,7 +66,10 @@ class ModelSpec(Spec):
     revision: str | None = Field(None, max_length=200, description="Branch, tag or commit of a Hub model.")
     dtype: Literal["auto", "float32", "bfloat16"] = Field("auto", description="auto: bfloat16 on CUDA, float32 on CPU.")
     quantization: Literal["none", "4bit", "8bit"] = Field("none", description="Load the base in 4 or 8 bits (CUDA).")
-    trust_remote_code: bool = Field(False, description="Run model code that comes with the weights, where TESSERA_TRUSTED_CODE allows this revision of it.")
+    trust_remote_code: bool = Field(
+        False,
+        description="Run model code that comes with the weights, where TESSERA_TRUSTED_CODE allows this revision of it.",
+    )
 
 
 class TaskSpec(Spec):
