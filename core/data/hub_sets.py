@@ -41,6 +41,8 @@ def parse_hub(text: str | Path) -> HubSet | None:
     head, _, folder = plain.partition(":")
     repo, _, revision = head.partition("@")
     if _ID.match(repo) and (given or not Path(text).exists() and Path(repo).suffix.lower() not in _suffixes()):
+        if ".." in Path(folder).parts:  # it is looked for below the snapshot
+            raise DataError(f"{text!r} leads out of the data set.", "Name a folder inside it.")
         return HubSet(repo, revision or None, folder.strip("/"))
     if given:
         raise DataError(f"{text!r} is not a Hub data set.", "Write hub:owner/name, with @revision if needed.")

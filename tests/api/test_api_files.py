@@ -12,6 +12,8 @@ import httpx
 import pytest
 
 from core import received
+from core.data.hub_sets import parse_hub
+from core.errors import DataError
 from tests.api.conftest import OWN, House, Served, bare, client
 from tests.support.seed import QuietStudio
 
@@ -92,6 +94,13 @@ def test_a_run_names_no_file_of_the_studio(caller, studio: QuietStudio, colours,
     run = caller.post("/api/v1/submit", json={"spec": {"tasks": [{"dataset": stored}], "device": "cpu"}}).json()
     assert caller.post("/api/v1/cloned_spec", json={"run": run, "changes": changes}).status_code in (404, 422)
     assert len(studio.datasets()) == 1 and len(studio.runs()) == 1
+
+
+@pytest.mark.parametrize("text", ["hub:a/b:..", "hub:a/b@main:../../etc", "a/b:x/../../.."])
+def test_a_folder_of_a_hub_set_lies_inside_it(text: str):
+    with pytest.raises(DataError, match="leads out"):
+        parse_hub(text)
+    assert parse_hub("a/b@main:data/en").folder == "data/en"
 
 
 def test_what_is_too_large_or_too_much_is_refused_cleanly(caller, monkeypatch):
