@@ -385,7 +385,7 @@ def scoring(
 
 def _named(name: str) -> TaskSpec:
     dataset, _, task = name.partition(":")
-    return TaskSpec(dataset=dataset, task=task or None)
+    return TaskSpec.parse({"dataset": dataset, "task": task or None})
 
 
 def with_seeds(spec: RunSpec, seeds: str | None) -> list[RunSpec]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -53,7 +54,8 @@ class Values(_Sent):
             for name in ("base", "task_form", "options", "grid", "training", "address")
         }
         tasks = [str(task) for task in sent.tasks] if isinstance(sent.tasks, list) else []
-        return super().__new__(cls, **sent._replace(tasks=tasks, **forms)._asdict())
+        blocks = sent.blocks if isinstance(sent.blocks, int | float) and math.isfinite(sent.blocks) else None
+        return super().__new__(cls, **sent._replace(tasks=tasks, blocks=blocks, **forms)._asdict())
 
 
 PARTS = Values._fields[:-1]

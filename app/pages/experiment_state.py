@@ -37,7 +37,11 @@ def new_token() -> str:
 def drafted(kept: Mapping[str, Any]) -> tuple[Data, list[int], dict[str, str]]:
     """Settings, seeds and address of the draft that a browser kept."""
     address = kept.get("address") if isinstance(kept.get("address"), Mapping) else {}
-    return dict(kept["data"]), form.seeds_of(kept.get("seeds") or [0]), {n: str(address.get(n) or "") for n in QUERY}
+    data = dict(kept["data"])
+    if "tasks" in data:
+        rows = data["tasks"] if isinstance(data["tasks"], list) else []
+        data["tasks"] = [row for row in rows if isinstance(row, Mapping)]
+    return data, form.seeds_of(kept.get("seeds") or [0]), {n: str(address.get(n) or "") for n in QUERY}
 
 
 class Desk(SplitDesk):

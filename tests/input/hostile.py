@@ -97,14 +97,22 @@ class Visit:
         return answer
 
     def attempts(self, chance: random.Random, each: int) -> Iterator[tuple[Any, list[Any], dict[str, Any]]]:
-        """(handler, values, event): one value wrong at a time, ``each`` times, and all of them at once."""
+        """(handler, values, event): every value wrong by itself, ``each`` times, and all of them at once.
+
+        With ``each`` 0 one of them alone and all at once, and a function that several buttons have only once.
+        """
+        seen: set[str] = set()
         for fn in self.fns:
+            if not each and fn.name in seen and fn.name != "<lambda>":
+                continue
+            seen.add(fn.name)
             usual = [self.value(one) for one in fn.inputs]
-            for place, component in enumerate(fn.inputs):
+            places = list(enumerate(fn.inputs))
+            for place, component in places if each else chance.sample(places, min(1, len(places))):
                 wrong = self.wrong(component)
-                for value in chance.sample(wrong, min(each, len(wrong))):
+                for value in chance.sample(wrong, min(each or 1, len(wrong))):
                     yield fn, [*usual[:place], value, *usual[place + 1 :]], chance.choice(EVENTS)
-            for _ in range(each):
+            for _ in range(each or 1):
                 worst = [chance.choice(self.wrong(one) or [value]) for one, value in zip(fn.inputs, usual, strict=True)]
                 yield fn, worst, chance.choice(EVENTS)
 
