@@ -68,7 +68,7 @@ class ModelSpec(Spec):
     quantization: Literal["none", "4bit", "8bit"] = Field("none", description="Load the base in 4 or 8 bits (CUDA).")
     trust_remote_code: bool = Field(
         False,
-        description="Run model code that comes with the weights, where TESSERA_TRUSTED_CODE allows this revision of it.",
+        description="Run model code that comes with the weights, where TESSERA_TRUSTED_CODE allows this revision.",
     )
 
 
