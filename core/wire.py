@@ -130,6 +130,8 @@ def _inside(kind: Any, value: Any) -> Any:
         return tuple(decode(part, item) for part, item in zip(parts, value, strict=True))
     if origin is list:
         return [decode(parts[0], item) for item in value]
+    if origin is dict and parts[1] is Any:  # a run within an answer
+        return _with_times(value)
     if origin is dict:
         return {key: decode(parts[1], item) for key, item in value.items()}
     return value

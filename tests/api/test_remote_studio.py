@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 import time
 import zipfile
@@ -16,11 +17,13 @@ import pytest
 
 from core import remote_files, remote_line
 from core.errors import ConfigurationError, DataError, NotAllowedError, NotFoundError
+from core.fusion_results import Conflicts
 from core.jobs.sinks import FileSink
 from core.remote import RemoteStudio
 from core.remote_files import layout, unpacked
 from core.remote_line import LostError, checked
 from core.schema import MethodSpec, ModelSpec
+from core.wire import decode, dumps
 from storage.queries import jobs
 from tests.api.conftest import House, Served
 from tests.support import seed
@@ -106,6 +109,15 @@ def test_what_is_worked_out_there_is_the_same_too(far: RemoteStudio, reading: Qu
     alike(far.check(spec), reading.check(spec))
     assert far.preflight(spec).text().partition("speed")[0] == reading.preflight(spec).text().partition("speed")[0]
     alike(far.fusion_spec(["run-1", "run-5"]), reading.fusion_spec(["run-1", "run-5"]))
+
+
+def test_what_fusing_found_is_the_same_too(far: RemoteStudio, reading: QuietStudio, seeded: Seeded):
+    run = seed.fused(reading, seeded.dataset, ["run-1", "run-5"])
+    alike(far.fusion(run), reading.fusion(run))
+    alike(far.tables(run, "coefficients"), reading.tables(run, "coefficients"))
+    none = np.array([[1.0, np.nan], [np.nan, 1.0]])
+    found = Conflicts(["a", "b"], ["q"], none[None], none[None], none[:1], none, none, none[0])
+    alike(decode("core.fusion_results:Conflicts", json.loads(dumps(found))), found)
 
 
 def test_routing_is_taken_along(far: RemoteStudio, reading: QuietStudio, tmp_path: Path):
