@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from app.cli import main
+from app.pages import data
 from core.errors import StudioError
 from core.studio import Studio
 from tests.input.awkward import CASES
@@ -89,3 +91,29 @@ def state(home: Path) -> dict[str, str]:
             if not path.name.endswith(("-wal", "-shm")):
                 found[str(path.relative_to(home))] = hashlib.sha256(path.read_bytes()).hexdigest()
     return found
+
+
+SAMPLE = [case for case in CASES if not case.options][::9]
+
+
+@pytest.mark.parametrize("case", SAMPLE, ids=lambda case: case.name)
+def test_page_and_command_line_say_the_same(studio, tmp_path, monkeypatch, capsys, case):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("TESSERA_DATA", str(tmp_path))
+    source, before = str(case.write(tmp_path)), state(studio.home.root)
+    roles = studio.drafts.settings()["columns"]
+    assert isinstance(data.preview_view(studio, roles, None, source, "", None), list)
+    assert state(studio.home.root) == before  # a preview stores nothing
+    said = data.store_view(studio, roles, None, source, "", None)[0]
+    code = main(["--home", str(studio.home.root), "upload", source])
+    printed = capsys.readouterr()
+    if case.rows is None:
+        assert code == 1 and printed.err.startswith("Error: ") and "problem" in said
+        assert not INTERNAL.search(printed.err + said)
+        assert state(studio.home.root) == before
+    else:
+        assert code == 0 and "Stored as" in said
+        for info in studio.datasets():
+            if info["name"] != "known":
+                studio.delete_dataset(info["id"])
+    assert state(studio.home.root) == before
