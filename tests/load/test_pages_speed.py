@@ -1,69 +1,30 @@
 """How long pages take on a home after much work. The bound of the small home leaves room for a machine that is busy."""
 
-import asyncio
-from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
-
 import pytest
 from sqlalchemy import event
 
 from app.pages import chat_state, compare, data, home, routing, runs
 from app.pages.run_list import Filters
-from benchmarks import load_fixture
+from benchmarks import load_fixture, load_pages
 from benchmarks.load import percentile
-from benchmarks.load_browser import PATHS, Tab, browser
-from benchmarks.pages import served
+from benchmarks.load_browser import PATHS
 from core.studio import Studio
 from storage.models import Run
 from storage.queries import settings
 from tests.support.seed import QuietStudio
 
-PAGES = (*PATHS, "/runs?run=run-{n}", "/runs?seeds=true", "/compare?runs=run-1,run-2,run-3", "/chat?conversation=1",
-         "/routing?run=run-{n}", "/experiment?clone=run-1", "/fusion?runs=run-1,run-2")  # fmt: skip
-
-
-Times = dict[str, dict[str, list[float]]]
-
-
-def noted(own: dict[str, list[float]], page: str, what: str, seconds: float) -> None:
-    own.setdefault(what, []).append(seconds)
-
-
-def measured(
-    root: Path, newest: int, paths: Sequence[str] = PAGES, loads: int = 12
-) -> dict[str, dict[str, list[float]]]:
-    """Path -> what -> seconds of a warm server."""
-    times: Times = {}
-
-    async def visit() -> None:
-        async with browser(address) as client:
-            for path in paths:
-                for turn in range(loads):
-                    own = times.setdefault(path, {}) if turn else {}
-                    tab = Tab(client, path.format(n=newest), partial(noted, own))
-                    await tab.open()
-                    for one in tab.events["tick"]:
-                        await tab.post(one, "tick")
-                    await tab.close()
-
-    with served(root) as (address, _):
-        asyncio.run(visit())
-    return times
-
 
 def test_every_page_answers_through_the_real_server(year):
-    times = measured(year, 50, PATHS, loads=3)
-    assert set(times) == set(PATHS)
+    times = load_pages.measured(year, PATHS, 2)
     slow = {path: own for path, own in times.items() if min(own["load"]) > 0.3 or min(own.get("tick", [0])) > 0.1}
-    assert not slow
+    assert len(times) == len(PATHS) and not slow
 
 
 @pytest.mark.long
 def test_pages_of_five_hundred_runs_are_filled_in_300_ms(tmp_path):
     load_fixture.build(tmp_path / "home")
-    times = measured(tmp_path / "home", 500)
-    late = {path: own["load"] for path, own in times.items() if percentile(own["load"], 95) > 0.3}
+    times = load_pages.measured(tmp_path / "home", load_pages.paths(tmp_path / "home"), load_pages.LOADS)
+    late = {path: own["load"] for path, own in times.items() if percentile(own["load"], 95) > load_pages.BOUND}
     assert not late
 
 
