@@ -329,7 +329,7 @@ class _Batch:
 
     def _last_word(self, known: _Known, attempt: Attempt, event: dict[str, Any], outcome: str) -> None:
         """The dispatcher gives its own jobs their final state once the process is gone; others end here."""
-        attempt.said = outcome
+        attempt.said, known.job.finished = outcome, safe.time(event)
         if attempt.token:
             return
         job, at = known.job, safe.time(event)

@@ -33,7 +33,8 @@ from __future__ import annotations
 import json
 import os
 import sys
-from datetime import UTC, datetime
+import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -63,12 +64,17 @@ class FileSink:
         if os.fstat(self._file).st_size and not _ends_with_newline(path):
             os.write(self._file, b"\n")  # a killed writer left half a line: end it, readers skip it
         self._head = {"run": run, "job": job, "attempt": attempt}
+        self._began, self._clock = (
+            datetime.now(UTC),
+            time.monotonic(),
+        )  # times keep their distances when the clock jumps
         self._cancel = cancel
         self._seq = 0
 
     def emit(self, kind: str, **fields: Any) -> None:
         self._seq += 1
-        event = {**self._head, "seq": self._seq, "at": _now(), "kind": kind, **fields}
+        at = self._began + timedelta(seconds=time.monotonic() - self._clock)
+        event = {**self._head, "seq": self._seq, "at": at.isoformat(timespec="milliseconds"), "kind": kind, **fields}
         line = masked(json.dumps(event, ensure_ascii=False, allow_nan=True, default=_plain)).encode() + b"\n"
         while line:  # a disk that is nearly full takes a part and refuses the rest
             line = line[os.write(self._file, line) :]
@@ -144,10 +150,6 @@ def describe(kind: str, event: dict[str, Any]) -> str | None:
         case "finished" | "cancelled":
             return kind
     return None
-
-
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def _plain(value: Any) -> Any:

@@ -223,7 +223,8 @@ def end(
     """Give a job its final state, free its device, and cancel what can no longer start."""
     found = row(session, job=job)
     found.state = state
-    found.finished = now()
+    ended = found.finished or now()  # as its worker said: both times come from one clock
+    found.finished = max(ended, found.started) if found.started else ended
     found.seconds_left = None
     found.failure, found.message, found.hint, found.tail = failure, message, hint, tail
     lease = session.get(Lease, job)

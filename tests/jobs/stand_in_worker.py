@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from core.home import Home, write_json
 from core.jobs.sinks import FileSink
+from tests.support import clock
 
 
 def loss(step: int) -> float:
@@ -31,6 +33,8 @@ def main() -> int:
         subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
     for _ in range(wish.get("print_mib", 0)):
         print("x" * (1 << 20))
+    if wish.get("babble"):  # for ever, without a line's end and with bytes that are no text
+        threading.Thread(target=babble, args=(wish["babble"],), daemon=True).start()
     checkpoint = folder.checkpoints / f"{job['job']}.json"
     first = 0
     if job["resume"] and checkpoint.exists():
@@ -51,6 +55,8 @@ def main() -> int:
         sink.emit("metrics", step=step, values={"loss": loss(step), "attempt": job["attempt"]})
         sink.emit("progress", step=step, total=total, phase="training", seconds_left=float(total - step))
         misbehave(wish, step, job["attempt"], sink)
+        if step == total // 2 and wish.get("jump"):
+            clock.jump(wish["jump"])
         while step == (wish.get("hold") or {}).get(str(job["attempt"])) and not (folder.root / "go").exists():
             if sink.cancelled():
                 break
@@ -67,6 +73,12 @@ def main() -> int:
     sink.emit("finished", step=total)
     time.sleep(wish.get("linger", 0))
     return 0
+
+
+def babble(seconds: float) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        os.write(1, b"\xff\x00\x1b[31mnoise " * 8000)
 
 
 def misbehave(wish: dict, step: int, attempt: int, sink: FileSink) -> None:
