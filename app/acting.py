@@ -16,6 +16,7 @@ from gradio.context import LocalContext
 from app.auth import Access
 from app.holders import TABS
 from app.sign_in import actor_of, token_of
+from app.ui import components as ui
 from core.access import Actor, act_as
 from core.errors import StudioError
 
@@ -70,7 +71,7 @@ def _acting(access: Access, person: bool) -> Iterator[None]:
         try:
             yield
         except StudioError as error:
-            raise gr.Error(str(error), print_exception=False) from error
+            raise gr.Error(ui.escape(error), print_exception=False) from error
         except gr.Error:
             raise
         except Exception as error:  # what no page sends, or a fault of ours: the log has it, the person a sentence
@@ -86,7 +87,7 @@ def who(access: Access, person: bool) -> Actor:
     try:
         actor = actor_of(access, scope)
     except StudioError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+        raise gr.Error(ui.escape(error), print_exception=False) from error
     if actor is None or not TABS.theirs(getattr(request, "session_hash", None) or "", actor):
         raise gr.Error("Your session has ended. Sign in again.", print_exception=False)
     if person:

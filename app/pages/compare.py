@@ -268,7 +268,7 @@ def exported(studio: Studio, choice: Choice, form: str) -> str:
     try:
         text = compared(studio, choice).render(form)
     except StudioError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+        raise gr.Error(ui.escape(error), print_exception=False) from error
     target = handout(f"comparison-{len(choice.runs)}-runs.{FORMS[form]}")
     target.write_text(text + "\n", encoding="utf-8")
     return str(target)

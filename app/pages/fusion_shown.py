@@ -136,7 +136,7 @@ def table_file(studio: Studio, run: str) -> str:
     try:
         found = studio.fusion(run)
     except StudioError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+        raise gr.Error(ui.escape(error), print_exception=False) from error
     target = handout(f"{found.run['id']}-fusion.csv")
     target.write_text(fusion_result.plain(found.table), encoding="utf-8")
     return str(target)
@@ -149,7 +149,7 @@ def figures_file(studio: Studio, run: str) -> str:
         names = [source["name"] for source in found.sources if source["run"]]
         drawn = [figures.conflict_heatmap(studio.conflicts(names), title="Cosine between task vectors")]
     except StudioError as error:  # a source is gone, with its adapter
-        raise gr.Error(str(error), print_exception=False) from error
+        raise gr.Error(ui.escape(error), print_exception=False) from error
     identity = found.run["id"]
     curves = studio.curves(identity)
     if len(curves) and curves["name"].str.match("entropy/|coefficient/").any():

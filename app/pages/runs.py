@@ -321,7 +321,7 @@ def question(studio: Studio, kind: str, chosen: str) -> list[Any]:
         run = studio.run(chosen)
         size = studio.watch.size(run["id"]) / 1e6
     except StudioError as error:
-        gr.Warning(str(error))
+        gr.Warning(ui.escape(error))
         return [gr.update(visible=False), "", "", gr.skip()]
     named = f"<b>{ui.escape(run['id'])}</b> {ui.escape(run['name'])}"
     if kind == "cancel":
@@ -352,9 +352,9 @@ def acted(work: Callable[[], Any], done: str) -> bool:
     try:
         work()
     except StudioError as error:
-        gr.Warning(str(error))
+        gr.Warning(ui.escape(error))
         return False
-    gr.Info(done)
+    gr.Info(ui.escape(done))
     return True
 
 
@@ -365,9 +365,9 @@ def cloned(studio: Studio, chosen: str, setting: str, value: str) -> str | None:
             raise ConfigurationError(f"{setting!r} is not a setting of {chosen}.", "Choose one of the list.")
         new = studio.clone(chosen, changes=[f"{setting}={value}"])
     except StudioError as error:
-        gr.Warning(str(error))
+        gr.Warning(ui.escape(error))
         return None
-    gr.Info(f"{new} is queued: {chosen} with {setting} = {value}.")
+    gr.Info(ui.escape(f"{new} is queued: {chosen} with {setting} = {value}."))
     return new
 
 
@@ -377,8 +377,8 @@ def packed(studio: Studio, kind: str, chosen: str) -> str:
         run = studio.run(chosen)["id"]
         target = handout(f"{run}-{kind}.zip")
         if kind == "adapter":
-            gr.Info(f"The adapter of {run} is packed; that takes some seconds.")
+            gr.Info(ui.escape(f"The adapter of {run} is packed; that takes some seconds."))
         make: dict[str, Callable[[str, Path], Path]] = {"bundle": studio.watch.bundle, "adapter": studio.watch.adapter}
         return str(make[kind](run, target))
     except StudioError as error:
-        raise gr.Error(str(error), print_exception=False) from error
+        raise gr.Error(ui.escape(error), print_exception=False) from error
