@@ -80,7 +80,8 @@ def test_a_worker_gets_what_it_needs_and_tells_none_of_it(planted: dict[str, str
     monkeypatch.setenv("PYTHONPATH", str(PROJECT))
     log = tmp_path / "logs" / "worker.log"
     executor = LocalExecutor([sys.executable, "-c", WORK])
-    process = executor.start(tmp_path / "job.json", log=log, device=Device("cpu", "CPU", visible="", slots=1), token="t")
+    device = Device("cpu", "CPU", visible="", slots=1)
+    process = executor.start(tmp_path / "job.json", log=log, device=device, token="t")
     while executor.alive(process):
         pass
     text = log.read_text()
