@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -83,7 +84,7 @@ def test_a_worker_gets_what_it_needs_and_tells_none_of_it(planted: dict[str, str
     device = Device("cpu", "CPU", visible="", slots=1)
     process = executor.start(tmp_path / "job.json", log=log, device=device, token="t")
     while executor.alive(process):
-        pass
+        time.sleep(0.05)
     text = log.read_text()
     assert "'HF_TOKEN': '[hidden]'" in text and "RuntimeError: 401 for https://[hidden]@host" in text
     assert "TESSERA_PASSWORD" not in text and "TESSERA_TOKEN" not in text and "TESSERA_DATABASE_URL" not in text
