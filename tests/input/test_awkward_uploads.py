@@ -11,7 +11,7 @@ import pytest
 
 from app.cli import main
 from app.pages import data
-from core.errors import StudioError
+from core.errors import DataError, StudioError
 from core.studio import Studio
 from tests.input.awkward import CASES
 from tests.input.awkward.cases import Case
@@ -117,3 +117,20 @@ def test_page_and_command_line_say_the_same(studio, tmp_path, monkeypatch, capsy
             if info["name"] != "known":
                 studio.delete_dataset(info["id"])
     assert state(studio.home.root) == before
+
+
+def test_a_write_that_breaks_off_leaves_nothing_behind(studio, tmp_path, monkeypatch):
+    """The second split's file fails, as on a disk that fills up."""
+    path, before, written = tmp_path / "a.csv", state(studio.home.root), []
+
+    def fails(target: Path, parts: object) -> None:
+        if written:
+            raise DataError("The disk is full.", "Make room.")
+        written.append(target)
+        target.write_bytes(b"PAR1")
+
+    path.write_text("text,label\n" + "".join(f"text {i},{i % 2}\n" for i in range(40)))
+    monkeypatch.setattr("core.data.store._write_parquet", fails)
+    with pytest.raises(DataError, match="disk is full"):
+        studio.upload(path)
+    assert written and state(studio.home.root) == before
