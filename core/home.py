@@ -66,6 +66,12 @@ class Home:
         """One folder for each inference worker: its socket, its lock, its log."""
         return self.root / "inference"
 
+    @property
+    def last_run(self) -> int:
+        """The highest number of a run's folder; 0 without any."""
+        names = (path.name.removeprefix("run-") for path in self.runs.glob("run-*"))
+        return max((int(name) for name in names if name.isdecimal() and len(name) < 10), default=0)
+
     def run(self, run_id: str) -> RunFolder:
         """The folder of a run by its id; NotFoundError for what is a path, so that no name leads out of the home."""
         if run_id != Path(run_id).name or run_id == "..":

@@ -203,7 +203,7 @@ def _living(facts: Path) -> Process | None:
     try:
         stored = read_json(facts)
         process = Process(stored["pid"], stored["start"], stored["boot"])
-    except (OSError, ValueError, KeyError):
+    except (OSError, ValueError, KeyError, TypeError):
         return None
     return process if alive(process) else None
 

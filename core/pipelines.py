@@ -102,7 +102,9 @@ def submit(
 
         def add(one: Plan, needs: Sequence[int], arguments: dict, **more: str | None) -> tuple[str, int]:
             spec = one.spec.model_dump(mode="json")
-            run, new = runs.add(session, spec=spec, name=one.spec.name, datasets=one.datasets, owner=owner, **more)
+            run, new = runs.add(
+                session, spec=spec, name=one.spec.name, datasets=one.datasets, owner=owner, above=home.last_run, **more
+            )
             if not new:
                 return run.id, 0
             write_json(home.run(run.id).create().spec, spec)  # inside: a job is never visible before its spec file

@@ -51,6 +51,7 @@ def import_run(source: Path, home: Home, records: Records, store: DatasetStore, 
             imported_from=str(source),
             request_id=f"import-{identity}",
             owner=access.acting().name,
+            above=_above(source, home),
         )
     target = home.run(row.id)
     if elsewhere:
@@ -58,6 +59,13 @@ def import_run(source: Path, home: Home, records: Records, store: DatasetStore, 
     ingest_events(records.database, target)
     close_imported(records.database, run=row.id)
     return row.id
+
+
+def _above(source: Path, home: Home) -> int:
+    """A run folder of this home keeps its number where the database has not come so far; others go past all folders."""
+    number = source.name.removeprefix("run-")
+    own = source.resolve().parent == home.runs.resolve() and number.isdecimal()
+    return int(number) - 1 if own else home.last_run
 
 
 def _read_spec(folder: RunFolder) -> RunSpec:
@@ -160,6 +168,7 @@ def import_adapter(
                 imported_from=spec.origin,
                 request_id=f"adapter-{identity}-{hashlib.sha256(spec.model.base.encode()).hexdigest()[:8]}",
                 owner=access.acting().name,
+                above=home.last_run,
             )
             if new:
                 runs.set_parameters(session, run_id=row.number, trainable=parameters, total=None)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Select, bindparam, delete, func, or_, select
+from sqlalchemy import Select, bindparam, delete, func, or_, select, text
 from sqlalchemy.orm import Session, defer
 
 from storage.errors import ConflictError, MissingError
@@ -78,12 +78,14 @@ def add(
     imported_from: str | None = None,
     request_id: str | None = None,
     owner: str | None = None,
+    above: int = 0,
 ) -> tuple[RunRow, bool]:
     """Store a run without jobs; returns it and whether it is new.
 
     A second call with the same ``request_id`` returns the first one's run, so a double click starts one run.
     ``spec`` is a resolved ``RunSpec`` as plain data; ``parent`` the run that it was cloned or forked from; ``owner``
-    the name of the user who asked for it, if somebody signed in.
+    the name of the user who asked for it, if somebody signed in. The number is past
+    ``above``: folders of runs that a restored SQLite file does not know may stand there.
     """
     if (known := requested(session, request_id=request_id)) is not None:
         return get(session, run=known), False
@@ -105,6 +107,8 @@ def add(
         request_id=request_id,
         owner=owner,
     )
+    if above and session.get_bind().dialect.name == "sqlite" and above > _last_number(session):
+        run.id = above + 1
     session.add(run)
     session.flush()
     run.slug = run.folder = f"run-{run.id}"
@@ -113,6 +117,11 @@ def add(
     session.add_all(RunDataset(run_id=run.id, dataset_id=dataset) for dataset in dict.fromkeys(datasets))
     session.flush()
     return get(session, run=run.slug), True
+
+
+def _last_number(session: Session) -> int:
+    """The highest number that SQLite ever gave to a run, also to one that was deleted."""
+    return session.scalar(text("SELECT seq FROM sqlite_sequence WHERE name = 'runs'")) or 0
 
 
 def row(session: Session, *, run: str) -> Run:
