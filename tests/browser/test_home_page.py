@@ -14,7 +14,6 @@ import pytest
 import uvicorn
 
 from app import server
-from app.auth import Access
 from tests.support import seed
 
 # Notes what moves on the page by itself, as browsers count it.
@@ -88,7 +87,8 @@ def locked(studio_home: seed.Seeded) -> Iterator[str]:
     studio = seed.QuietStudio(studio_home.home)
     studio.web_presence = lambda: threading.Lock()  # no dispatcher
     listener = socket.create_server(("127.0.0.1", 0))
-    app = server.build(studio, access=Access("correct horse"))
+    studio.users.add("ada", "admin", "correct horse")
+    app = server.build(studio)
     served = uvicorn.Server(uvicorn.Config(app, log_level="error", timeout_graceful_shutdown=1))
     thread = threading.Thread(target=served.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()
@@ -105,9 +105,11 @@ def locked(studio_home: seed.Seeded) -> Iterator[str]:
 def test_signing_in_using_every_page_and_signing_out(locked: str, page: Any):
     said: list[str] = []
     page.goto(f"{locked}/runs?run=run-4")
+    page.get_by_label("Name").fill("ada")
     page.get_by_label("Password").fill("wrong")
     page.keyboard.press("Enter")
-    page.get_by_text("That is not the password.").wait_for()
+    page.get_by_text("Name and password do not belong together.").wait_for()
+    assert page.get_by_label("Name").input_value() == "ada"
     page.picture("sign-in-light-1440")
     page.on("console", lambda message: said.append(message.text) if message.type == "error" else None)
     page.on("response", lambda answer: said.append(f"{answer.status} {answer.url}") if answer.status >= 400 else None)
