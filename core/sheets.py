@@ -31,18 +31,28 @@ def plain(text: str) -> str:
 
 def text(rows: Iterable[Iterable[Any]], separator: str = ",") -> str:
     """Rows as CSV (``separator`` a tab: TSV), with lines that end in a line feed."""
-    out = io.StringIO()
-    writer = csv.writer(out, delimiter=separator, lineterminator="\n")
-    writer.writerows([inert(value) for value in row] for row in rows)
-    return out.getvalue()
+    return "".join(_line([inert(value) for value in row], separator) for row in rows)
 
 
 def of_frame(frame: pd.DataFrame) -> str:
     """A table with its header, numbers unrounded; nothing where a value is missing."""
     safe = frame.rename(columns=inert)
     for name in safe.columns[[not _is_numeric(kind) for kind in safe.dtypes]]:
-        safe[name] = safe[name].map(inert, na_action="ignore")
+        safe[name] = safe[name].map(_one_line, na_action="ignore")
     return safe.to_csv(index=False, lineterminator="\n")
+
+
+def _one_line(value: Any) -> Any:
+    """As ``inert``; pandas would not quote a bare carriage return, and readers take it for the end of a line."""
+    value = inert(value)
+    return value.replace("\r\n", "\n").replace("\r", "\n") if isinstance(value, str) else value
+
+
+def _line(values: list[Any], separator: str) -> str:
+    """Python quotes only the line ends that it writes itself, and readers stop at others too: so it writes both."""
+    out = io.StringIO()
+    csv.writer(out, delimiter=separator, lineterminator="\r\n").writerow(values)
+    return out.getvalue().removesuffix("\r\n") + "\n"
 
 
 def _is_number(value: str) -> bool:

@@ -127,6 +127,7 @@ def test_a_run_that_fails_at_the_hub_leaves_no_secret_anywhere(planted: dict[str
     studio.close()
 
 
+@pytest.mark.long
 def test_the_password_of_a_database_is_never_said(planted: dict[str, str], tmp_path: Path, monkeypatch):
     monkeypatch.setenv("TESSERA_DATABASE_URL", f"postgresql://me:{DATABASE}@127.0.0.1:9/studio")
     assert told(*(command(tmp_path / "home", word) for word in ("doctor", "runs"))) == []

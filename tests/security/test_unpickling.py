@@ -9,6 +9,7 @@ import pickle
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -52,14 +53,23 @@ SAYS: dict[str, dict[str, Any]] = {
 WEIGHTS = ("AutoModel", "AutoModelForCausalLM", "PeftModel")
 
 
+@cache
+def nodes() -> list[tuple[Path, ast.AST]]:
+    """Every call and import of the studio's own code, with its file."""
+    paths = [path for room in ("app", "core", "storage", "recipes") for path in sorted((PROJECT / room).rglob("*.py"))]
+    return [
+        (path.relative_to(PROJECT), node)
+        for path in [PROJECT / "app.py", *paths]
+        for node in ast.walk(ast.parse(path.read_text("utf-8")))
+        if isinstance(node, ast.Call | ast.Import | ast.ImportFrom)
+    ]
+
+
 def calls() -> Iterator[tuple[str, str, ast.Call]]:
-    """Place, dotted name and node of every call of the studio's own code."""
-    for room in ("app.py", "app", "core", "storage", "recipes"):
-        paths = [PROJECT / room] if room.endswith(".py") else sorted((PROJECT / room).rglob("*.py"))
-        for path in paths:
-            for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-                if isinstance(node, ast.Call):
-                    yield f"{path.relative_to(PROJECT)}:{node.lineno}", ast.unparse(node.func), node
+    """Place, dotted name and node of every call."""
+    for path, node in nodes():
+        if isinstance(node, ast.Call):
+            yield f"{path}:{node.lineno}", ast.unparse(node.func), node
 
 
 def keywords(node: ast.Call) -> dict[str, Any]:
@@ -84,11 +94,10 @@ def test_the_sources_open_no_pickle_and_run_no_text():
 
 def test_the_sources_import_nothing_that_unpickles():
     found = []
-    for path in (path for room in ("app", "core", "storage", "recipes") for path in (PROJECT / room).rglob("*.py")):
-        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-            names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
-            found += [f"{path.relative_to(PROJECT)} imports {name}" for name in names if name.split(".")[0] in MODULES]
+    for path, node in nodes():
+        names = [one.name for one in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        found += [f"{path} imports {name}" for name in names if name.split(".")[0] in MODULES]
     assert found == []
 
 
