@@ -146,7 +146,7 @@ def _archives() -> list[Case]:
         refuses(
             "gzip_bomb",
             "a.csv.gz",
-            gzip.compress(b"text,label\n" + b"a,b\n" * 20_000_000, 9),
+            lambda path: path.write_bytes(gzip.compress(b"text,label\n" + b"a,b\n" * 17_000_000, 1)),
             r"a\.csv\.gz unpacks to more",
         ),
         refuses("bzip2", "a.csv", bz2.compress(csv().encode()), r"a\.csv is bzip2"),

@@ -31,7 +31,7 @@ def _shapes() -> list[Case]:
         refuses(
             "a_cell_past_the_limit",
             "huge.csv",
-            "text,label\n" + "x" * (16 * 2**20 + 1) + ",y\n",
+            lambda path: path.write_text("text,label\n" + "x" * (16 * 2**20 + 1) + ",y\n"),
             r"huge\.csv, line 2: a field of more than",
         ),
         reads("two_hundred_blank_lines", "blank.csv", "text,label\n" + "\n" * 200 + "a,b\n", [("a", "b")]),
