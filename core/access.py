@@ -15,7 +15,7 @@ ROLES: tuple[Role, ...] = get_args(Role)  # each may do what those before it may
 MEANS: dict[Role, str] = {
     "viewer": "looks at everything but other people's chats, and exports",
     "researcher": "looks, exports, uploads, trains and chats, and changes or deletes what is their own",
-    "admin": "does all that, also with what others own, manages users, cleans the disk and stops the dispatcher",
+    "admin": "does what researchers do, with what others own too, manages users, cleans the disk, stops the dispatcher",
 }
 
 
