@@ -14,10 +14,11 @@ from gradio.route_utils import GradioMultiPartParser, MultiPartException
 from gradio.utils import get_upload_folder
 from starlette.datastructures import FormData
 
-from core.data.prepare import GIB, RESERVE
+from core.home import RESERVE
+from core.received import LARGEST
 
 Scope = MutableMapping[str, Any]
-LARGEST = 2 * GIB  # bytes of one file
+GIB = 2**30
 ENVELOPE = 2**20  # bytes of a form around its files
 ELSEWHERE = 2**26  # bytes of any other event: texts and settings
 EVENTS = "/gradio_api/"

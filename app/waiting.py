@@ -12,7 +12,7 @@ T = TypeVar("T")
 SECONDS = 0.5  # between two sentences on a page
 
 
-class GoneError(Exception):
+class Gone(Exception):
     """Nobody waits any more."""
 
 
@@ -26,7 +26,7 @@ def sentences(work: Callable[[Callable[[str], None]], T], show: Callable[[str], 
 
     def tell(text: str) -> None:
         if gone.is_set():
-            raise GoneError
+            raise Gone
         said.put(("told", text))
 
     def run() -> None:

@@ -14,6 +14,7 @@ from core.errors import NotFoundError
 PROJECT = Path(__file__).resolve().parent.parent
 ASSETS = PROJECT / "assets"
 BUNDLED_BASE_FOLDER = ASSETS / "base"
+RESERVE = 2**28  # bytes of the disk that uploads leave to runs and the database
 
 
 def default_home() -> Path:

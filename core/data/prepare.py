@@ -27,12 +27,12 @@ from core.data.sources import Plan, PlannedFile, plan
 from core.data.spill import Spill
 from core.data.store import SPLITS, DatasetInfo
 from core.errors import DataError
+from core.home import RESERVE
 from core.schema import Spec
 from core.texts import printable
 
 Told = Callable[[str], None]
 GIB = 2**30
-RESERVE = 2**28  # bytes of the disk that are left to runs and the database
 SMALL = 2**24  # bytes that are not worth a refusal
 _BLOCK = 4096
 _BLOCK_CHARACTERS = 2**21
