@@ -19,6 +19,7 @@ WORKING = ("starting", "running", "cancelling")
 PROMISED = 15.0  # seconds in which every page is right again
 POLL = 0.5
 PAGES = ("Home", "Runs", "run view", "Compare", "Routing")
+MENDS = {"dispatcher", "web", "all"}  # words of kills after which a page is mended anew
 TAIL = 1 << 13
 
 
@@ -169,11 +170,14 @@ class Watcher:
     def _keep_account(
         self, page: str, found: list[tuple[str, str, str]], states: States, asked: float, answered: float
     ) -> None:
-        """How long each untruth has lasted: from the last answer in which the page was right about that job."""
+        """How long each untruth has lasted: from the last answer in which the page was right about that job, and
+        from the last kill of what mends it."""
         places, before = {(run, job) for run, job, _ in found}, self._since.get(page, {})
         self._since[page] = {place: before.get(place, asked) if place in places else asked for place in states}
+        with self._lock:
+            again = max((one.at for one in self.happened if one.counted and MENDS & set(one.kind.split())), default=0.0)
         for place in places:
-            self.wrong[page] = max(self.wrong[page], answered - self._since[page][place])
+            self.wrong[page] = max(self.wrong[page], answered - max(again, self._since[page][place]))
 
     def _states(self, client: httpx.Client, page: str) -> States:
         if page == "Home":

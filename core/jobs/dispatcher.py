@@ -62,6 +62,7 @@ class _Watch:
     """What this dispatcher remembers of one attempt, in monotonic seconds; all of it may be forgotten."""
 
     since: float = field(default_factory=time.monotonic)
+    read: float = float("-inf")
     cancel_seen: float | None = None
     asked_to_end: float | None = None
     last_word: float | None = None
@@ -171,7 +172,8 @@ class Dispatcher:
             return  # its dispatcher died while starting it: give the worker time to show its token
         lives = process is not None and self.executor.alive(process)
         shorten(self._log(attempt), self.limits.log_bytes)
-        ingest_events(self.database, self.home.run(attempt.folder), run=attempt.run, max_bytes=self.limits.pass_bytes)
+        if not lives or time.monotonic() - watch.read >= self.limits.read:
+            self._read(attempt, watch)
         if process is None or not lives:
             self._settle(attempt, process)
             return
@@ -182,6 +184,10 @@ class Dispatcher:
             if time.monotonic() - watch.last_word >= self.limits.finish_grace:
                 log.warning("%s/%s said %s but does not leave: killing it", attempt.run, attempt.job, attempt.said)
                 self.executor.end(process, attempt.token)
+
+    def _read(self, attempt: OpenAttempt, watch: _Watch) -> None:
+        watch.read = time.monotonic()
+        ingest_events(self.database, self.home.run(attempt.folder), run=attempt.run, max_bytes=self.limits.pass_bytes)
 
     def _process(self, attempt: OpenAttempt) -> Process | None:
         if attempt.pid is not None:

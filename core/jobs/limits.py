@@ -12,6 +12,7 @@ class Limits:
     """Seconds, and how often a job may lose its worker without reaching a new checkpoint before it is failed."""
 
     poll: float = 0.5
+    read: float = 1.0  # between two readings of what a living worker says
     cancel_grace: float = 30.0
     term_grace: float = 10.0
     finish_grace: float = 60.0

@@ -17,7 +17,7 @@ from storage import Database
 from tests.support import clock
 
 WORKER = [sys.executable, str(Path(__file__).with_name("stand_in_worker.py"))]
-SHORT = {"poll": 0.05, "cancel_grace": 0.6, "term_grace": 0.4, "finish_grace": 1.0, "nameless_grace": 1.0}
+SHORT = {"poll": 0.05, "read": 0.0, "cancel_grace": 0.6, "term_grace": 0.4, "finish_grace": 1.0, "nameless_grace": 1.0}
 
 
 def fill(flag: Path) -> None:
