@@ -120,9 +120,12 @@ def _do(job: dict[str, Any], sink: Sink) -> int:
 
 
 def describe_failure(error: BaseException) -> dict[str, str]:
-    """The failure class of an exception, with message, hint and the last lines of its traceback."""
+    """The failure class of an exception, with message, hint and, unless it explains itself, the last lines of its
+    traceback."""
     tail = "".join(traceback.format_exception(error)).strip().splitlines()[-TAIL_LINES:]
     if isinstance(error, StudioError):
+        cause = [] if error.__cause__ is None else traceback.format_exception_only(error.__cause__)
+        tail = "".join(cause).strip().splitlines()[-TAIL_LINES:]
         found = {"failure": error.kind, "message": error.message, "hint": error.hint}
     elif full := trouble(error):
         found = {"failure": full.kind, "message": full.message, "hint": full.hint}

@@ -117,6 +117,16 @@ def test_errors_for_people_keep_their_words():
     assert describe_failure(ConfigurationError("x"))["failure"] == "configuration"
 
 
+def test_an_error_that_explains_itself_brings_its_cause_and_no_traceback():
+    alone, caused = DataError("Row 3 has no output."), DataError("No file.")
+    caused.__cause__ = FileNotFoundError("x.csv")
+    for error, tail in ((alone, ""), (caused, "FileNotFoundError: x.csv")):
+        try:
+            raise error
+        except DataError as raised:
+            assert describe_failure(raised)["tail"] == tail
+
+
 def test_a_spec_that_does_not_validate_is_configuration(base: Path, home: Path, tmp_path: Path):
     folder = RunFolder(tmp_path)
     job = read_json(toy_job(folder, home, toy_spec(base)))
