@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextvars import copy_context
 from typing import Any, TypeVar
@@ -45,10 +46,12 @@ def sentences(work: Callable[[Callable[[str], None]], T], show: Callable[[str], 
 
 def _heard(said: queue.Queue[tuple[str, Any]], show: Callable[[str], T]) -> Iterator[T]:
     newest: str | None = None
+    due = time.monotonic() + SECONDS
     while True:
         try:
-            kind, value = said.get(timeout=SECONDS)
+            kind, value = said.get(timeout=max(0.0, due - time.monotonic()))
         except queue.Empty:
+            due = time.monotonic() + SECONDS
             if newest is not None:
                 yield show(newest)
                 newest = None

@@ -25,7 +25,7 @@ import numpy as np
 import psutil
 
 from benchmarks import load_fixture
-from benchmarks.load_browser import Tab, browser
+from benchmarks.load_browser import Tab, browser, finished
 from benchmarks.load_worker import Training, replayed
 from benchmarks.pages import served
 from core.studio import Studio
@@ -92,13 +92,13 @@ def _measure(
     worker, dispatcher = training.wait(), psutil.Process(studio.dispatcher()["pid"])
     done = [run["id"] for run in studio.runs(state="done", limit=3)]
     names = {"run": training.run, "done": ",".join(done)}
-    asyncio.run(warm(address, names))
+    finished(warm(address, names))
     began = time.time()
     time.sleep(max(2.0, ALONE * seconds))
     looked = time.time()
     spent = {name: sum(one.cpu_times()[:2]) for name, one in _processes(server, dispatcher).items()}
     before, seen = server.memory_info().rss, Seen()
-    asyncio.run(crowd(address, seconds, browsers, names, seen))
+    finished(crowd(address, seconds, browsers, names, seen))
     ended = time.time()
     took = ended - looked
     cpu = {n: (sum(p.cpu_times()[:2]) - spent[n]) / took for n, p in _processes(server, dispatcher).items()}

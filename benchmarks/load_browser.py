@@ -12,15 +12,23 @@ import random
 import re
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack, suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 CONFIG = re.compile(r"window\.gradio_config = (\{.*?\});</script>", re.S)
 PATHS = ("/", "/data", "/methods", "/experiment", "/runs", "/compare", "/fusion", "/routing", "/chat")
 Told = Callable[[str, str, float], None]  # page, what (page, load, tick), seconds
+T = TypeVar("T")
+
+
+def finished(work: Coroutine[Any, Any, T]) -> T:
+    """What ``work`` returns, in a thread of its own: this one may have a loop of events already."""
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, work).result()
 
 
 def browser(address: str) -> httpx.AsyncClient:

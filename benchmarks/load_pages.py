@@ -7,7 +7,6 @@ browser's work (``benchmarks.pages`` measures that); ends with 1 where a load's 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import os
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import load_fixture
-from benchmarks.load_browser import PATHS, Tab, browser
+from benchmarks.load_browser import PATHS, Tab, browser, finished
 from benchmarks.pages import served
 from core.studio import Studio
 
@@ -71,7 +70,7 @@ def measured(home: Path, asked: Sequence[str], loads: int) -> Times:
                     await tab.close()
 
     with served(home) as (address, _):
-        asyncio.run(visit(address))
+        finished(visit(address))
     return times
 
 

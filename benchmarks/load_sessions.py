@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import load_fixture
-from benchmarks.load_browser import PATHS, Tab, browser
+from benchmarks.load_browser import PATHS, Tab, browser, finished
 from benchmarks.pages import served
 
 SETTLED = 200  # tabs after which nothing may grow any more
@@ -42,7 +42,7 @@ def growth(curve: list[tuple[int, float]], settled: int = SETTLED) -> float:
 def opened_and_closed(home: Path, tabs: int, *, every: int = EVERY) -> list[tuple[int, float]]:
     """Tabs so far and the memory of the web process, as pages of all kinds are opened, ticked once and closed."""
     with served(home) as (address, server):
-        return asyncio.run(_all(address, tabs, every, lambda: server.memory_info().rss / 2**20))
+        return finished(_all(address, tabs, every, lambda: server.memory_info().rss / 2**20))
 
 
 async def _all(address: str, tabs: int, every: int, memory: Any) -> list[tuple[int, float]]:

@@ -40,6 +40,7 @@ from core.home import RunFolder
 from core.jobs.sinks import ListSink
 from core.memory import GIB, Batch
 from core.schema import ModelSpec, RunSpec
+from core.training.alarms import Alarms
 from core.training.loss import AnswerCollator
 from core.training.plan import Plan, RunOrder
 from core.training.probe import Probe
@@ -214,6 +215,7 @@ def trainer_of(
         sink=sink,
         probe=nothing,
         routing=Routing(model, TASKS, folder, sink),
+        alarms=Alarms(vocabulary, spec.train.max_grad_norm),
         checkpoint_root=folder.checkpoints,
         checkpoints_kept=1,
         checkpoint_facts={},

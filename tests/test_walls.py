@@ -17,7 +17,7 @@ from core.data.templates import PromptTemplate
 from core.schema import EvaluationSpec, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
 ROOT = Path(__file__).resolve().parent.parent
-SKIPPED = {".venv", ".git", "out", "__pycache__", "tessera-home", "build", "node_modules"}
+SKIPPED = {".venv", ".venv-audit", ".git", "out", "__pycache__", "tessera-home", "build", "node_modules"}
 TORCH = {"torch", "transformers", "peft", "accelerate", "bitsandbytes"}
 WEB = {"gradio", "fastapi", "uvicorn", "starlette"}
 DATABASE = {"storage", "sqlalchemy", "alembic"}

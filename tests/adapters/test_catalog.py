@@ -79,7 +79,7 @@ def test_methods_describe_every_option_of_every_preset():
         if name != "split":
             assert preset.options.parse(defaults) == preset.options()
     top_k = next(option for option in described["mosld"]["options"] if option["name"] == "top_k")
-    assert (top_k["type"], top_k["default"], top_k["bounds"]) == ("integer", 2, {"minimum": 1})
+    assert (top_k["type"], top_k["default"], top_k["bounds"]) == ("integer", 2, {"minimum": 1, "maximum": 1024})
     dropout_on = next(option for option in described["mosld"]["options"] if option["name"] == "dropout_on")
     assert dropout_on["choices"] == ["down", "up", "none"]
     assert json.dumps(catalog.methods()) and json.dumps(catalog.words()) and json.dumps(catalog.cell_options())

@@ -38,6 +38,7 @@ ACTIONS = {
     "Fusion": (".empty a", "#run-demo"),
     "Routing": (".empty a", "#grid td button"),
     "Chat": (".empty a", "#grid td button"),
+    "Account": ("#account-first-button", "#account-told :text('name')"),
 }
 CHANGING = ("Home", "Data", "Experiment")  # their action stores something: in a studio of its own
 every_page = pytest.mark.parametrize("name", VIEWS)

@@ -112,7 +112,7 @@ def test_an_unfinished_run_of_an_old_schema_goes_on(house, revision: str) -> Non
     first, second = house.attempts(owned[0])
     assert (first.outcome, second.outcome, second.resumed_from) == ("lost", "done", 5)
     assert house.job(owned[0]).lost_attempts == 0, "a restart is not the job's fault"
-    assert house.leases() == []
+    assert "run-2" not in {lease["run"] for lease in house.leases()}  # the next run of the queue may have begun
 
 
 @pytest.mark.parametrize("jump", [HOURS, -HOURS], ids=["forward", "back"])

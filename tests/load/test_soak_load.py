@@ -11,6 +11,7 @@ def soaked(tmp_path, seconds: float, browsers: int) -> dict:
     return load.soak(home, seconds, browsers=browsers)
 
 
+@pytest.mark.long
 def test_a_few_browsers_beside_a_training_worker(tmp_path):
     found = soaked(tmp_path, 5, 5)
     assert found["errors"] == 0, found["kinds_of_errors"]

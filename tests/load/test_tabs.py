@@ -1,12 +1,11 @@
 """A tab that is closed leaves nothing behind, and an output that stays as it is costs nothing."""
 
-import asyncio
-
 import gradio as gr
 import pytest
 
 from app import sessions
 from benchmarks import load_fixture, load_sessions
+from benchmarks.load_browser import finished
 
 
 @pytest.fixture
@@ -42,14 +41,14 @@ def test_a_tab_describes_no_component_that_it_did_not_change(holder):
 
 def test_what_stays_is_sent_as_such_and_not_built_anew(pages, holder):
     state, fn = holder["one"], pages.fns[0]
-    answer = asyncio.run(pages.postprocess_data(fn, ["said", gr.skip(), gr.skip()], state))
+    answer = finished(pages.postprocess_data(fn, ["said", gr.skip(), gr.skip()], state))
     assert answer == ["said", gr.skip(), None]
     assert set(state.blocks_config.blocks) == set(pages.default_config.blocks)
     assert all(state.blocks_config.blocks[n] is pages.default_config.blocks[n] for n in pages.default_config.blocks)
-    answer = asyncio.run(pages.postprocess_data(fn, ["said", gr.update(value="new"), {"a": 1}], state))
+    answer = finished(pages.postprocess_data(fn, ["said", gr.update(value="new"), {"a": 1}], state))
     assert answer[1]["value"] == "new" and answer[2] is None and state[fn.outputs[2]._id] == {"a": 1}
     with pytest.raises(ValueError, match="output"):
-        asyncio.run(pages.postprocess_data(fn, ["too few"], state))
+        finished(pages.postprocess_data(fn, ["too few"], state))
 
 
 @pytest.mark.long

@@ -38,4 +38,5 @@ VIEWS = {
     "Fusion": View("/fusion", ".empty a:visible", "#fusion-runs .pickline"),
     "Routing": View("/routing", ".empty a:visible", "#routing-told .empty a"),
     "Chat": View("/chat", ".empty a:visible", "#chat-pane-1 header"),
+    "Account": View("/account", "#account-who", "#account-who"),
 }
