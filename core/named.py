@@ -11,9 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
-from core import overrides
+from core import overrides, yaml_text
 from core.errors import ConfigurationError, DataError
 from core.home import PROJECT
 from core.schema import BUNDLED_BASE, MethodSpec, ModelSpec, RunSpec
@@ -129,12 +127,6 @@ def _exists(value: str) -> bool:
 
 
 def _yaml(text: str) -> Any:
-    """The value of a YAML text without aliases, which can make a short text endless."""
-    try:
-        if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=yaml.SafeLoader)):
-            raise ConfigurationError("The YAML has aliases (*name).", "Write their values out.")
-        data = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise ConfigurationError("The YAML does not parse.", "Check indentation, colons and quotes.") from error
+    data = yaml_text.read(text)
     fit(data)
     return data

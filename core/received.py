@@ -20,14 +20,13 @@ from typing import BinaryIO
 
 from core import access
 from core.errors import ConfigurationError, DataError, NotFoundError
-from core.home import Home, write_text
+from core.home import RESERVE, Home, write_text
 
 LARGEST = 2 * 2**30  # bytes of one file, as on the page Data
 MOST_BYTES = 8 * 2**30  # of all parcels of one person
 MOST_FILES = 1000  # of one parcel
 MOST_PARCELS = 50  # of one person
 DEEPEST = 6  # folders
-ROOM = 256 * 2**20  # bytes that stay free on the disk
 KEPT_SECONDS = 24 * 3600.0
 _PARCEL = re.compile(r"[0-9a-f]{16}")
 _PART = re.compile(r"[^\x00-\x1f\x7f/\\.][^\x00-\x1f\x7f/\\]*")
@@ -172,7 +171,7 @@ def _room(parcel: Path, path: Path, owner: str, folders: list[Path]) -> int:
         raise DataError(f"The parcel holds {MOST_FILES} files.", "Put rows of one task into one file.")
     own = [folder for folder in folders if _owner(folder) == owner]
     taken = sum(one.stat().st_size for folder in own for one in folder.rglob("*") if one.is_file())
-    return min(MOST_BYTES - taken, shutil.disk_usage(parcel).free - ROOM)
+    return min(MOST_BYTES - taken, shutil.disk_usage(parcel).free - RESERVE)
 
 
 def _owner(folder: Path) -> str | None:

@@ -125,7 +125,7 @@ def test_a_full_disk_is_said_and_what_came_stays(caller, monkeypatch):
     parcel = caller.post("/api/v1/files").json()["parcel"]
     name = f"/api/v1/files/{parcel}/a.csv"
     assert caller.put(name, content=b"x" * 10).status_code == 200
-    monkeypatch.setattr(received, "ROOM", 2**62)
+    monkeypatch.setattr(received, "RESERVE", 2**62)
     answer = caller.put(f"{name}?at=10", content=b"x" * 10)
     assert answer.status_code == 400 and "room on the disk" in answer.json()["error"]["message"]
     monkeypatch.undo()
