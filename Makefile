@@ -34,11 +34,11 @@ studio: install
 # each, since the workers are the parallelism.
 test: install-dev
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile \
-		--timeout 300 -rs $(PYTEST)
+		--timeout 300 -rsR $(PYTEST)
 
 test-long: install-dev
 	OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false $(BIN)/python -m pytest -m long -n $(WORKERS) --dist loadfile \
-		--timeout 1800 -rs $(PYTEST)
+		--timeout 1800 -rsR $(PYTEST)
 
 soak: install-dev
 	$(BIN)/python -m benchmarks.soak --out docs/measurements/soak.json --page $(SOAK)
