@@ -3,67 +3,27 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import replace
 from threading import Lock
 from typing import Any
-from urllib.parse import urlencode
 
 import gradio as gr
 
 from app.pages import routing_token_views as views
+from app.pages.routing_asked import ANSWERS, NAMES, Asked, asked_of, from_row, kept, number
 from app.pages.routing_choice import NUMBER
 from app.ui import components as ui
-from core.errors import NotFoundError, StudioError
+from core.errors import StudioError
 from core.studio import Studio
 
 ROWS = 20
 KEPT = 32
-LONGEST_LINK = 1500
 GENERATED = 48
-ANSWERS = {"true": "its true answer", "made": "an answer that the model makes", "none": "no answer"}
 WAIT = (
     '<p class="waiting-text">Reading the text. The first time, the inference worker loads the base model: '
     "a few seconds.</p>"
 )
 HINT = "<p>Pick a row or type a text: every token is shown in the colour of the expert that speaks loudest for it.</p>"
-NAMES = ("text", "raw", "system", "answer", "said", "acts", "row", "turn", "at", "on", "token")
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What is looked into: a ``text`` (or a kept answer, ``turn``), as its address says it.
-
-    ``answer``: true (``said``, the row's own), made or none; ``acts``: the task acted as; ``at`` and ``on``: layer
-    and projection; ``row``: where the text came from; ``raw``: no chat template around it.
-    """
-
-    text: str = ""
-    raw: str = ""
-    system: str = ""
-    answer: str = "none"
-    said: str = ""
-    acts: str = ""
-    row: str = ""
-    turn: str = ""
-    at: str = ""
-    on: str = ""
-    token: str = ""
-
-    @classmethod
-    def from_query(cls, query: Mapping[str, Any]) -> Asked:
-        return cls(**{name: str(query[name]) for name in NAMES if query.get(name)})
-
-    def query(self) -> str:
-        """The address; a long text is left out of it."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        if self.turn:
-            values |= dict.fromkeys(("text", "said", "answer", "system", "raw", "row"), "")
-        if len(self.text) + len(self.said) > LONGEST_LINK:
-            values |= {"text": "", "said": ""}
-        if not (values["text"] or values["turn"]):
-            return ""
-        return urlencode({name: value for name, value in values.items() if value})
 
 
 class Traces:
@@ -147,13 +107,12 @@ def build() -> dict[str, Any]:
 
 FILLED = ("told", "found", "layer", "projection", "strip", "ribbon", "chosen", "route", "address", "asked")
 CHOICES = ("task", "row", "text", "answer")
+SLOW = {**ui.QUIET, "trigger_mode": "once"}
 
 
 def wire(studio: Studio, page: gr.Blocks, parts: dict[str, Any], run: gr.Dropdown, default: Any) -> None:
     """``default(query)``: the run that the page shows where the address names none."""
-    filled, everything = [parts[n] for n in FILLED], [parts[n] for n in (*CHOICES, *FILLED)]
-    typed = [run, parts["task"], parts["row"], parts["text"], parts["answer"], parts["asked"]]
-    drawn = [run, parts["asked"], parts["layer"], parts["projection"]]
+    everything = [parts[name] for name in (*CHOICES, *FILLED)]
 
     def opened(request: gr.Request) -> list[Any]:
         query = dict(request.query_params)
@@ -162,53 +121,72 @@ def wire(studio: Studio, page: gr.Blocks, parts: dict[str, Any], run: gr.Dropdow
     def other_run(name: Any) -> list[Any]:
         return _values(start(studio, str(name or ""), Asked()), (*CHOICES, *FILLED))
 
+    page.load(opened, None, everything, **ui.QUIET)
+    run.input(other_run, run, everything, **ui.QUIET)
+    _wire_rows(studio, parts, run)
+    _wire_text(studio, parts, run)
+    _wire_picture(studio, parts, run)
+
+
+def _wire_rows(studio: Studio, parts: dict[str, Any], run: gr.Dropdown) -> None:
+    """A task lists its test rows; a row that is picked is shown with its answer."""
+    chosen = [run, parts["task"], parts["row"]]
+
     def rows_of(name: Any, task: Any) -> Any:
         return rows(studio, str(name or ""), str(task or ""), 0)
 
     def other_rows(name: Any, task: Any, row: Any) -> Any:
-        return rows(studio, str(name or ""), str(task or ""), (_number(row) // ROWS + 1) * ROWS)
+        return rows(studio, str(name or ""), str(task or ""), (number(row) // ROWS + 1) * ROWS)
 
     def shown(name: Any, task: Any, row: Any) -> tuple[Any, Any]:
-        found = from_row(studio, str(name), str(task or ""), _number(row))
+        found = from_row(studio, str(name), str(task or ""), number(row))
         return (ui.problem(found), gr.skip()) if isinstance(found, StudioError) else (WAIT, found.text)
 
     def picked(name: Any, task: Any, row: Any) -> list[Any]:
-        found = from_row(studio, str(name), str(task or ""), _number(row))
+        found = from_row(studio, str(name), str(task or ""), number(row))
         if isinstance(found, StudioError):
             return _values({"told": ui.problem(found)}, (*CHOICES, *FILLED))
         return _values({"answer": "true"} | view(studio, str(name), found), (*CHOICES, *FILLED))
 
+    parts["task"].input(rows_of, [run, parts["task"]], parts["row"], **ui.QUIET)
+    parts["more"].click(other_rows, chosen, parts["row"], **ui.QUIET)
+    # listeners of one trigger run one after another: the first says what the second waits for
+    parts["row"].input(shown, chosen, [parts["told"], parts["text"]], **ui.QUIET)
+    parts["row"].input(picked, chosen, [parts[name] for name in (*CHOICES, *FILLED)], **SLOW)
+
+
+def _wire_text(studio: Studio, parts: dict[str, Any], run: gr.Dropdown) -> None:
+    """The text of the form is looked into at the press of the button."""
+    typed = [run, parts["task"], parts["row"], parts["text"], parts["answer"], parts["asked"]]
+
     def inspect(name: Any, task: Any, row: Any, text: Any, answer: Any, before: Any) -> list[Any]:
-        asked = asked_of(studio, str(name), str(task or ""), _number(row), str(text or ""), str(answer), str(before))
+        asked = asked_of(studio, str(name), str(task or ""), number(row), str(text or ""), str(answer), str(before))
         return _values(view(studio, str(name), asked), FILLED)
 
-    def moved(name: Any, asked: Any, layer: Any, projection: Any) -> list[Any]:
-        there = replace(kept(asked), at=str(layer), on=str(projection or ""))
-        return _values(view(studio, str(name), there, drawing=True), FILLED)
-
-    def token(name: Any, asked: Any, layer: Any, projection: Any, event: gr.EventData) -> list[Any]:
-        there = replace(
-            kept(asked), at=str(layer), on=str(projection or ""), token=str((event._data or {}).get("index"))
-        )
-        return _values(view(studio, str(name), there, drawing=True), FILLED)
-
-    def place(name: Any, asked: Any, layer: Any, projection: Any, event: gr.EventData) -> list[Any]:
-        data, there = event._data or {}, replace(kept(asked), on=str(projection or ""))
-        there = replace(there, at=f"#{data.get('layer')}", token=str(data.get("token")))
-        return _values(view(studio, str(name), there, drawing=True), FILLED)
-
-    slow = {**ui.QUIET, "trigger_mode": "once"}
-    page.load(opened, None, everything, **ui.QUIET)
-    run.input(other_run, run, everything, **ui.QUIET)
-    parts["task"].input(rows_of, [run, parts["task"]], parts["row"], **ui.QUIET)
-    parts["more"].click(other_rows, [run, parts["task"], parts["row"]], parts["row"], **ui.QUIET)
-    # listeners of one trigger run one after another: the first says what the second waits for
     pressed = [parts["go"].click, parts["text"].submit]
     gr.on(pressed, lambda: WAIT, None, parts["told"], **ui.QUIET)
-    wait = [parts["told"], parts["text"]]
-    parts["row"].input(shown, [run, parts["task"], parts["row"]], wait, **ui.QUIET)
-    parts["row"].input(picked, [run, parts["task"], parts["row"]], everything, **slow)
-    gr.on(pressed, inspect, typed, filled, **slow)
+    gr.on(pressed, inspect, typed, [parts[name] for name in FILLED], **SLOW)
+
+
+def _wire_picture(studio: Studio, parts: dict[str, Any], run: gr.Dropdown) -> None:
+    """Another layer, projection or token of the text that is shown."""
+    drawn = [run, parts["asked"], parts["layer"], parts["projection"]]
+    filled = [parts[name] for name in FILLED]
+
+    def redrawn(name: Any, asked: Any, **changes: str) -> list[Any]:
+        return _values(view(studio, str(name), replace(kept(asked), **changes), drawing=True), FILLED)
+
+    def moved(name: Any, asked: Any, layer: Any, projection: Any) -> list[Any]:
+        return redrawn(name, asked, at=str(layer), on=str(projection or ""))
+
+    def token(name: Any, asked: Any, layer: Any, projection: Any, event: gr.EventData) -> list[Any]:
+        index = (event._data or {}).get("index")
+        return redrawn(name, asked, at=str(layer), on=str(projection or ""), token=str(index))
+
+    def place(name: Any, asked: Any, layer: Any, projection: Any, event: gr.EventData) -> list[Any]:
+        data = event._data or {}
+        return redrawn(name, asked, at=f"#{data.get('layer')}", on=str(projection or ""), token=str(data.get("token")))
+
     moves = [parts["layer"].input, parts["projection"].input]
     gr.on(moves, moved, drawn, filled, **{**ui.QUIET, "trigger_mode": "always_last"})
     parts["strip"].select(token, drawn, filled, **ui.QUIET)
@@ -217,13 +195,6 @@ def wire(studio: Studio, page: gr.Blocks, parts: dict[str, Any], run: gr.Dropdow
 
 def _values(values: dict[str, Any], names: tuple[str, ...]) -> list[Any]:
     return [values.get(name, gr.skip()) for name in names]
-
-
-def kept(text: Any) -> Asked:
-    """What the page looks into now, from its own state."""
-    from urllib.parse import parse_qsl
-
-    return Asked.from_query(dict(parse_qsl(str(text or ""), keep_blank_values=True)))
 
 
 def start(studio: Studio, run: str, asked: Asked) -> dict[str, Any]:
@@ -235,7 +206,7 @@ def start(studio: Studio, run: str, asked: Asked) -> dict[str, Any]:
             turn = studio.chats.turn(int(asked.turn))
             asked = replace(asked, text=turn["question"], said=turn["answer"], answer="true")
         task = asked.acts if asked.acts in tasks else (tasks[0] if tasks else "")
-        row = _number(asked.row)
+        row = number(asked.row)
         found = {
             "task": gr.update(choices=tasks, value=task or None),
             "row": rows(studio, run, task, row - row % ROWS, row if asked.row else None),
@@ -268,38 +239,6 @@ def rows(studio: Studio, run: str, task: str, first: int, chosen: int | None = N
     )
 
 
-def from_row(studio: Studio, run: str, task: str, row: int) -> Asked | StudioError:
-    """A row was picked: its prompt as the run asks it, followed by its true answer."""
-    try:
-        found = studio.prompts(run, task, row, 1)
-    except StudioError as error:
-        return error
-    if not found:
-        return NotFoundError(f"{task} has no test row {row + 1}.", "Choose another one.")
-    prompt = found[0]
-    return Asked(prompt.text, "1" if prompt.raw else "", prompt.system, "true", prompt.answer, task, str(row))
-
-
-def asked_of(studio: Studio, run: str, task: str, row: int, text: str, answer: str, before: str) -> Asked:
-    """What the form says. A text that was changed is no longer the row's, and has no true answer."""
-    old = kept(before)
-    there = {"at": old.at, "on": old.on}
-    answer = answer if answer in ANSWERS else "none"
-    if text == old.text and old.turn:
-        return Asked(text, old.raw, old.system, "true", old.said, old.acts, turn=old.turn, **there)
-    if text == old.text and (old.row or old.said):
-        return replace(old, answer=answer, token="")
-    try:
-        found = studio.prompts(run, task, row, 1) if row or task else []
-    except StudioError:
-        found = []
-    if found and found[0].text == text:
-        prompt = found[0]
-        said = prompt.answer if answer == "true" else ""
-        return Asked(text, "1" if prompt.raw else "", prompt.system, answer, said, task, str(row), **there)
-    return Asked(text, answer="none" if answer == "true" else answer, acts=task, **there)
-
-
 def view(studio: Studio, run: str, asked: Asked, drawing: bool = False) -> dict[str, Any]:
     """The text in the colours of its experts; ``drawing``: only layer, projection or token changed."""
     if not (asked.text.strip() or asked.turn):
@@ -313,7 +252,7 @@ def view(studio: Studio, run: str, asked: Asked, drawing: bool = False) -> dict[
         text = ui.empty("No gates", f"{run} routes nothing: its method has one expert for everything.")
         return {"told": text, "found": gr.update(visible=False)}
     asked = _placed(studio, run, asked, trace, known, names)
-    layer, token = int(asked.at), _number(asked.token)
+    layer, token = int(asked.at), number(asked.token)
     listed = [(name, name) for name in names]
     listed += [("averaged over projections", views.AVERAGE)] if len(names) > 1 else []
     values = {
@@ -322,7 +261,7 @@ def view(studio: Studio, run: str, asked: Asked, drawing: bool = False) -> dict[
         "chosen": f"<h2>Token {token + 1}, projection by projection</h2>",
         "route": views.route(trace, token),
         "address": asked.query(),
-        "asked": urlencode({field.name: getattr(asked, field.name) for field in fields(asked)}),
+        "asked": asked.state(),
         "layer": gr.update(minimum=known[0], maximum=max(known[-1], known[0] + 1), value=layer),
     }
     if not drawing:
@@ -335,7 +274,7 @@ def _placed(studio: Studio, run: str, asked: Asked, trace: Any, known: list[int]
     """Layer, projection and token that exist; by default those where the tasks part most, and the last prompt token."""
     at, on = asked.at, asked.on
     if at.startswith("#"):  # a place in the picture
-        place = _number(at[1:])
+        place = number(at[1:])
         at = str(known[min(place, len(known) - 1)])
     at = at.removesuffix(".0")
     if on not in (*names, views.AVERAGE) or not NUMBER.fullmatch(at):
@@ -343,7 +282,7 @@ def _placed(studio: Studio, run: str, asked: Asked, trace: Any, known: list[int]
         on = on if on in (*names, views.AVERAGE) else (best_name if best_name in names else names[0])
         at = at if NUMBER.fullmatch(at) else str(best_layer if best_layer in known else known[-1])
     layer = min(known, key=lambda one: abs(one - int(at)))
-    token = _number(asked.token) if asked.token.isdecimal() else max(0, trace.roles.count("prompt") - 1)
+    token = number(asked.token) if asked.token.isdecimal() else max(0, trace.roles.count("prompt") - 1)
     return replace(asked, at=str(layer), on=on, token=str(min(token, len(trace.tokens) - 1)))
 
 
@@ -353,10 +292,6 @@ def _most_specific(studio: Studio, run: str) -> tuple[int, str]:
         return atlas.distances(atlas.moments[-1].name).most_specific if atlas.moments else (-1, "")
     except StudioError:
         return -1, ""
-
-
-def _number(text: Any) -> int:
-    return int(text) if str(text or "").isdecimal() else 0
 
 
 def _line(text: str, longest: int = 90) -> str:

@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 import numpy as np
 import pytest
 
-from app.pages import routing, routing_cell, routing_export, routing_tokens, routing_views
+from app.pages import routing, routing_asked, routing_cell, routing_export, routing_tokens, routing_views
 from app.pages import routing_token_views as token_views
 from app.pages.routing_choice import Cell, Choice, settle, shown_projection
 from core.chat.trace import Trace
@@ -214,17 +214,17 @@ def test_the_route_of_a_token_leaves_out_experts_that_a_layer_lacks(trace):
 
 
 def test_the_inspector_reads_its_address_and_its_form(studio, seeded):
-    asked = routing_tokens.Asked("Is it?", answer="made", acts="mood", at="3", on="v_proj", token="2")
-    assert routing_tokens.Asked.from_query(dict(parse_qsl(asked.query()))) == asked
-    assert routing_tokens.Asked("x" * 5000).query() == ""
-    row = routing_tokens.from_row(studio, seeded.molora, "mood", 3)
+    asked = routing_asked.Asked("Is it?", answer="made", acts="mood", at="3", on="v_proj", token="2")
+    assert routing_asked.Asked.from_query(dict(parse_qsl(asked.query()))) == asked
+    assert routing_asked.Asked("x" * 5000).query() == ""
+    row = routing_asked.from_row(studio, seeded.molora, "mood", 3)
     assert row.text.startswith("Name the mood.") and row.said in ("good", "bad") and row.answer == "true"
     form = (studio, seeded.molora, "mood", 3, row.text)
-    assert routing_tokens.asked_of(*form, "true", "").said == row.said
-    assert routing_tokens.asked_of(*form, "made", "").answer == "made"
-    typed = routing_tokens.asked_of(studio, seeded.molora, "mood", 3, "Something else", "true", "")
+    assert routing_asked.asked_of(*form, "true", "").said == row.said
+    assert routing_asked.asked_of(*form, "made", "").answer == "made"
+    typed = routing_asked.asked_of(studio, seeded.molora, "mood", 3, "Something else", "true", "")
     assert typed.answer == "none" and typed.row == "" and typed.acts == "mood"
-    missing = routing_tokens.from_row(studio, seeded.molora, "mood", 10_000)
+    missing = routing_asked.from_row(studio, seeded.molora, "mood", 10_000)
     assert "no test row" in str(missing)
 
 
@@ -237,11 +237,11 @@ def test_rows_are_paged_and_begin_again(studio, seeded):
 
 
 def test_an_inspector_that_cannot_look_says_so(studio, seeded):
-    shown = routing_tokens.view(studio, seeded.queued[0], routing_tokens.Asked("Hello"))
+    shown = routing_tokens.view(studio, seeded.queued[0], routing_asked.Asked("Hello"))
     assert "problem" in shown["told"] and not shown["found"]["visible"]
-    assert routing_tokens.view(studio, seeded.molora, routing_tokens.Asked())["told"] == routing_tokens.HINT
-    assert "problem" in routing_tokens.start(studio, "run-999", routing_tokens.Asked())["told"]
-    assert "problem" in routing_tokens.start(studio, seeded.molora, routing_tokens.Asked(turn="77"))["told"]
+    assert routing_tokens.view(studio, seeded.molora, routing_asked.Asked())["told"] == routing_tokens.HINT
+    assert "problem" in routing_tokens.start(studio, "run-999", routing_asked.Asked())["told"]
+    assert "problem" in routing_tokens.start(studio, seeded.molora, routing_asked.Asked(turn="77"))["told"]
 
 
 def atlas_of(ranks: bool = False, blocks: int = 2, **kind: bool) -> Atlas:
