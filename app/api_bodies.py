@@ -9,9 +9,10 @@ from starlette.requests import Request
 
 from core.calls import Call
 from core.errors import ConfigurationError
+from core.units import MIB
 from core.wire import fit
 
-LARGEST = 1 << 20  # bytes of a body; files are sent in pieces of their own
+LARGEST = MIB  # bytes of a body; files are sent in pieces of their own
 
 
 class InvalidCallError(ConfigurationError):
@@ -39,9 +40,7 @@ async def body(request: Request) -> bytes:
     async for part in request.stream():
         text += part
         if len(text) > LARGEST:
-            raise InvalidCallError(
-                f"The body is larger than {LARGEST // 2**20} MiB.", "Send files as docs/api.md says."
-            )
+            raise InvalidCallError(f"The body is larger than {LARGEST // MIB} MiB.", "Send files as docs/api.md says.")
     return bytes(text)
 
 

@@ -21,8 +21,9 @@ from core.access import Actor
 from core.calls import Call
 from core.received import Received
 from core.studio import Studio
+from core.units import MIB
 
-BLOCK = 1 << 20  # bytes that are held while they come
+BLOCK = MIB  # bytes that are held while they come
 KEPT_SECONDS = 3600.0  # of what was made for an answer that never ended
 
 

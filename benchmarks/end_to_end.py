@@ -56,6 +56,7 @@ from core.jobs.sinks import ListSink
 from core.schema import RunSpec
 from core.training.plan import RunOrder
 from core.training.run import train_adapter
+from core.units import GIB
 
 SHORT = "clinc_domain,snips_intent,rt_polarity,sms_spam,query_wellformed,svamp"
 EVERY = 10  # steps between points of the curves
@@ -243,7 +244,7 @@ def measured(name: str, run: Callable[[Setting], dict[str, Any]], setting: Setti
     try:
         found |= {key: round(value, 4) if isinstance(value, float) else value for key, value in run(setting).items()}
         if cuda:
-            found["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 2)
+            found["peak_gib"] = round(torch.cuda.max_memory_allocated() / GIB, 2)
     except Exception as error:
         found["error"] = f"{type(error).__name__}: {str(error).strip()[:300]}"
         traceback.print_exc()

@@ -29,6 +29,7 @@ from benchmarks.load_browser import Tab, browser, finished
 from benchmarks.load_worker import Training, replayed
 from benchmarks.pages import served
 from core.studio import Studio
+from core.units import MIB
 
 PAGE_SECONDS = 1.0  # 95th percentile, from the request to the filled page, and of a tick
 EVENTS_SHARE = 0.01  # of a step's time
@@ -118,8 +119,8 @@ def _measure(
         "saying": costs["say_s"] / step,
         "storing": costs["store_s"] / step,
         **{f"{name}_cpu": share for name, share in cpu.items()},
-        "web_mib": [round(size / 2**20) for size in (before, server.memory_info().rss)],
-        "worker_mib": round(worker.memory_info().rss / 2**20),
+        "web_mib": [round(size / MIB) for size in (before, server.memory_info().rss)],
+        "worker_mib": round(worker.memory_info().rss / MIB),
     }
 
 

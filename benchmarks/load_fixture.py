@@ -27,6 +27,7 @@ from core.home import Home, RunFolder
 from core.jobs.routing_files import read_arrays
 from core.jobs.sinks import FileSink
 from core.records import Records
+from core.units import MIB
 from storage import models
 from storage.queries import series, studies
 from storage.types import setting_hash
@@ -66,7 +67,7 @@ def main() -> int:
     arguments = parser.parse_args()
     began = time.perf_counter()
     build(arguments.home, Size(runs=arguments.runs))
-    size = sum(path.stat().st_size for path in arguments.home.glob("tessera.db*")) / 2**20
+    size = sum(path.stat().st_size for path in arguments.home.glob("tessera.db*")) / MIB
     print(f"{arguments.runs} runs of {POINTS:,} points in {time.perf_counter() - began:.1f} s, database {size:.0f} MiB")
     return 0
 

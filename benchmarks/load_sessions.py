@@ -11,6 +11,7 @@ from typing import Any
 from benchmarks import load_fixture
 from benchmarks.load_browser import PATHS, Tab, browser, finished
 from benchmarks.pages import served
+from core.units import MIB
 
 SETTLED = 200  # tabs after which nothing may grow any more
 GROWTH_MIB = 8.0
@@ -42,7 +43,7 @@ def growth(curve: list[tuple[int, float]], settled: int = SETTLED) -> float:
 def opened_and_closed(home: Path, tabs: int, *, every: int = EVERY) -> list[tuple[int, float]]:
     """Tabs so far and the memory of the web process, as pages of all kinds are opened, ticked once and closed."""
     with served(home) as (address, server):
-        return finished(_all(address, tabs, every, lambda: server.memory_info().rss / 2**20))
+        return finished(_all(address, tabs, every, lambda: server.memory_info().rss / MIB))
 
 
 async def _all(address: str, tabs: int, every: int, memory: Any) -> list[tuple[int, float]]:

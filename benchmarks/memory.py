@@ -38,7 +38,7 @@ from core.data.sampling import MixtureSampler
 from core.data.templates import Encoded
 from core.home import RunFolder
 from core.jobs.sinks import ListSink
-from core.memory import GIB, Batch
+from core.memory import Batch
 from core.schema import ModelSpec, RunSpec
 from core.training.alarms import Alarms
 from core.training.loss import AnswerCollator
@@ -47,6 +47,7 @@ from core.training.probe import Probe
 from core.training.routing import Routing
 from core.training.settings import checkpoint_activations, training_arguments
 from core.training.trainer import TaskTrainer
+from core.units import GIB
 
 SHAPES: dict[str, dict[str, Any]] = {
     "1B": {

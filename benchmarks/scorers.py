@@ -16,6 +16,7 @@ from core.evaluation.options import score_options
 from core.evaluation.trees import OptionSample
 from core.evaluation.view import ModelView
 from core.home import BUNDLED_BASE_FOLDER
+from core.units import GIB
 
 Samples = dict[str, list[OptionSample]]
 Scores = list[list[float]]  # of every sample, its options
@@ -90,7 +91,7 @@ def timed(sides: dict[str, Harness | Studio], repeats: int, device: str) -> Iter
             "all_seconds": [round(value, 4) for value in seconds[name]],
             "samples_per_s": round(count / middle, 1),
             "options_per_s": round(options / middle, 1),
-            "peak_gib": round(peaks[name] / 2**30, 2),
+            "peak_gib": round(peaks[name] / GIB, 2),
         }
 
 

@@ -34,6 +34,7 @@ from core.jobs.devices import list_devices
 from core.jobs.dispatcher import Dispatcher, Limits
 from core.schema import RunSpec
 from core.studio import Studio
+from core.units import GIB
 
 METHODS, RANKS = ("mosld", "lora"), (8, 16)
 TRAIN = {"learning_rate": 3e-3, "max_length": 96, "log_every": 10, "validation_rows": 32, "routing_moments": 1}
@@ -137,7 +138,7 @@ def table(parts: Sequence[dict[str, Any]], title: str) -> str:
         cells = [f"{part['at_once']}" + (f" ({failed} failed)" if failed else "")]
         cells += [f"{part['seconds']:.1f}", f"{slowest['seconds'] / part['seconds']:.2f}"]
         cells += [f"{part['phases'].get(phase, 0.0):.1f}" for phase in PHASES]
-        cells += [f"{max(peaks) / 2**30:.2f}" if peaks else "", f"{apart['score']:.4f}", f"{apart['loss']:.1e}"]
+        cells += [f"{max(peaks) / GIB:.2f}" if peaks else "", f"{apart['score']:.4f}", f"{apart['loss']:.1e}"]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -20,6 +20,7 @@ from core.errors import StudioError
 from core.routing.recorder import RoutingRecorder
 from core.training.graphs import StepGraphs
 from core.training.masks import causal_alone
+from core.units import GIB
 
 GRAPHS = ("captured", "graphs")  # kinds of runs whose steps are CUDA graphs
 WARM = 3  # steps after the first that are not counted
@@ -163,7 +164,7 @@ def row(steps: Steps, first: float, timed: Sequence[Timed], weights: int, rate: 
     if case.mode not in ("eager", "captured"):
         found |= {"graphs": counters["stats"]["unique_graphs"], "breaks": sum(counters["graph_break"].values())}
     if steps.device == "cuda":
-        return found | {"peak_gib": round(torch.cuda.max_memory_allocated() / 2**30, 2), "waits": steps.waits()}
+        return found | {"peak_gib": round(torch.cuda.max_memory_allocated() / GIB, 2), "waits": steps.waits()}
     return found | {"ms_processor": round(1e3 * statistics.median(step.processor for step in timed), 2)}
 
 

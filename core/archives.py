@@ -8,12 +8,13 @@ from pathlib import Path, PurePosixPath
 
 from core.errors import DataError
 from core.paths import is_name
+from core.units import GIB, MIB
 
 MOST_FILES = 10_000
-MOST_BYTES = 64 * 2**30  # an adapter of all weights of a large base
+MOST_BYTES = 64 * GIB  # an adapter of all weights of a large base
 MOST_RATIO = 200  # of unpacked to packed; what weights and texts reach is a tenth of it
-RATIO_FREE = 64 * 2**20  # bytes that any archive may unpack to
-CHUNK = 1 << 20
+RATIO_FREE = 64 * MIB  # bytes that any archive may unpack to
+CHUNK = MIB
 REMEDY = "Ask who made it, and look at it before you unpack it by hand."
 
 
@@ -43,7 +44,7 @@ def _bounded(packed: zipfile.ZipFile, archive: Path) -> list[zipfile.ZipInfo]:
     if len(names) < len(entries):
         raise DataError(f"{archive.name} holds two files of one name.", REMEDY)
     if whole > MOST_BYTES or whole > max(RATIO_FREE, MOST_RATIO * size):
-        raise DataError(f"{archive.name} would unpack to {whole / 2**20:,.0f} MiB from {size:,} bytes.", REMEDY)
+        raise DataError(f"{archive.name} would unpack to {whole / MIB:,.0f} MiB from {size:,} bytes.", REMEDY)
     return entries
 
 

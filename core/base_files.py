@@ -17,6 +17,7 @@ from core.adapters.folders import shapes_in
 from core.errors import ConfigurationError, DataError
 from core.paths import SNAPSHOTS, is_name, shortened
 from core.schema import ModelSpec
+from core.units import MIB
 
 PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack")
 CAUSAL = ("ForCausalLM", "LMHeadModel")
@@ -27,8 +28,8 @@ TWO_TEXTS = (
 DECODERS = "Choose a model whose architecture ends in ForCausalLM."
 TRUSTED = "TESSERA_TRUSTED_CODE"  # owner/name@commit or folder@digest, separated by commas
 WHOLE = "Download or save the model again."
-LARGEST_JSON = 64 * 2**20  # bytes; an index of a thousand shards has a few
-LARGEST_TOKENIZER = 512 * 2**20
+LARGEST_JSON = 64 * MIB  # bytes; an index of a thousand shards has a few
+LARGEST_TOKENIZER = 512 * MIB
 MOST = {  # several times what the largest published models have
     **dict.fromkeys(("num_hidden_layers", "n_layer", "num_layers"), 2_000),
     **dict.fromkeys(("hidden_size", "n_embd", "d_model", "head_dim"), 2**18),
@@ -93,7 +94,7 @@ def _read(path: Path, spec: ModelSpec) -> dict[str, Any]:
 
 def _check_size(path: Path, spec: ModelSpec, most: int) -> None:
     if (size := path.stat().st_size) > most:
-        raise ConfigurationError(f"{path.name} of {spec.base} has {size / 2**20:,.0f} MiB.", WHOLE)
+        raise ConfigurationError(f"{path.name} of {spec.base} has {size / MIB:,.0f} MiB.", WHOLE)
 
 
 def _check_architecture(config: dict[str, Any], spec: ModelSpec) -> None:

@@ -19,11 +19,11 @@ from core import hub
 from core.errors import StudioError
 from core.home import BUNDLED_BASE_FOLDER, PROJECT, Home
 from core.secrets import masked
+from core.units import GIB, MIB
 
 State = Literal["good", "note", "wrong"]
 MARKS = {"good": "+", "note": "o", "wrong": "x"}
 NETWORK_FILE_SYSTEMS = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "fuse.sshfs", "lustre", "gpfs", "beegfs", "ceph", "9p"}
-GIB = 1024**3
 
 
 @dataclass(frozen=True)
@@ -190,7 +190,7 @@ def bundled_base() -> Finding:
     if missing:
         return Finding("bundled base", "wrong", f"lacks {', '.join(missing)}", "Restore assets/base.")
     size = sum(path.stat().st_size for path in BUNDLED_BASE_FOLDER.iterdir())
-    return Finding("bundled base", "good", f"{size / 2**20:.0f} MiB in {BUNDLED_BASE_FOLDER}")
+    return Finding("bundled base", "good", f"{size / MIB:.0f} MiB in {BUNDLED_BASE_FOLDER}")
 
 
 def hugging_face() -> Finding:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from core import watching
 from core.home import RunFolder
 from core.jobs.sinks import describe
+from core.units import MIB
 
 if TYPE_CHECKING:
     from core.studio import Studio
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 ENDED = ("done", "failed", "cancelled", "lost")
 POLL = 0.5
 LOOK_AFTER_DISPATCHER = 10.0
-BLOCK = 1 << 20  # bytes of events that are read at once
+BLOCK = MIB  # bytes of events that are read at once
 
 
 def logs(folder: RunFolder, tail: int, state: dict[str, Any]) -> dict[str, list[str]]:

@@ -13,6 +13,7 @@ from typing import Any, Generic, TypeVar
 from core import access
 from core.home import Home
 from core.records import Records
+from core.units import MIB
 
 MACHINE_SECONDS = 2.0
 T = TypeVar("T")
@@ -82,7 +83,7 @@ def _gpu(line: str) -> dict[str, Any]:
     index, rest = line.split(",", 1)
     title, percent, used, total = (part.strip() for part in rest.rsplit(",", 3))
     sizes = {"used": _number(used), "total": _number(total)}
-    memory = {name: None if size is None else int(size * 2**20) for name, size in sizes.items()}
+    memory = {name: None if size is None else int(size * MIB) for name, size in sizes.items()}
     return {"device": f"cuda:{index.strip()}", "title": title, "percent": _number(percent), **memory}
 
 

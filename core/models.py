@@ -14,6 +14,7 @@ from core.errors import ConfigurationError, NotFoundError, OutOfMemoryError
 from core.home import BUNDLED_BASE_FOLDER
 from core.jobs.sinks import Cancelled, Sink
 from core.schema import BUNDLED_BASE, ModelSpec
+from core.units import MIB
 
 if TYPE_CHECKING:
     import torch
@@ -57,9 +58,8 @@ def download_progress(sink: Sink) -> Progress:
     def tell(done: int, total: int) -> None:
         if sink.cancelled():
             raise Cancelled
-        mib = 2**20
-        size = max(1, round(total / mib))
-        sink.emit("progress", step=min(size, done // mib), total=size, phase="downloading MiB", seconds_left=None)
+        size = max(1, round(total / MIB))
+        sink.emit("progress", step=min(size, done // MIB), total=size, phase="downloading MiB", seconds_left=None)
 
     return tell
 

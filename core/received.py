@@ -21,9 +21,10 @@ from typing import BinaryIO
 from core import access
 from core.errors import ConfigurationError, DataError, NotFoundError
 from core.home import RESERVE, Home, write_text
+from core.units import GIB
 
-LARGEST = 2 * 2**30  # bytes of one file, as on the page Data
-MOST_BYTES = 8 * 2**30  # of all parcels of one person
+LARGEST = 2 * GIB  # bytes of one file, as on the page Data
+MOST_BYTES = 8 * GIB  # of all parcels of one person
 MOST_FILES = 1000  # of one parcel
 MOST_PARCELS = 50  # of one person
 DEEPEST = 6  # folders
@@ -120,7 +121,7 @@ class Writer:
         self._room -= len(block)
         if self._room < 0:
             raise DataError(
-                f"The file is too large: {LARGEST / 2**30:g} GiB each, {MOST_BYTES / 2**30:g} GiB of one person, and "
+                f"The file is too large: {LARGEST / GIB:g} GiB each, {MOST_BYTES / GIB:g} GiB of one person, and "
                 "room on the disk are the limits.",
                 "Split it, free space, or store it from the studio's own machine with python app.py upload.",
             )

@@ -17,9 +17,10 @@ from core.data.sources import is_data_file
 from core.errors import ConfigurationError, DataError, NotFoundError, StudioError
 from core.received import LARGEST
 from core.remote_line import Line, LostError
+from core.units import GIB, MIB
 
-PIECE = 8 * 2**20  # bytes
-SAID = 64 * 2**20  # bytes between two words on how far it is
+PIECE = 8 * MIB  # bytes
+SAID = 64 * MIB  # bytes between two words on how far it is
 TRIES = 8  # in a row without a byte more
 LEVELS = 3  # of folders, as they are read
 
@@ -96,7 +97,7 @@ def _send(line: Line, name: str, path: Path) -> None:
     size = path.stat().st_size
     if size > LARGEST:
         raise DataError(
-            f"{path} has {size / 2**30:.1f} GiB; {LARGEST / 2**30:g} are taken over HTTP.",
+            f"{path} has {size / GIB:.1f} GiB; {LARGEST / GIB:g} are taken over HTTP.",
             "Split it, or store it on the studio's own machine with python app.py upload.",
         )
     address, at, failed = f"files/{quote(name)}", 0, 0
@@ -111,7 +112,7 @@ def _send(line: Line, name: str, path: Path) -> None:
                     raise
                 reached = _received(line, address)
             if reached // SAID > at // SAID:
-                line.say(f"{path.name}: {reached / 2**20:,.0f} of {size / 2**20:,.0f} MiB")
+                line.say(f"{path.name}: {reached / MIB:,.0f} of {size / MIB:,.0f} MiB")
             failed, at = failed if reached <= at else 0, reached
             if not size:
                 return

@@ -12,13 +12,14 @@ from typing import Any
 import httpx
 
 from core.errors import ConfigurationError, DataError, NotAllowedError, NotFoundError, OutOfMemoryError, StudioError
+from core.units import MIB
 
 ROOT = "/api/v1"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 AWAY = (502, 503, 504)  # what a proxy says while the studio starts anew
 QUICK, SLOW = 60.0, 1800.0  # seconds until an answer has to begin
 PATIENCE = 20.0  # seconds in which a read is tried again
-BLOCK = 1 << 20
+BLOCK = MIB
 
 Say = Callable[[str], None]
 

@@ -8,8 +8,8 @@ import shutil
 from pathlib import Path
 
 from core.errors import DiskError
-from core.memory import size
 from core.schema import TrainSpec
+from core.units import size
 
 MOMENTS = 2  # AdamW keeps two numbers for each one that is trained
 WIDTH = 4  # bytes: adapter and optimiser are float32

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from app.commands.common import Home, Json, Yes, confirm, session, table
+from core.units import GIB, MIB
 
 
 def register(app: typer.Typer) -> None:
@@ -90,12 +91,12 @@ def disk(
         {"kind": kind, "takes": mib(count), "can go": mib(found["removable"].get(kind, 0))}
         for kind, count in found["kinds"].items()
     ]
-    free = f"{found['free'] / 2**30:.1f} of {found['total'] / 2**30:.1f} GiB are free."
+    free = f"{found['free'] / GIB:.1f} of {found['total'] / GIB:.1f} GiB are free."
     here.answer(found, lambda: table(rows, {name: name for name in rows[0]}) + f"\n{free}")
 
 
 def mib(count: int) -> str:
-    return f"{count / 2**20:,.1f} MiB"
+    return f"{count / MIB:,.1f} MiB"
 
 
 def doctor(context: typer.Context, home: Home = None, as_json: Json = False) -> None:

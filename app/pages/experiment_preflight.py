@@ -6,8 +6,8 @@ from typing import Any
 from urllib.parse import quote
 
 from app.ui import components as ui
+from core import units
 
-GIB = 2**30
 COMPONENTS = ("down", "gate", "up")
 TOO_LARGE = "Lower the batch size or the length, checkpoint activations, or adapt less."
 
@@ -30,13 +30,13 @@ def memory(fit: Any) -> str:
     whole = max(fit.capacity or 0, fit.total) or 1
     parts = [(ui.escape(name), number) for name, number in fit.parts.items() if number]
     bar = "".join(f'<i class="part-{name}" style="width:{number / whole:.2%}"></i>' for name, number in parts)
-    keys = "".join(f'<span class="part-{name}">{name} {amount(number)}</span>' for name, number in parts)
-    of = f" of {amount(fit.capacity)} ({ui.escape(fit.device)})" if fit.capacity else ""
+    keys = "".join(f'<span class="part-{name}">{name} {units.size(number)}</span>' for name, number in parts)
+    of = f" of {units.size(fit.capacity)} ({ui.escape(fit.device)})" if fit.capacity else ""
     batch = f"{fit.rows:,} rows of at most {fit.tokens:,} tokens at a time"
     batch += f"; {fit.together} such runs at once" if fit.together > 1 else ""
     warning = f'<div class="problem"><b>It would not fit.</b> <span>{TOO_LARGE}</span></div>'
     return (
-        f'<p class="memory num">Memory: about {amount(fit.total)}{of}, {batch}</p>'
+        f'<p class="memory num">Memory: about {units.size(fit.total)}{of}, {batch}</p>'
         f'<div class="memory-bar" aria-hidden="true">{bar}</div><p class="memory-keys num">{keys}</p>'
         f"{warning if fit.fits is False else ''}"
     )
@@ -70,8 +70,3 @@ def _line(title: str, parts: dict[str, int], total: int, frozen: bool = False) -
     cells = "".join(f'<td class="num">{parts[name]:,}</td>' for name in COMPONENTS)
     cells = '<td class="num" colspan="3">frozen</td>' if frozen else cells
     return f'<tr><th>{title}</th>{cells}<td class="num">{total:,}</td></tr>'
-
-
-def amount(number: float) -> str:
-    """Bytes as people say them."""
-    return f"{number / GIB:.1f} GiB" if number >= GIB / 10 else f"{number / 2**20:.0f} MiB"

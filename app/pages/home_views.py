@@ -7,6 +7,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 from app.ui import components as ui
+from core.units import GIB, KIB, MIB, TIB
 
 WORKING = ("queued", "starting", "running", "cancelling")
 BROKEN = ("failed", "lost", "cancelled")
@@ -218,7 +219,7 @@ def size(count: float | None) -> str:
     """Bytes as people read them."""
     if count is None:
         return "–"
-    for unit, letter in ((2**40, "TiB"), (2**30, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+    for unit, letter in ((TIB, "TiB"), (GIB, "GiB"), (MIB, "MiB"), (KIB, "KiB")):
         if count >= unit:
             return f"{count / unit:.1f} {letter}"
     return f"{count:.0f} B"

@@ -9,9 +9,10 @@ from typing import Any
 
 from core.errors import StudioError
 from core.evaluation.predictions import Predictions, read_predictions
+from core.units import MIB
 
-WHOLE = 64 * 2**20  # files up to this size are hashed whole, larger ones at both ends
-END = 2**20
+WHOLE = 64 * MIB  # files up to this size are hashed whole, larger ones at both ends
+END = MIB
 
 
 class BaseScores:

@@ -25,6 +25,7 @@ from core.training.loss import RAGGED, AnswerHead, Window
 from core.training.plan import Plan, RunOrder
 from core.training.probe import Probe
 from core.training.routing import Routing
+from core.units import GIB, KIB
 
 
 @dataclass
@@ -311,5 +312,5 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
 def peak_memory(device: torch.device) -> float:
     """Highest memory use so far in GiB: of the device, or of this process on the CPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device) / 2**30
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+        return torch.cuda.max_memory_allocated(device) / GIB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * KIB / GIB  # Linux counts in KiB
