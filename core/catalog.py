@@ -198,6 +198,7 @@ class BaseShapes:
     positions: int | None
     linears: tuple[Linear, ...]
     tied: bool = False  # whether the output head has the weight of the token embedding
+    few_bits: bool = False  # whether its weights were saved quantised, so that the shapes say too much of their size
 
     @property
     def projections(self) -> list[str]:

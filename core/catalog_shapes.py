@@ -50,6 +50,7 @@ def read(folder: str, trust_remote_code: bool = False) -> dict[str, Any]:
         "positions": getattr(text, "max_position_embeddings", None),
         "linears": [list(astuple(line)) for line in linears],
         "tied": table is not None and tied_head(model, table) is not None,
+        "few_bits": getattr(config, "quantization_config", None) is not None,
     }
 
 

@@ -7,7 +7,7 @@ the only numbers that are not shapes. ``benchmarks/memory.py`` compares the esti
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,8 @@ GIB = 2**30
 MASTER = 4  # adapters are float32, also over a bfloat16 base, and so are their gradients
 MOMENTS = 8  # the two float32 moments of AdamW
 QUANTISED = {"8bit": 1.03, "4bit": 0.55}  # bytes per weight of a linear layer, its scales included
+AT_BEST = {"8bit": 1.0, "4bit": 0.5}  # the same without the scales: no weight takes less
+BIT = 0.125  # bytes per weight of a base that was saved in few bits: no format has fewer
 NORM = 4  # a norm computes in float32 and keeps that copy of its input
 LOGIT = 12  # per logit at the loss: the float32 logits, their log-softmax and its gradient
 MASK = 1  # a dropout mask is one byte per entry
@@ -116,7 +118,7 @@ def estimate(
 
     Gradients are counted whole: they grow while activations shrink, but accumulation keeps them from step to step.
     """
-    width = 2 if model.dtype == "bfloat16" or (model.dtype == "auto" and cuda) else 4
+    width = _width(model, cuda)
     trainable = sum(site.parameters() for site in sites)
     kept = activations(sites, base, batch, width, train.activation_checkpointing) if sites else 0
     return MemoryEstimate(
@@ -129,12 +131,37 @@ def estimate(
     )
 
 
-def _weights(model: ModelSpec, base: BaseShapes, width: int) -> int:
+def held(sites: Sequence[Site], model: ModelSpec, base: BaseShapes, cuda: bool) -> dict[str, int]:
+    """Bytes by part that a training step cannot do without, whatever the batch is: no activations, no head-room.
+
+    A job has one device, so nothing is split or kept twice, and a tied head counts once. Weights that lie in a file in
+    the type they are used in could be read again at every step, on the CPU; such a run crawls, and counts as too large.
+    """
+    trainable = sum(site.parameters() for site in sites)
+    return {
+        "weights": least_weights(model, base, cuda),
+        "adapter": trainable * MASTER,
+        "gradients": trainable * MASTER,
+        "optimiser": trainable * MOMENTS,
+    }
+
+
+def least_weights(model: ModelSpec, base: BaseShapes, cuda: bool) -> int:
+    """Bytes that the weights of a base take at least where it is loaded."""
+    return int(base.parameters * BIT) if base.few_bits else _weights(model, base, _width(model, cuda), AT_BEST)
+
+
+def _width(model: ModelSpec, cuda: bool) -> int:
+    """Bytes of a number of the compute type."""
+    return 2 if model.dtype == "bfloat16" or (model.dtype == "auto" and cuda) else 4
+
+
+def _weights(model: ModelSpec, base: BaseShapes, width: int, bits: Mapping[str, float] = QUANTISED) -> int:
     if model.quantization == "none":
         return base.parameters * width
-    held = [line for line in base.linears if not line.head and line.kind not in ("fused", "embedding")]
-    linear = sum(line.in_features * line.out_features for line in held)
-    return int(linear * QUANTISED[model.quantization] + (base.parameters - linear) * width)
+    packed = [line for line in base.linears if not line.head and line.kind not in ("fused", "embedding")]
+    linear = sum(line.in_features * line.out_features for line in packed)
+    return int(linear * bits[model.quantization] + (base.parameters - linear) * width)
 
 
 def activations(sites: Sequence[Site], base: BaseShapes, batch: Batch, width: int, checkpointing: bool) -> int:
