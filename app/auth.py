@@ -1,11 +1,9 @@
-"""Signing in by name and password: sessions, and attempts that take longer the more of them fail."""
+"""Signing in by name and password: attempts take longer the more of them fail. These are counted in memory alone."""
 
 from __future__ import annotations
 
-import hashlib
 import ipaddress
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable
@@ -18,17 +16,14 @@ from core.access import LOCAL, Actor
 from core.errors import ConfigurationError, StudioError
 
 if TYPE_CHECKING:
-    from core.users import Account, Users
+    from core.users import Users
 
 VARIABLE = "TESSERA_PASSWORD"
-IDLE_SECONDS = 12 * 3600  # since somebody last opened a page or pressed something
-LONGEST_SECONDS = 7 * 24 * 3600
 FORGET_SECONDS = 900
 FREE_ATTEMPTS, LONGEST_WAIT = 5, 300.0
 FREE_FOR_ALL, LONGEST_FOR_ALL = 40, 10.0  # short, so that strangers cannot lock the owner out
 FREE_FOR_NAME, LONGEST_FOR_NAME = 10, 30.0  # the same
 KEPT = 20_000  # addresses and names with failures
-SESSIONS_KEPT = 10_000
 
 Clock = Callable[[], float]
 
@@ -50,61 +45,6 @@ def first_line(file: Path) -> str:
         raise ConfigurationError(
             f"The password file {file} cannot be read: {error}.", "Check path and rights."
         ) from error
-
-
-@dataclass
-class Session:
-    """Somebody who signed in: ``stamp`` as their account had it then; times are of the clock of ``Sessions``."""
-
-    name: str
-    stamp: str
-    began: float
-    acted: float
-
-
-class Sessions:
-    """Who signed in, by a random token of which only the hash is kept; they end with the process at the latest."""
-
-    def __init__(self, clock: Clock = time.monotonic) -> None:
-        self._clock = clock
-        self._open: dict[bytes, Session] = {}
-        self._lock = threading.Lock()
-
-    def start(self, account: Account) -> str:
-        """The token of a new session."""
-        token, now = secrets.token_urlsafe(32), self._clock()
-        with self._lock:
-            if len(self._open) >= SESSIONS_KEPT:
-                self._open = {key: one for key, one in self._open.items() if self._lasts(one)}
-            if len(self._open) >= SESSIONS_KEPT:
-                del self._open[min(self._open, key=lambda key: self._open[key].acted)]
-            self._open[_key(token)] = Session(account.actor.name or "", account.stamp, now, now)
-        return token
-
-    def find(self, token: str) -> Session | None:
-        """The session of a token, or None: forged, ended, unused or begun too long ago."""
-        session = self._open.get(_key(token)) if token else None
-        if session is not None and not self._lasts(session):
-            self.end(token)
-            return None
-        return session
-
-    def acted(self, token: str) -> None:
-        """Whoever has this session is there: what pages ask for by themselves does not count."""
-        if (session := self._open.get(_key(token))) is not None:
-            session.acted = self._clock()
-
-    def end(self, token: str) -> None:
-        with self._lock:
-            self._open.pop(_key(token), None)
-
-    def _lasts(self, session: Session) -> bool:
-        now = self._clock()
-        return now - session.acted <= IDLE_SECONDS and now - session.began <= LONGEST_SECONDS
-
-
-def _key(token: str) -> bytes:
-    return hashlib.sha256(token.encode("utf-8", "replace")).digest()
 
 
 @dataclass
@@ -187,7 +127,7 @@ class Access:
         self._users, self.alone = users, alone
         self._throttle = Throttle()
         self._lock = threading.Lock()
-        self.sessions = Sessions()
+        self.sessions = users.sessions
 
     @property
     def asks(self) -> bool:
@@ -215,11 +155,5 @@ class Access:
         """Who has this session; None where nobody does (any more)."""
         if not self.asks:
             return LOCAL
-        found = self.sessions.find(session)
-        if found is None:
-            return None
-        account = self._users.account(found.name)
-        if account is None or account.stamp != found.stamp:
-            self.sessions.end(session)
-            return None
-        return account.actor
+        account = self.sessions.account(session)
+        return None if account is None else account.actor

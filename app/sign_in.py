@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import re
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from http.cookies import SimpleCookie
 from math import ceil
 from urllib.parse import parse_qs, quote, urlsplit
@@ -13,7 +14,7 @@ from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool
 from starlette.responses import HTMLResponse, RedirectResponse, Response
 
-from app.auth import LONGEST_SECONDS, Access
+from app.auth import Access
 from app.middleware import Scope, answer
 from app.ui.theme import asset
 from core.access import Actor, act_as
@@ -23,6 +24,7 @@ COOKIE = "tessera-session"
 OPEN = ("/login", "/health")
 API = "/api/v1/"  # asks for a token itself, and a session opens nothing there
 BODY_LIMIT = 4096
+UNANSWERED = "The database of the studio does not answer, so nothing was changed. Try again in a minute."
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; form-action 'self'; frame-ancestors 'none'; base-uri 'none'"
 
 
@@ -41,17 +43,22 @@ class SignIn:
             await self._app(scope, receive, send)
             return
         try:
-            actor = await run_in_threadpool(actor_of, self._access, scope)
+            actor = await run_in_threadpool(self._entering, scope)
         except StudioError as error:
             await answer(scope, receive, send, 503, error.message)
             return
         if actor is None:
             await _turn_away(scope, receive, send)
             return
-        if scope["type"] == "http" and wants_page(scope):
-            self._access.sessions.acted(token_of(scope))
         with act_as(actor):
             await self._app(scope, receive, send)
+
+    def _entering(self, scope: Scope) -> Actor | None:
+        """Who sent a request; whoever opens a page is there."""
+        actor = actor_of(self._access, scope)
+        if actor is not None and scope["type"] == "http" and wants_page(scope):
+            self._access.sessions.acted(token_of(scope))
+        return actor
 
 
 def actor_of(access: Access, scope: Scope) -> Actor | None:
@@ -90,16 +97,21 @@ def add_routes(app: FastAPI, access: Access) -> None:
         if attempt.token is None:
             return page(given.get("next", ""), name, _refusal(attempt.wait), attempt.wait)
         leave = RedirectResponse(_target(request, given.get("next", "")), 303)
-        leave.headers["set-cookie"] = cookie(attempt.token, request.scope)
+        leave.headers["set-cookie"] = cookie(attempt.token, request.scope, access.sessions.longest)
         return leave
 
     @app.post("/logout")
     def leave(request: Request) -> Response:
         access.sessions.end(token_of(request.scope))
         gone = RedirectResponse(f"{request.scope.get('root_path', '')}/login", 303)
-        gone.headers["set-cookie"] = cookie("", request.scope, seconds=0)
+        gone.headers["set-cookie"] = cookie("", request.scope, timedelta(0))
         gone.headers["clear-site-data"] = '"cache"'
         return gone
+
+    @app.exception_handler(StudioError)
+    def unanswered(_: Request, __: Exception) -> Response:
+        """Why is told to nobody here, who may be a stranger."""
+        return page(problem=UNANSWERED, status=503)
 
 
 def token_of(scope: Scope) -> str:
@@ -113,10 +125,11 @@ def token_of(scope: Scope) -> str:
     return found[0] if len(found) == 1 else ""
 
 
-def cookie(token: str, scope: Scope, seconds: int = LONGEST_SECONDS) -> str:
+def cookie(token: str, scope: Scope, lasts: timedelta) -> str:
     """The Set-Cookie header: out of reach of scripts and of other sites; over https it stays there."""
     jar = SimpleCookie()
     jar[COOKIE] = token
+    seconds = int(lasts.total_seconds())
     jar[COOKIE] |= {"path": scope.get("root_path") or "/", "max-age": seconds, "httponly": True, "samesite": "Strict"}
     if scope.get("scheme") in ("https", "wss"):
         jar[COOKIE]["secure"] = True
@@ -168,7 +181,7 @@ def _refusal(wait: float) -> str:
     return f"Wait {ceil(wait)} s, then try again." if wait > 0 else "Name and password do not belong together."
 
 
-def page(next_path: str = "", name: str = "", problem: str = "", wait: float = 0.0) -> HTMLResponse:
+def page(next_path: str = "", name: str = "", problem: str = "", wait: float = 0.0, status: int = 401) -> HTMLResponse:
     """The sign-in page: one file without scripts, so that nothing of the studio is served to strangers."""
     told = f'<p class="problem" role="alert">{html.escape(problem)}</p>' if problem else ""
     filled = {"told": told, "next": html.escape(next_path[:2000]), "name": html.escape(name[:100])}
@@ -176,4 +189,4 @@ def page(next_path: str = "", name: str = "", problem: str = "", wait: float = 0
     headers = {"content-security-policy": POLICY, "cache-control": "no-store", "referrer-policy": "same-origin"}
     if wait > 0:
         return HTMLResponse(body, 429, headers={**headers, "retry-after": str(ceil(wait))})
-    return HTMLResponse(body, 401 if problem else 200, headers=headers)
+    return HTMLResponse(body, status if problem else 200, headers=headers)

@@ -31,7 +31,7 @@ class Changing:
         """Who may sign in and as what; a home without users asks nobody."""
         from core.users import Users
 
-        return Users(self.records)
+        return Users(self.records, self.store)
 
     def score(
         self,

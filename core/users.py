@@ -1,8 +1,8 @@
 """Users of a home: adding them, checking their passwords, and their keys for programs. Imports no torch.
 
-A home without users asks nobody who they are; from the first user on everybody signs in. Passwords are kept as
-Argon2id hashes, API tokens as SHA-256 of 32 random bytes. What somebody does is allowed or refused by
-``core.access``: admins manage everybody, everybody manages themselves.
+A home without users asks nobody who they are; from the first user on everybody signs in. API tokens are kept as
+SHA-256 of 32 random bytes. What somebody does is allowed or refused by ``core.access``: admins manage everybody,
+everybody manages themselves.
 """
 
 from __future__ import annotations
@@ -12,26 +12,28 @@ import re
 import secrets
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING
 
 from core import access
 from core.access import LOCAL, ROLES, Actor, Role
-from core.errors import ConfigurationError, NotAllowedError
+from core.errors import ConfigurationError, NotAllowedError, StudioError
+from core.passwords import Passwords
 
 if TYPE_CHECKING:
-    from argon2 import PasswordHasher
     from sqlalchemy.orm import Session
 
+    from core.data.store import DatasetStore
     from core.records import Records
+    from core.sessions import Sessions
+    from storage.queries.sessions import SessionRow
     from storage.queries.users import TokenRow, UserRow
 
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,39}")
-SHORTEST, LONGEST = 8, 1000
 LABEL = 100
 TOKEN = "tsr_"
 KNOWN_SECONDS = 1.0  # how long what the database said of a user is believed; changes made here count at once
@@ -40,20 +42,47 @@ USED_SECONDS = 300.0  # how exact a token's last use is
 
 @dataclass(frozen=True)
 class Account:
-    """What a signed-in person is: their actor, and the stamp that their sessions must carry."""
+    """What a signed-in person is: their actor, the stamp that new sessions of theirs carry, and those by hash."""
 
     actor: Actor
     stamp: str
+    sessions: Mapping[str, SessionRow] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Owned:
+    """How much bears the name of somebody."""
+
+    runs: int
+    datasets: int
+    conversations: int
+
+    def __bool__(self) -> bool:
+        return bool(self.runs or self.datasets or self.conversations)
+
+    def __str__(self) -> str:
+        """As ``3 runs and 1 conversation``; nothing of what there is none of."""
+        counts = ((self.runs, "run"), (self.datasets, "data set"), (self.conversations, "conversation"))
+        *most, last = [f"{n:,} {what}{'s' * (n != 1)}" for n, what in counts if n] or ["nothing"]
+        return f"{', '.join(most)} and {last}" if most else last
 
 
 class Users:
     """The users of one home; ``Studio.users`` is one."""
 
-    def __init__(self, records: Records) -> None:
-        self._records = records
+    def __init__(self, records: Records, datasets: DatasetStore) -> None:
+        self._records, self._datasets, self.passwords = records, datasets, Passwords()
         self._known: dict[str, tuple[float, Account | None]] = {}
+        self._forgotten = 0  # times that all was forgotten: what was read before that is not kept after it
         self._asked: tuple[float, bool] | None = None
         self._lock = threading.Lock()
+
+    @cached_property
+    def sessions(self) -> Sessions:
+        """Where they are signed in."""
+        from core.sessions import Sessions
+
+        return Sessions(self, self._records)
 
     # Who comes in
 
@@ -75,31 +104,34 @@ class Users:
 
         with self._records.read() as session:
             row = users.find(session, name=_plain(name))
-        nobody = self._nobody
-        right = self._matches(nobody if row is None else row.password, password)
+        right = self.passwords.match(self.passwords.nobodys if row is None else row.password, password)
         if row is None or not right or row.disabled is not None:
             return None
-        fresh = self._hasher.hash(_bytes(password)) if self._hasher.check_needs_rehash(row.password) else None
+        fresh = self.passwords.anew(row.password, password)
         with access.act_as(_actor(row)), self._changing("viewer") as session:
             from storage.types import now
 
-            return _account(users.update(session, name=row.name, password=fresh, seen=now()))
+            users.update(session, name=row.name, password=fresh, seen=now())
+        return _account(row)  # with the stamp of the password that was checked: it may have been changed since
 
     def account(self, name: str) -> Account | None:
         """A user who may sign in, by name; None where there is none (any more), or they are disabled."""
-        from storage.queries import users
+        from storage.queries import sessions, users
 
         now = time.monotonic()
         with self._lock:
             if (known := self._known.get(name)) is not None and now - known[0] < KNOWN_SECONDS:
                 return known[1]
+            forgotten = self._forgotten
         with self._records.read() as session:
             row = users.find(session, name=name)
-        found = None if row is None or row.disabled is not None else _account(row)
+            known_sessions = sessions.of_user(session, user=name)
+        found = None if row is None or row.disabled is not None else _account(row, known_sessions)
         with self._lock:
             if len(self._known) > 1000:
                 self._known.clear()
-            self._known[name] = (now, found)
+            if forgotten == self._forgotten:
+                self._known[name] = (now, found)
         return found
 
     def by_token(self, token: str) -> Actor | None:
@@ -117,7 +149,7 @@ class Users:
         if user.disabled is not None or (key.expires is not None and key.expires <= now()):
             return None
         if key.used is None or (now() - key.used).total_seconds() > USED_SECONDS:
-            with access.act_as(LOCAL), self._records.write() as session:
+            with suppress(StudioError), access.act_as(LOCAL), self._records.write() as session:  # the disk may be full
                 users.used(session, token=key.id)
         return _actor(user)
 
@@ -131,8 +163,11 @@ class Users:
         with self._records.read() as session:
             return users.every(session)
 
-    def add(self, name: str, role: Role, password: str) -> UserRow:
-        """The first one has to be an admin, and takes over the conversations from before there were users."""
+    def add(self, name: str, role: Role, password: str, *, inherit: bool = False) -> UserRow:
+        """The first one has to be an admin, and takes over the conversations from before there were users.
+
+        A name that somebody had who was removed is given again only to ``inherit`` what bears it.
+        """
         from storage.queries import chats, users
 
         name, role = _plain(name), _role(role)
@@ -141,8 +176,13 @@ class Users:
                 f"{name!r} is not a name for a user.",
                 "Up to 40 letters a to z, digits, dots, dashes and underscores, a letter or digit first.",
             )
-        hashed = self._hash(name, password)
+        hashed = self.passwords.hash(name, password)
         with self._changing("admin") as session:
+            if users.find(session, name=name) is None and not inherit and (left := self._owned(session, name)):
+                raise ConfigurationError(
+                    f"Somebody was called {name} before and left {left}: a new user of this name would have that.",
+                    "Choose another name, or add them with inherit if they are to have it (--inherit).",
+                )
             if not users.any_user(session):
                 if role != "admin":
                     raise ConfigurationError("The first user has to be an admin.", "Add an admin first, then others.")
@@ -167,11 +207,11 @@ class Users:
         if actor.name == name:
             with self._records.read() as session:
                 row = users.find(session, name=name)
-            if row is None or not self._matches(row.password, current or ""):
+            if row is None or not self.passwords.match(row.password, current or ""):
                 raise ConfigurationError("That is not your present password.", "Type it again.")
         else:
             access.need("admin")
-        hashed = self._hash(name, password)
+        hashed = self.passwords.hash(name, password)
         with self._changing("viewer") as session:
             return users.update(session, name=name, password=hashed, stamp=_stamp())
 
@@ -185,18 +225,29 @@ class Users:
                 _keep_an_admin(session, name)
             return users.update(session, name=name, disabled=disabled, stamp=_stamp())
 
-    def remove(self, name: str) -> None:
-        """Forget a user and their tokens; what they own keeps their name and is from now on the admins' to change.
+    def remove(self, name: str, *, conversations: bool = False) -> Owned:
+        """Forget a user, their sessions and tokens; returns what keeps their name.
 
-        The last user can be removed on the command line alone: the home then asks nobody any more.
+        Runs and data sets are the admins' to change. Nobody reads their conversations; with ``conversations`` these
+        are deleted unread, also of somebody who was removed before. The last user can be removed on the command line
+        alone: the home then asks nobody any more.
         """
         from storage.queries import users
 
         name = _plain(name)
         with self._changing("admin") as session:
-            if users.others(session, name=name) or access.acting() is not LOCAL:
-                _keep_an_admin(session, name)
-            users.remove(session, name=name)
+            deleted = users.remove_conversations(session, name=name) if conversations else 0
+            if users.find(session, name=name) is not None or not deleted:
+                if users.others(session, name=name) or access.acting() is not LOCAL:
+                    _keep_an_admin(session, name)
+                users.remove(session, name=name)
+            return self._owned(session, name)
+
+    def owned(self, name: str) -> Owned:
+        """What bears the name of somebody, who may be gone; for admins."""
+        access.need("admin")
+        with self._records.read() as session:
+            return self._owned(session, _plain(name))
 
     def end_sessions(self, name: str) -> None:
         """Sign somebody out everywhere: oneself, or anybody as an admin."""
@@ -264,38 +315,17 @@ class Users:
         with self._lock:
             self._known.clear()
             self._asked = None
+            self._forgotten += 1
+
+    def _owned(self, session: Session, name: str) -> Owned:
+        from storage.queries import users
+
+        runs, conversations = users.owned(session, name=name)
+        return Owned(runs, sum(info.owner == name for info in self._datasets.list()), conversations)
 
     def _own_or_admin(self, name: str) -> None:
         if access.acting().name != name:
             access.need("admin")
-
-    @cached_property
-    def _hasher(self) -> PasswordHasher:
-        from argon2 import PasswordHasher
-
-        return PasswordHasher()
-
-    @cached_property
-    def _nobody(self) -> str:
-        """A hash for names that nobody has, so that they take as long as others."""
-        return self._hasher.hash(secrets.token_hex(16))
-
-    def _hash(self, name: str, password: str) -> str:
-        if not SHORTEST <= len(password) <= LONGEST:
-            raise ConfigurationError(
-                f"The password has {len(password)} characters.", f"Choose {SHORTEST} to {LONGEST}."
-            )
-        if password.strip().lower() == name:
-            raise ConfigurationError("The password is the name.", "Choose one that nobody guesses.")
-        return self._hasher.hash(_bytes(password))
-
-    def _matches(self, hashed: str, password: str) -> bool:
-        from argon2.exceptions import InvalidHashError, VerificationError
-
-        try:
-            return self._hasher.verify(hashed, _bytes(password[:LONGEST]))
-        except (VerificationError, InvalidHashError):
-            return False
 
 
 def _keep_an_admin(session: Session, name: str) -> None:
@@ -320,8 +350,8 @@ def _actor(row: UserRow) -> Actor:
     return Actor(row.name, row.role if row.role in ROLES else "viewer")
 
 
-def _account(row: UserRow) -> Account:
-    return Account(_actor(row), row.stamp)
+def _account(row: UserRow, sessions: Mapping[str, SessionRow] | None = None) -> Account:
+    return Account(_actor(row), row.stamp, sessions or {})
 
 
 def _stamp() -> str:
@@ -330,7 +360,3 @@ def _stamp() -> str:
 
 def _digest(token: str) -> str:
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
-
-
-def _bytes(password: str) -> bytes:
-    return password.encode("utf-8", "replace")

@@ -347,6 +347,17 @@ class ApiToken(Base):
     __table_args__ = {"sqlite_autoincrement": True}
 
 
+class UserSession(Base):
+    """A browser in which a user is signed in, by the SHA-256 of its cookie; it counts while ``stamp`` is the user's."""
+
+    __tablename__ = "user_sessions"
+    hash: Mapped[str] = mapped_column(String(64), primary_key=True)
+    user_id: Mapped[int] = _parent("users.id", index=True)
+    stamp: Mapped[str] = mapped_column(String(32))
+    began: Mapped[datetime]
+    acted: Mapped[datetime]  # the last use, to some minutes
+
+
 class Study(Base):
     """Runs that are meant to be compared."""
 

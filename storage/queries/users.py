@@ -9,7 +9,7 @@ from sqlalchemy import delete, func, select
 from sqlalchemy.orm import Session
 
 from storage.errors import ConflictError, MissingError
-from storage.models import ApiToken, User
+from storage.models import ApiToken, Conversation, Run, User
 from storage.types import now
 
 
@@ -83,7 +83,7 @@ def update(
 
 
 def remove(session: Session, *, name: str) -> None:
-    """Also their tokens; what they own keeps their name."""
+    """Also their tokens and sessions; what they own keeps their name."""
     session.execute(delete(User).where(User.id == _get(session, name).id))
 
 
@@ -95,6 +95,18 @@ def other_admins(session: Session, *, name: str) -> int:
 
 def others(session: Session, *, name: str) -> int:
     return session.scalar(select(func.count()).select_from(User).where(User.name != name)) or 0
+
+
+def owned(session: Session, *, name: str) -> tuple[int, int]:
+    """How many runs and conversations bear a name, whether or not somebody has it now."""
+    runs = select(func.count()).select_from(Run).where(Run.owner == name)
+    conversations = select(func.count()).select_from(Conversation).where(Conversation.owner == name)
+    return session.scalar(runs) or 0, session.scalar(conversations) or 0
+
+
+def remove_conversations(session: Session, *, name: str) -> int:
+    """Delete those that bear a name; returns how many there were."""
+    return session.execute(delete(Conversation).where(Conversation.owner == name)).rowcount
 
 
 def add_token(session: Session, *, user: str, label: str, hash: str, expires: datetime | None) -> TokenRow:

@@ -28,8 +28,8 @@ class QuickUsers(Users):
     """Hashing made cheap: these tests sign in often."""
 
     def __init__(self, studio: QuietStudio) -> None:
-        super().__init__(studio.records)
-        self.__dict__["_hasher"] = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
+        super().__init__(studio.records, studio.store)
+        self.passwords.hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)
 
 
 def peopled(home: Path) -> QuietStudio:
@@ -37,7 +37,7 @@ def peopled(home: Path) -> QuietStudio:
     studio = QuietStudio(home)
     studio.__dict__["users"] = QuickUsers(studio)
     for name, role in PEOPLE.items():
-        studio.users.add(name, role, password(name))
+        studio.users.add(name, role, password(name), inherit=True)
     return studio
 
 

@@ -34,7 +34,7 @@ from tests.support import seed
 from tests.support.seed import QuietStudio
 
 TABS = count()
-OWN = re.compile(r"""INSERT INTO "(users"|api_tokens"|sqlite_sequence" VALUES\('api_tokens)""")
+OWN = re.compile(r"""INSERT INTO "(users"|user_sessions"|api_tokens"|sqlite_sequence" VALUES\('api_tokens)""")
 SECRET = "what Ben alone asked"
 BEN, CLEO = Actor("ben", "researcher"), Actor("cleo", "researcher")
 

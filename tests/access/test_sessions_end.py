@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,15 +15,17 @@ from starlette.testclient import TestClient
 
 from app import server, sign_in
 from app.acting import as_actor
-from app.auth import IDLE_SECONDS, LONGEST_SECONDS, Access
+from app.auth import Access
 from app.handouts import handout
 from core.access import Actor, act_as, acting, need
 from core.errors import ConfigurationError
+from core.sessions import IDLE, LONGEST
 from core.studio import Studio
 from tests.access.conftest import ADDRESS, client_of, password, peopled
 from tests.support.seed import QuietStudio
 
 Browser = Callable[[str | None], TestClient]
+SECOND = timedelta(seconds=1)
 
 
 @pytest.fixture(scope="module")
@@ -108,20 +111,20 @@ def test_a_studio_for_others_does_not_start_without_users(tmp_path: Path, monkey
 def test_unused_and_old_sessions_end_and_ticks_are_no_use(
     served: SimpleNamespace, browser: Browser, monkeypatch: pytest.MonkeyPatch
 ):
-    now = [1000.0]
+    now = [datetime.now(UTC)]
     monkeypatch.setattr(served.access.sessions, "_clock", lambda: now[0])
     ben = browser("ben")
     events = ben.get("/config").json()["dependencies"]
     tick = next(one for one in events if one["targets"][0][1] == "tick")
     sent = {"data": [None] * len(tick["inputs"]), "fn_index": tick["id"], "session_hash": "idle"}
-    now[0] += IDLE_SECONDS - 10
+    now[0] += IDLE - 10 * SECOND
     assert ben.post("/gradio_api/run/x", json=sent).status_code != 401
-    now[0] += 20
+    now[0] += 20 * SECOND
     assert ben.post("/gradio_api/run/x", json=sent).status_code == 401
     ben, began = browser("ben"), now[0]
-    while now[0] - began < LONGEST_SECONDS:
+    while now[0] - began < LONGEST:
         assert ben.get("/runs", headers={"accept": "text/html"}).status_code == 200
-        now[0] += IDLE_SECONDS - 1
+        now[0] += IDLE - SECOND
     assert ben.get("/config").status_code == 401
 
 
@@ -215,8 +218,8 @@ def test_unknown_names_take_as_long_as_known_ones(tmp_path: Path):
     studio = QuietStudio(tmp_path / "home")
     studio.users.add("ada", "admin", "long enough")
     hashed: list[str] = []
-    hasher = studio.users._hasher
-    studio.users.__dict__["_hasher"] = SimpleNamespace(
+    hasher = studio.users.passwords.hasher
+    studio.users.passwords.hasher = SimpleNamespace(
         hash=hasher.hash, verify=lambda kept, given: hashed.append(kept) or hasher.verify(kept, given)
     )
     for name in ("ada", "nobody", "", "ADA "):

@@ -67,6 +67,7 @@ ROWS: dict[str, list[dict[str, Any]]] = {
     "users": [{"id": 1, "name": "admin", "role": "admin", "password": "$argon2id$old", "stamp": "s" * 16,
                "created": at(0)}],
     "api_tokens": [{"id": 1, "user_id": 1, "label": "laptop", "hash": "f" * 64, "created": at(1)}],
+    "user_sessions": [{"hash": "e" * 64, "user_id": 1, "stamp": "s" * 16, "began": at(1), "acted": at(2)}],
     "runs": [
         run(1, "first", "done", started=at(2), finished=at(8), trainable_parameters=1000, total_parameters=9000,
             memory_estimate=2**30, memory_peak=2**29, request_id="click-1"),
