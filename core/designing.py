@@ -84,9 +84,9 @@ class Designing:
 
     def expected_speed(self, spec: RunSpec) -> Speed | None:
         """Training tokens per second as earlier runs on this base and such a device had them; None without any."""
-        from core import preflight
+        from core import capacity, preflight
 
-        device = preflight.device_for(spec.device)
+        device = capacity.device_for(spec.device)
         return preflight.speed(self.records, spec.model.base, spec.method.name, spec.train, device)
 
     def equal_budget(

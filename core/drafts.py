@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from core import catalog, planning, preflight
+from core import catalog, fitting, planning, preflight
 from core.access import need
 from core.adapters.cells import Cell, Site, plan
 from core.adapters.methods import resolve
@@ -17,11 +17,10 @@ from core.data.look import look, typed_source
 from core.data.store import DatasetStore
 from core.data.tasks import load_tasks
 from core.errors import ConfigurationError
+from core.fitting import Fit
 from core.home import Home, data_roots
-from core.jobs.devices import Device
 from core.lengths import Lengths, lengths
-from core.memory import Batch, estimate
-from core.preflight import CellCount, Fit
+from core.preflight import CellCount
 from core.schema import MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
 LORA = MethodSpec(name="lora", options={"rank": 8})
@@ -121,7 +120,6 @@ class Drafts:
         base = _shapes(model, self._home.cache)
         cells = [] if method.name == "base" else resolve(method)
         found = plan(cells, base.linears, tasks) if cells else []
-        where = preflight.device_for(device)
         return Size(
             base=base.model_type,
             total=base.parameters,
@@ -132,7 +130,7 @@ class Drafts:
             lora=sum(8 * (site.in_features + site.out_features) for site in found if site.kind != "embedding"),
             parts=preflight.by_part(found),
             cells=preflight.by_cell(cells, base.linears, found),
-            memory=_fit(found, model, base, train, rows, where),
+            memory=fitting.examine(found, model, base, train, device, rows)[1],
             whole=all(linear.layer is not None for linear in base.linears if linear.usual),
         )
 
@@ -173,18 +171,6 @@ def _places_of(method: MethodSpec, number: int | None, base: catalog.BaseShapes)
     owner = preflight.owners(cells, base.linears)
     mine = [line for line in base.linears if owner.get(line.name) == number - 1 and line.layer is not None]
     return list(dict.fromkeys((line.projection, line.layer) for line in mine))
-
-
-def _fit(
-    found: Sequence[Site],
-    model: ModelSpec,
-    base: catalog.BaseShapes,
-    train: TrainSpec,
-    rows: Lengths | None,
-    device: Device | None,
-) -> Fit:
-    batch = Batch.of(train, base.positions, *((rows.longest, rows.answers, rows.usual) if rows else ()))
-    return preflight.fit(estimate(found, model, base, train, batch, preflight.on_gpu(device)), batch, device)
 
 
 def placed(base: catalog.BaseShapes, cells: Sequence[Cell], found: Sequence[Site]) -> list[Place]:

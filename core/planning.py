@@ -10,21 +10,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from core import catalog, hub, overrides, room
+from core import catalog, fitting, hub, overrides, room
 from core.adapters.cells import Cell, Site
 from core.adapters.cells import plan as plan_cells
 from core.adapters.methods import presets, resolve
 from core.data.store import DatasetStore
 from core.data.tasks import Task, load_tasks
 from core.errors import ConfigurationError, DataError, NotFoundError
+from core.fitting import Fit
 from core.home import Home
 from core.jobs.devices import list_devices
 from core.lengths import lengths
-from core.memory import Batch, MemoryEstimate
+from core.memory import MemoryEstimate
 from core.method_facts import labelled
 from core.models import require_bitsandbytes, resolve_base
 from core.paths import allowed, real
-from core.preflight import Fit, device_for, fit, on_gpu
 from core.schema import BUNDLED_BASE, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
 
@@ -226,7 +226,7 @@ def _remarks(spec: RunSpec, base: catalog.BaseShapes, fit: Fit) -> list[str]:
                 f"{_modules(cell)}: {len(cell.experts)} numbers of experts for {len(layers)} layers; not all are used."
             )
     if fit.fits is False:
-        found.append(f"Training needs {fit.text()}. Lower train.batch_size or train.max_length if rows are that long.")
+        found.append(f"Training needs {fit.text()}. {fit.advice}")
     return found
 
 
@@ -311,14 +311,13 @@ def measure(spec: RunSpec, home: Home, tasks: Sequence[Task]) -> tuple[int | Non
         if note is None:
             raise
         return None, None, notes
-    if spec.method.name != "base":
-        check_ranks(catalog.sites(spec.method, base, len(tasks)))
-    trainable = 0 if spec.method.name == "base" else catalog.trainable_parameters(spec.method, base, len(tasks))
-    device = device_for(spec.device)
+    sites = [] if spec.method.name == "base" else catalog.sites(spec.method, base, len(tasks))
+    check_ranks(sites)
     rows = lengths(tasks, spec.model, spec.train.max_length)
-    batch = Batch.of(spec.train, base.positions, *((rows.longest, rows.answers, rows.usual) if rows else ()))
-    memory = catalog.memory(spec.method, spec.model, base, spec.train, len(tasks), on_gpu(device), batch)
-    return trainable, memory, [*notes, *_remarks(spec, base, fit(memory, batch, device))]
+    memory, fit = fitting.examine(sites, spec.model, base, spec.train, spec.device, rows)
+    if refused := fit.refusal():
+        raise refused
+    return sum(site.parameters() for site in sites), memory, [*notes, *_remarks(spec, base, fit)]
 
 
 def _not_here(model: ModelSpec) -> str | None:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import statistics
-import subprocess
-import time
 from collections.abc import Mapping, Sequence
-from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-import psutil
 from pydantic import BaseModel, Field
 
-from core import memory
+from core import capacity
 from core.adapters.cells import Cell, Linear, Site
 from core.errors import ConfigurationError
-from core.jobs.devices import Device, list_devices
+from core.fitting import Fit
+from core.jobs.devices import Device
 from core.schema import RunSpec, TrainSpec
 
 if TYPE_CHECKING:
@@ -24,7 +21,6 @@ if TYPE_CHECKING:
 
 PARTS = ("down", "gate", "up")
 LOOKED_AT = 5  # earlier runs that the guess of the speed rests on, the newest ones
-DEVICES_SECONDS = 30
 
 
 class CellCount(BaseModel):
@@ -36,26 +32,6 @@ class CellCount(BaseModel):
     trainable: int
     parts: dict[str, int]
     frozen: bool = False
-
-
-class Fit(BaseModel):
-    """The estimate of the memory against a device."""
-
-    parts: dict[str, int] = Field(default_factory=dict, description="Bytes by part.")
-    total: int = 0
-    device: str = Field("", description="What the run would train on.")
-    capacity: int | None = Field(None, description="Bytes that the device has; empty where it does not say.")
-    fits: bool | None = None
-    tokens: int = Field(0, description="Tokens of the longest row that a batch is taken to hold.")
-    rows: int = Field(0, description="Rows of a micro-batch.")
-    together: int = Field(1, description="How many such runs would share the device.")
-
-    def text(self) -> str:
-        told = ", ".join(f"{name} {memory.size(number)}" for name, number in self.parts.items())
-        held = "" if self.capacity is None else f" of {memory.size(self.capacity)} ({self.device})"
-        warning = " (it does not fit)" if self.fits is False else ""
-        beside = f"; {self.together} such runs at once" if self.together > 1 else ""
-        return f"about {memory.size(self.total)}{held}{warning}: {told}{beside}"
 
 
 class Speed(BaseModel):
@@ -142,56 +118,6 @@ def titled(cell: Cell) -> str:
     return names + (f" in layers {', '.join(map(str, cell.layers))}" if cell.layers else "")
 
 
-def fit(estimate: memory.MemoryEstimate, batch: memory.Batch, device: Device | None) -> Fit:
-    """An estimate against a device; None: nothing is known of it."""
-    capacity = capacity_of(device)
-    needed = estimate.total + (memory.CONTEXT if on_gpu(device) else 0)
-    return Fit(
-        parts=estimate.parts(),
-        total=estimate.total,
-        device=device.title if device else "",
-        capacity=capacity,
-        fits=None if capacity is None else needed <= capacity,
-        tokens=batch.tokens,
-        rows=batch.rows,
-        together=int(1 / device.share_for(memory.claimed(estimate.total)) + 1e-6) if on_gpu(device) else 1,
-    )
-
-
-def on_gpu(device: Device | None) -> bool:
-    return device is not None and device.name != "cpu"
-
-
-def capacity_of(device: Device | None) -> int | None:
-    if device is None:
-        return None
-    if device.name == "cpu":
-        return psutil.virtual_memory().total
-    return None if device.memory_gib is None else int(device.memory_gib * memory.GIB)
-
-
-def device_for(wish: str) -> Device | None:
-    """The device that a run would get: the first GPU where there is one; None where the machine does not say."""
-    found = {device.name: device for device in devices()}
-    gpus = [device for name, device in found.items() if name != "cpu"]
-    if wish in found:
-        return found[wish]
-    return gpus[0] if gpus else found.get("cpu") if wish == "auto" else None
-
-
-def devices() -> list[Device]:
-    """The machine's devices, asked for at most twice a minute: forms look at every change."""
-    return list(_devices(int(time.monotonic() // DEVICES_SECONDS)))
-
-
-@lru_cache(maxsize=1)
-def _devices(_: int) -> tuple[Device, ...]:
-    try:
-        return tuple(list_devices())
-    except (OSError, subprocess.SubprocessError):
-        return ()
-
-
 def speed(records: Records, base: str, method: str, train: TrainSpec, device: Device | None) -> Speed | None:
     """The median speed of earlier runs on this base and the same kind of device; of this method where there are any.
 
@@ -203,7 +129,7 @@ def speed(records: Records, base: str, method: str, train: TrainSpec, device: De
         from storage.queries import series, speeds
     except ModuleNotFoundError:  # a machine that only trains has no database
         return None
-    titles = {one.name: one.title for one in devices()}
+    titles = {one.name: one.title for one in capacity.devices()}
     with records.read() as session:
         found = [
             one
@@ -248,6 +174,6 @@ def examine(spec: RunSpec, drafts: Drafts, records: Records) -> Preflight:
         parts=size.parts,
         cells=size.cells,
         memory=size.memory,
-        speed=speed(records, spec.model.base, spec.method.name, spec.train, device_for(spec.device)),
+        speed=speed(records, spec.model.base, spec.method.name, spec.train, capacity.device_for(spec.device)),
         notes=notes,
     )

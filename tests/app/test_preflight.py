@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from app.cli import main
-from core import planning, preflight
+from core import capacity, planning
 from core.errors import ConfigurationError
 from core.home import ASSETS, PROJECT, RunFolder
 from core.jobs.devices import Device
@@ -75,19 +75,22 @@ def test_rows_are_as_long_as_they_are(studio: Studio):
 
 def test_what_does_not_fit_is_said(studio: Studio, monkeypatch: pytest.MonkeyPatch):
     small = Device("cuda:0", "Small GPU", "0", memory_gib=0.5)
-    monkeypatch.setattr(preflight, "devices", lambda: [small])
+    monkeypatch.setattr(capacity, "devices", lambda: [small])
     found = studio.preflight(spec()).memory
     assert found.device == "Small GPU" and found.fits is False and "does not fit" in found.text()
     monkeypatch.setattr(planning, "list_devices", lambda: [small])
-    assert any("Small GPU" in note and "batch_size" in note for note in studio.check(spec()).notes)
+    assert any("Small GPU" in note and "Even one row" in note for note in studio.check(spec()).notes)
+    monkeypatch.setattr(capacity, "devices", lambda: [replace(small, memory_gib=0.8)])
+    note = next(note for note in studio.check(spec(train={"batch_size": 512})).notes if "Small GPU" in note)
+    assert "Lower train.batch_size" in note and "Even one row" not in note
 
 
 def test_how_many_such_runs_share_a_gpu_is_said(studio: Studio, monkeypatch: pytest.MonkeyPatch):
     gpu = Device("cuda:0", "A GPU", "0", slots=6, memory_gib=8)
-    monkeypatch.setattr(preflight, "devices", lambda: [gpu])
+    monkeypatch.setattr(capacity, "devices", lambda: [gpu])
     found = studio.preflight(spec()).memory
     assert found.together == 4 and "4 such runs at once" in found.text()
-    monkeypatch.setattr(preflight, "devices", lambda: [replace(gpu, slots=1)])
+    monkeypatch.setattr(capacity, "devices", lambda: [replace(gpu, slots=1)])
     found = studio.preflight(spec()).memory
     assert found.together == 1 and "at once" not in found.text()
 
@@ -126,7 +129,7 @@ def test_the_speed_is_that_of_earlier_runs_of_this_method(studio: Studio, monkey
     assert found.runs == [mine] and found.tokens_per_second == 50 and found.alike
     assert studio.preflight(spec(train={"activation_checkpointing": True})).speed is None, "another kind of step"
     gpu = Device("cuda:0", "Some GPU", "0", memory_gib=80)
-    monkeypatch.setattr(preflight, "devices", lambda: [gpu])
+    monkeypatch.setattr(capacity, "devices", lambda: [gpu])
     assert studio.preflight(spec()).speed is None, "another kind of device"
 
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from app.cli import main
-from core import preflight
+from core import capacity
 from core.errors import StudioError
 from core.jobs.devices import Device
 from core.schema import RunSpec
@@ -121,13 +121,13 @@ def test_settings_that_bring_nothing_are_named(studio):
 
 
 @pytest.mark.parametrize(
-    ("device", "memory"), [(Device("cuda:0", "Small GPU", "0", memory_gib=0.5), "0.5 GiB"), (None, "GiB")]
+    ("device", "memory"), [(Device("cuda:0", "Small GPU", "0", memory_gib=0.8), "0.8 GiB"), (None, "GiB")]
 )
 def test_what_does_not_fit_in_memory_is_told_with_the_numbers(studio, monkeypatch, device, memory):
     found = (Device("cpu", "CPU", ""),) if device is None else (device, Device("cpu", "CPU", ""))
-    monkeypatch.setattr(preflight, "_devices", lambda _: found)
+    monkeypatch.setattr(capacity, "_devices", lambda _: found)
     if device is None:
-        monkeypatch.setattr(preflight.psutil, "virtual_memory", lambda: type("M", (), {"total": 2**30})())
+        monkeypatch.setattr(capacity.psutil, "virtual_memory", lambda: type("M", (), {"total": 2**30})())
     large = "train: {steps: 3, batch_size: 4096, packing: false}"
     seen = studio.preflight(asked(large)).memory
     assert seen.fits is False and "does not fit" in seen.text() and memory in seen.text()
