@@ -29,7 +29,7 @@ from core.jobs.sinks import FileSink
 from core.records import Records
 from core.units import MIB
 from storage import models
-from storage.queries import series, studies
+from storage.queries import series
 from storage.types import setting_hash
 from tests.support import seed
 from tests.support.seed import BEGAN, PARAMETERS, SKILL, TASKS, TOTAL
@@ -54,10 +54,9 @@ class Size:
     runs: int = 500
     datasets: int = 50
     messages: int = 10_000
-    studies: int = 12
 
 
-SMALL = Size(runs=50, datasets=8, messages=500, studies=3)
+SMALL = Size(runs=50, datasets=8, messages=500)
 
 
 def main() -> int:
@@ -86,7 +85,6 @@ def build(root: str | Path, size: Size = Size()) -> list[str]:
             if run.state == "done":
                 _found(session, examples, run, job)
             examples.folder(home.run(run.slug).create(), run)
-        _studies(session, made, size.studies)
         _messages(session, made, size.messages)
         ids = [run.slug for run in made]
     records.close()
@@ -270,12 +268,6 @@ class Examples:
 
     def _of(self, method: str) -> RunFolder:
         return RunFolder(self._root / method)
-
-
-def _studies(session: Session, made: Sequence[models.Run], count: int) -> None:
-    for index in range(count):
-        chosen = [run.slug for run in made[index * 7 : index * 7 + 30]]
-        studies.create(session, name=f"{NAMES[index % len(NAMES)][:60]} study {index}", runs=chosen)
 
 
 def _messages(session: Session, made: Sequence[models.Run], count: int) -> None:

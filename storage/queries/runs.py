@@ -13,7 +13,7 @@ from sqlalchemy.orm import Session, defer
 
 from storage.errors import ConflictError, MissingError
 from storage.models import ACTIVE, ENDED, Job, Run, RunDataset, RunTag
-from storage.types import now, setting_hash
+from storage.types import setting_hash
 
 
 @dataclass(frozen=True)
@@ -306,11 +306,6 @@ def set_parameters(session: Session, *, run_id: int, trainable: int | None, tota
     if run is not None:
         run.trainable_parameters = run.trainable_parameters if trainable is None else trainable
         run.total_parameters = run.total_parameters if total is None else total
-
-
-def mark_imported(session: Session, *, run: str, created: datetime | None = None) -> None:
-    """An imported run takes the time at which it was made, where that is known."""
-    row(session, run=run).created = created or now()
 
 
 # Written once: building a query costs more than SQLite takes to answer it.

@@ -92,22 +92,3 @@ def of_runs(
 def of_run(session: Session, *, run: str, **filters: Any) -> list[ScoreRow]:
     """Scores of one run; filters as for ``of_runs``."""
     return of_runs(session, runs=[run_queries.row(session, run=run).slug], **filters)
-
-
-def of_setting(session: Session, *, setting: str, **filters: Any) -> dict[int, list[ScoreRow]]:
-    """Seed -> scores of the finished runs of one setting, for mean and standard deviation over seeds."""
-    found = dict(
-        session.execute(select(Run.slug, Run.seed).where(Run.setting_hash == setting, Run.state == "done"))
-        .tuples()
-        .all()
-    )
-    by_seed: dict[int, list[ScoreRow]] = {}
-    for score in of_runs(session, runs=list(found), **filters):
-        by_seed.setdefault(found[score.run], []).append(score)
-    return by_seed
-
-
-def pairs(session: Session, *, key: str) -> list[ScoreRow]:
-    """Every score that was taken on the same rows in the same way."""
-    slugs = session.scalars(select(Run.slug).join(Score, Score.run_id == Run.id).where(Score.key == key).distinct())
-    return [score for score in of_runs(session, runs=list(slugs)) if score.key == key]

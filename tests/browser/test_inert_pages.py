@@ -16,7 +16,7 @@ from core.data.store import DatasetInfo, DatasetStore
 from core.home import Home
 from core.routing.snapshot import SiteInfo
 from core.studio import Studio
-from storage.queries import chats, studies
+from storage.queries import chats
 from storage.queries import runs as stored_runs
 from tests.support import seed
 
@@ -86,7 +86,6 @@ def store(studio: Studio, found: seed.Seeded) -> dict[str, Any]:
         row = stored_runs.row(session, run=found.cancelled)
         method = row.spec["method"] | {"options": {**row.spec["method"]["options"], "modules": long("option")}}
         row.spec = row.spec | {"method": method, "model": row.spec["model"] | {"base": long("base")}}
-        studies.create(session, name=short("study"), runs=found.done, notes=long("study notes"))
         models = [found.lora, found.molora]
         talk = chats.start(session, title=long("title")[:80], models=models, system=long("system"), settings={})
         asked = chats.ask(session, conversation=talk.id, text=long("prompt"), models=models, system="", settings={})

@@ -16,8 +16,8 @@ from sqlalchemy import text
 
 from storage import Database, StorageError
 from storage import database as module
-from storage.models import Base, Dataset
-from storage.queries import datasets, settings, studies
+from storage.models import Base, Conversation
+from storage.queries import settings
 
 
 def test_migrations_from_empty_make_exactly_the_models(database: Database) -> None:
@@ -52,7 +52,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    op.add_column("studies", sa.Column("colour", sa.Text(), server_default="grey"))
+    op.add_column("settings", sa.Column("colour", sa.Text(), server_default="grey"))
     {then}
 """
 
@@ -68,27 +68,27 @@ def test_an_upgrade_keeps_the_data_and_a_copy_of_the_file_before_it(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with database.write() as session:
-        studies.create(session, name="kept")
+        settings.put(session, key="kept", value=1)
     _with_next_revision(tmp_path, monkeypatch)
     with Database(str(database.url)) as upgraded, upgraded.session() as session:
-        assert session.execute(text("SELECT name, colour FROM studies")).all() == [("kept", "grey")]
+        assert session.execute(text("SELECT key, colour FROM settings")).all() == [("kept", "grey")]
     (copy,) = tmp_path.glob(f"tessera.db.{HEAD}-*.bak")
     with closing(sqlite3.connect(copy)) as connection:
         assert connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
-        assert connection.execute("SELECT name FROM studies").fetchall() == [("kept",)]
+        assert connection.execute("SELECT key FROM settings").fetchall() == [("kept",)]
 
 
 def test_an_upgrade_that_fails_half_way_changes_nothing(
     database: Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with database.write() as session:
-        studies.create(session, name="kept")
+        settings.put(session, key="kept", value=1)
     with monkeypatch.context() as patch:
         _with_next_revision(tmp_path, patch, then="raise RuntimeError('half way')")
         with pytest.raises(RuntimeError, match="half way"):
             Database(str(database.url))
     with Database(str(database.url)) as again, again.session() as session:
-        assert studies.get(session, name="kept").notes == ""
+        assert settings.get(session, key="kept") == 1
 
 
 def test_a_failed_migration_leaves_the_file_as_it_was(tmp_path: Path) -> None:
@@ -174,12 +174,12 @@ def test_a_file_that_is_no_database_is_explained(tmp_path: Path, content: bytes)
 def test_times_keep_their_moment_and_naive_ones_are_refused(database: Database) -> None:
     east = datetime(2026, 3, 1, 12, tzinfo=timezone(timedelta(hours=5)))
     with database.write() as session:
-        datasets.put(session, id="a", name="a", created=east)
+        session.add(Conversation(title="a", models=["base"], created=east))
     with database.session() as session:
-        read = datasets.get(session, dataset="a").created
+        read = session.get_one(Conversation, 1).created
     assert read == east and read.tzinfo == UTC
     with pytest.raises(Exception, match="time zone"), database.write() as session:
-        session.add(Dataset(id="b", name="b", created=datetime(2026, 3, 1)))
+        session.add(Conversation(title="b", models=["base"], created=datetime(2026, 3, 1)))
 
 
 def test_storage_imports_neither_torch_nor_the_engine() -> None:

@@ -6,7 +6,7 @@ import pytest
 from storage import Database, MissingError
 from storage.errors import ConflictError
 from storage.models import RunDataset, Score, Series
-from storage.queries import attempts, datasets, jobs, logs, routing, runs, scores, series, studies
+from storage.queries import attempts, jobs, logs, routing, runs, scores, series
 from storage.types import now, setting_hash
 
 
@@ -146,22 +146,6 @@ def test_the_newest_score_counts_and_all_are_kept(database: Database) -> None:
         found = scores.of_run(session, run="run-1")
         assert [(s.model, s.value, s.job) for s in found] == [("adapter", 0.3, "score"), ("base", None, "train")]
         assert [s.value for s in scores.of_run(session, run="run-1", model="adapter", every=True)] == [0.2, 0.3]
-        assert len(scores.pairs(session, key="k")) == 2
-
-
-def test_scores_are_grouped_by_seed_of_a_setting(database: Database) -> None:
-    with database.write() as session:
-        for seed in (0, 1):
-            run, _ = runs.add(session, spec=spec(seed))
-            job = jobs.add(session, run=run.id, kind="train")
-            scores.put(session, run_id=run.number, job_id=job.id, **score(value=seed / 10))
-            jobs.end(session, job=job.id, state="done")
-    with database.session() as session:
-        setting = runs.get(session, run="run-1").setting
-        assert {seed: found[0].value for seed, found in scores.of_setting(session, setting=setting).items()} == {
-            0: 0.0,
-            1: 0.1,
-        }
 
 
 def test_routing_arrays_come_back_with_shape_axes_and_nan(database: Database) -> None:
@@ -198,36 +182,6 @@ def test_a_flood_of_messages_is_bounded_but_alarms_are_kept(database: Database) 
         assert [line.message[:9] for line in newest] == ["line 4999", "xxxxxxxxx"]
         assert logs.of_run(session, run="run-1", after=newest[-1].id) == []
         assert [(a.name, a.step, len(a.message)) for a in logs.alarms(session, run="run-1")] == [("nan", 3, 4000)]
-
-
-def test_data_sets_by_id_and_name_and_not_deleted_while_used(database: Database) -> None:
-    with database.write() as session:
-        datasets.put(session, id="abc", name="toys", tasks={"a": {"metric": "accuracy"}}, counts={"train": 5})
-        datasets.put(session, id="abc", name="toys", source="again.csv")
-        with pytest.raises(ConflictError, match="Another data set"):
-            datasets.put(session, id="xyz", name="toys")
-        assert (
-            datasets.get(session, dataset="toys").source == datasets.get(session, dataset="abc").source == "again.csv"
-        )
-        runs.add(session, spec=spec(), datasets=["abc"])
-        with pytest.raises(ConflictError, match="run-1"):
-            datasets.remove(session, dataset="toys")
-        runs.remove(session, run="run-1")
-        assert datasets.remove(session, dataset="toys") == "abc"
-        assert datasets.page(session) == ([], 0)
-
-
-def test_studies_hold_runs_that_outlive_them(database: Database) -> None:
-    with database.write() as session:
-        for _ in range(2):
-            runs.add(session, spec=spec())
-        studies.create(session, name="methods", runs=["run-2", "run-1"], notes="n")
-        with pytest.raises(ConflictError):
-            studies.create(session, name="methods")
-        assert studies.get(session, name="methods").runs == ["run-1", "run-2"]
-        assert studies.set_runs(session, name="methods", runs=["run-2"]).runs == ["run-2"]
-        studies.remove(session, name="methods")
-        assert studies.all_of(session) == [] and runs.page(session).total == 2
 
 
 def test_five_hundred_runs_are_listed_quickly(database: Database) -> None:
