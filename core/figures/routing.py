@@ -1,4 +1,4 @@
-"""Routing as Plotly figures: layer x expert heatmaps and how alike tasks are routed."""
+"""Routing: layer x expert heatmaps with Plotly, and how alike tasks are routed."""
 
 from __future__ import annotations
 
@@ -65,42 +65,6 @@ def routing_heatmap(
     )
     for note in _notes(drawing, grid, look):
         drawing.add_annotation(note)
-    return drawing
-
-
-def task_similarity(
-    snapshot: Any, *, role: Role = "answer", projections: Sequence[str] | None = None, theme: Theme = "light"
-) -> Any:
-    """How alike two tasks are routed, as ``similarity`` says it."""
-    import plotly.graph_objects as go
-
-    look = LOOKS[theme]
-    tasks, values = similarity(snapshot, role=role, projections=projections)
-    drawing = go.Figure(
-        go.Heatmap(
-            z=values,
-            x=tasks,
-            y=tasks,
-            colorscale=plotly_scale(theme),
-            zmin=float(np.nanmin(values)) if len(tasks) > 1 else 0.0,
-            zmax=1.0,
-            xgap=2,
-            ygap=2,
-            texttemplate="%{z:.3f}",
-            hovertemplate="%{y} and %{x}: %{z:.4f}<extra></extra>",
-            colorbar={"title": {"text": "similarity", "side": "right"}, "thickness": 10, "outlinewidth": 0},
-        )
-    )
-    drawing.update_yaxes(autorange="reversed", showgrid=False)
-    drawing.update_xaxes(showgrid=False)
-    size = 90 + 64 * len(tasks)
-    drawing.update_layout(
-        **layout(theme, "How alike the tasks are routed"),
-        width=size + 190,
-        height=size + 90,
-        margin={"l": 130, "t": 64},
-    )
-    drawing.update_traces(textfont={"size": 12}, hoverlabel={"bgcolor": look.ink, "font": {"color": look.paper}})
     return drawing
 
 

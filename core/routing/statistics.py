@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Literal
+from collections.abc import Sequence
 
 import numpy as np
 
 from .snapshot import RoutingSnapshot, SiteInfo
-
-Measure = Literal["cosine", "js"]
 
 
 def over_roles(snapshot: RoutingSnapshot, figure: str = "mean_gate", role: str | None = None) -> np.ndarray:
@@ -39,29 +36,6 @@ def against_even(gates: np.ndarray, sites: Sequence[SiteInfo]) -> np.ndarray:
         return np.where(signed | (total <= 0), np.nan, gates * experts / total)
 
 
-def task_similarity(
-    snapshot: RoutingSnapshot, measure: Measure = "cosine", role: str | None = None, figure: str = "mean_gate"
-) -> np.ndarray:
-    """How alike tasks are routed: task x task, the mean over the sites that both reach; 1 is alike.
-
-    cosine: between the vectors of a figure over the experts. js: one minus the Jensen-Shannon divergence in bits
-    between the figures as distributions; where weights can be negative, one minus the square of ``site_distances``.
-    """
-    values = over_roles(snapshot, figure, role)
-    tasks = len(snapshot.tasks)
-    result = np.full((tasks, tasks), np.nan)
-    for a in range(tasks):
-        for b in range(tasks):
-            found = [
-                _alike(measure, site)(values[a, s, : site.experts], values[b, s, : site.experts])
-                for s, site in enumerate(snapshot.sites)
-                if np.isfinite(values[[a, b], s, : site.experts]).all()
-            ]
-            if found:
-                result[a, b] = float(np.mean(found))
-    return result
-
-
 def site_distances(snapshot: RoutingSnapshot, role: str | None = None) -> np.ndarray:
     """Jensen-Shannon distance (root of the divergence in bits) of mean gates: site x task x task, NaN if uncounted.
 
@@ -89,54 +63,3 @@ def distances_of(gates: np.ndarray, sites: Sequence[SiteInfo]) -> np.ndarray:
 
 def _bits(p: np.ndarray) -> np.ndarray:
     return -(p * np.log2(np.where(p > 0, p, 1.0))).sum(-1)
-
-
-def by_layer(snapshot: RoutingSnapshot, figure: str = "entropy", role: str | None = None) -> np.ndarray:
-    """A per-site figure averaged over the projections of each layer: task x layer, NaN where there is none."""
-    values = over_roles(snapshot, figure, role)
-    layers = np.array([site.layer for site in snapshot.sites], int)
-    result = np.full((len(snapshot.tasks), int(layers.max(initial=-1)) + 1), np.nan)
-    for layer in np.unique(layers[layers >= 0]):
-        part = values[:, layers == layer]
-        known = np.isfinite(part)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            result[:, layer] = np.where(known.any(1), np.nansum(part, 1) / known.sum(1), np.nan)
-    return result
-
-
-def specialisation(snapshot: RoutingSnapshot, role: str | None = None) -> np.ndarray:
-    """For every site, how much knowing the task says about the expert: mutual information over its bound, 0 to 1.
-
-    Tasks weigh the same. 0: all tasks are routed alike; 1: every task has experts of its own; NaN where weights can
-    be negative.
-    """
-    values = over_roles(snapshot, "mean_gate", role)
-    result = np.full(len(snapshot.sites), np.nan)
-    for s, site in enumerate(snapshot.sites):
-        gates = values[:, s, : site.experts]
-        gates = gates[np.isfinite(gates).all(1)]
-        gates = gates / np.maximum(gates.sum(1, keepdims=True), 1e-12)
-        bound = np.log2(min(len(gates), site.experts)) if len(gates) and not site.signed else 0
-        if bound > 0:
-            result[s] = (_entropy(gates.mean(0)) - np.mean([_entropy(row) for row in gates])) / bound
-    return result
-
-
-def _alike(measure: Measure, site: SiteInfo) -> Callable[[np.ndarray, np.ndarray], float]:
-    if measure == "cosine":
-        return _cosine
-    return (lambda a, b: (1 + _cosine(a, b)) / 2) if site.signed else _js
-
-
-def _cosine(a: np.ndarray, b: np.ndarray) -> float:
-    return float(a @ b / max(np.linalg.norm(a) * np.linalg.norm(b), 1e-12))
-
-
-def _entropy(p: np.ndarray) -> float:
-    p = p[p > 0] / max(p.sum(), 1e-12)
-    return float(-(p * np.log2(p)).sum())
-
-
-def _js(a: np.ndarray, b: np.ndarray) -> float:
-    a, b = a / max(a.sum(), 1e-12), b / max(b.sum(), 1e-12)
-    return 1.0 - (_entropy((a + b) / 2) - (_entropy(a) + _entropy(b)) / 2)

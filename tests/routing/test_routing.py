@@ -14,14 +14,7 @@ from core.adapters.tape import Addressing, Routing, RoutingTape
 from core.errors import ConfigurationError, DataError, NotFoundError
 from core.routing.recorder import RoutingRecorder
 from core.routing.snapshot import RoutingSnapshot, SiteInfo
-from core.routing.statistics import (
-    against_even,
-    by_layer,
-    over_roles,
-    site_distances,
-    specialisation,
-    task_similarity,
-)
+from core.routing.statistics import against_even, over_roles, site_distances
 
 TASKS = ["a", "b"]
 
@@ -250,23 +243,17 @@ def snapshot_of(gates: list[list[float]], **kind: bool) -> RoutingSnapshot:
     return RoutingSnapshot.from_sums([str(t) for t in range(len(gates))], [site], [sums])
 
 
-def test_similarity_and_specialisation_at_their_ends():
-    apart, alike = snapshot_of([[1, 0], [0, 1]]), snapshot_of([[0.3, 0.7], [0.3, 0.7]])
-    for measure in ("cosine", "js"):
-        assert task_similarity(apart, measure) == pytest.approx(np.eye(2))
-        assert task_similarity(alike, measure) == pytest.approx(np.ones((2, 2)), abs=1e-6)
-    assert specialisation(apart) == pytest.approx([1])
-    assert specialisation(alike) == pytest.approx([0], abs=1e-6)
-    halves = task_similarity(snapshot_of([[1, 0], [0.5, 0.5]]), "js")[0, 1]
-    assert halves == pytest.approx(1 - (0.811278 - 0.5), abs=1e-5)
+def test_distances_of_shares():
+    apart, halves = snapshot_of([[1, 0], [0, 1]]), snapshot_of([[1, 0], [0.5, 0.5]])
+    assert site_distances(apart)[0] == pytest.approx(1 - np.eye(2))
+    assert site_distances(halves)[0, 0, 1] ** 2 == pytest.approx(0.811278 - 0.5, abs=1e-5)
 
 
 def test_weights_that_are_no_shares_are_compared_by_their_proportions():
     halved = snapshot_of([[0.5, 0], [0, 0.25]], sums_to_one=False)
-    assert site_distances(halved)[0] == pytest.approx(1 - np.eye(2)) and specialisation(halved) == pytest.approx([1])
+    assert site_distances(halved)[0] == pytest.approx(1 - np.eye(2))
     alike = snapshot_of([[0.2, 0.4], [0.1, 0.2]], sums_to_one=False)
     assert site_distances(alike)[0] == pytest.approx(np.zeros((2, 2)), abs=1e-6)
-    assert specialisation(alike) == pytest.approx([0], abs=1e-6)
     assert against_even(alike.mean_gate[0], alike.sites)[:, 0] == pytest.approx(np.array([[2, 4], [2, 4]]) / 3)
     shares = snapshot_of([[0.2, 0.8]])
     assert against_even(shares.mean_gate[0], shares.sites)[0, 0] == pytest.approx([0.4, 1.6])
@@ -276,10 +263,4 @@ def test_negative_weights_are_compared_by_their_direction():
     shot = snapshot_of([[3.0, -1.0], [-3.0, 1.0], [6.0, -2.0], [1.0, 3.0]], sums_to_one=False, signed=True)
     found = site_distances(shot)[0, 0]
     assert found == pytest.approx([0, 1, 0, math.sqrt(0.5)], abs=1e-6)
-    assert task_similarity(shot, "js")[0] == pytest.approx([1, 0, 1, 0.5], abs=1e-6)
-    assert np.isnan(specialisation(shot)).all() and np.isnan(against_even(shot.mean_gate[0], shot.sites)).all()
-
-
-def test_layers_without_gates_stay_empty():
-    layers = by_layer(snapshot_of([[0.5, 0.5]]), "load_cv")
-    assert layers.shape == (1, 2) and np.isnan(layers[0, 0]) and layers[0, 1] == 0
+    assert np.isnan(against_even(shot.mean_gate[0], shot.sites)).all()
