@@ -9,8 +9,8 @@ from typing import Any, Literal
 import numpy as np
 
 from core.errors import ConfigurationError, NotFoundError
+from core.routing import statistics
 from core.routing.snapshot import places
-from core.routing.statistics import against_even
 
 Figure = Literal["mean_gate", "relative_gate", "selection_share", "top1_share", "entropy", "load_cv"]
 Role = Literal["answer", "prompt", "all"]
@@ -147,23 +147,10 @@ def routing_panels(
 
 def over_roles(snapshot: Any, figure: str, role: Role) -> tuple[np.ndarray, np.ndarray]:
     """Values (task, site[, expert]) and counts (task, site) of one role, or of all roles weighted by counts."""
-    if figure == "relative_gate":
-        gates, counts = over_roles(snapshot, "mean_gate", role)
-        return against_even(gates, snapshot.sites), counts
-    values = np.asarray(getattr(snapshot, figure), dtype=float)
-    counts = np.nan_to_num(np.asarray(snapshot.count, dtype=float))
-    if role != "all":
-        if role not in snapshot.roles:
-            raise NotFoundError(f"No {role} tokens were recorded.", f"Recorded: {', '.join(snapshot.roles)}.")
-        index = list(snapshot.roles).index(role)
-        return values[index], counts[index]
-    weights = counts[..., None] if values.ndim == 4 else counts
-    total = weights.sum(axis=0)
-    seen = np.where(np.isfinite(values) & (weights > 0), values * weights, 0.0).sum(axis=0)
-    known = np.isfinite(values).any(axis=0) & (total > 0)
-    whole = np.array([site.unit == "sample" for site in snapshot.sites])  # these stand under every role alike
-    summed = np.where(whole, counts.max(axis=0), counts.sum(axis=0))
-    return np.where(known, seen / np.where(total > 0, total, 1), np.nan), summed
+    if role != "all" and role not in snapshot.roles:
+        raise NotFoundError(f"No {role} tokens were recorded.", f"Recorded: {', '.join(snapshot.roles)}.")
+    one = None if role == "all" else role
+    return statistics.over_roles(snapshot, figure, one), statistics.over_roles(snapshot, "count", one)
 
 
 class _Grid:

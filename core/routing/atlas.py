@@ -10,7 +10,7 @@ import numpy as np
 from ..errors import NotFoundError
 from .definitions import DEFINITIONS
 from .snapshot import RoutingSnapshot, SiteInfo, places
-from .statistics import against_even, over_roles, site_distances
+from .statistics import over_roles, site_distances
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Atlas:
         layers = sorted({site.layer for site in sites})
         per_expert = DEFINITIONS.of(figure).per_expert
         wide = max(site.experts for site in sites) if per_expert else 1
-        values, counts = figures(shot, figure, role), over_roles(shot, "count", role)
+        values, counts = over_roles(shot, figure, role), over_roles(shot, "count", role)
         shape = (len(names), len(layers), wide)
         grid = np.full((len(shot.tasks), *shape), np.nan)
         exists, counted = np.zeros(shape, bool), np.zeros((len(shot.tasks), *shape[:2]))
@@ -127,7 +127,7 @@ class Atlas:
 
     def top(self, figure: str, role: str | None = None) -> float:
         """The end of the scale: the largest value of any moment, or the largest distance from 0."""
-        found = [figures(moment.snapshot, figure, role) for moment in self.moments]
+        found = [over_roles(moment.snapshot, figure, role) for moment in self.moments]
         known = [values[np.isfinite(values)] for values in found]
         return max((float(np.abs(values).max()) for values in known if values.size), default=1.0) or 1.0
 
@@ -145,13 +145,6 @@ class Atlas:
                 by_site[names.index(site.place), layers.index(site.layer)] = _mean(found[index][upper])
         between = np.array([[_mean(found[chosen, a, b]) for b in _range(shot)] for a in _range(shot)])
         return Distances(list(shot.tasks), between, len(chosen), layers, names, by_site)
-
-
-def figures(snapshot: RoutingSnapshot, figure: str, role: str | None) -> np.ndarray:
-    """A figure by the name of its definition: task x site (x expert)."""
-    if figure == "relative_gate":
-        return against_even(over_roles(snapshot, "mean_gate", role), snapshot.sites)
-    return over_roles(snapshot, figure, role)
 
 
 def _distances(snapshot: RoutingSnapshot, role: str | None) -> np.ndarray:

@@ -11,6 +11,8 @@ from .snapshot import RoutingSnapshot, SiteInfo
 
 def over_roles(snapshot: RoutingSnapshot, figure: str = "mean_gate", role: str | None = None) -> np.ndarray:
     """A figure for one role, or for both weighted by their counts: task x site (x expert), NaN where uncounted."""
+    if figure == "relative_gate":
+        return against_even(over_roles(snapshot, "mean_gate", role), snapshot.sites)
     values, count = getattr(snapshot, figure), snapshot.count
     if role is not None:
         return values[snapshot.roles.index(role)]
