@@ -41,7 +41,7 @@ def _markdown(conversation: ConversationRow, turns: Sequence[tuple[MessageRow, S
         parts.append(_quoted(question.text))
         for answer in answers:
             note = f"{answer.tokens} tokens in {answer.seconds:.1f} s"
-            note += "" if answer.ended == "end" else f", {answer.problem or answer.ended}"
+            note += "" if answer.ended == "end" else f", {answer.problem or answer.ended or 'still growing'}"
             parts += [f"**{answer.model}** ({note})", _fenced(answer.text)]
     return "\n\n".join(parts) + "\n"
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+from core import chat_growing
 from core.access import LOCAL, acting, need
 from core.chat import client
 from core.chat.client import Answering, Question
@@ -51,7 +52,6 @@ class Chats:
     def __init__(self, home: Home, records: Records) -> None:
         self._home, self._records = home, records
         self.inference = Inference(home, records)
-        self._asking: dict[str, Asking] = {}
 
     # Answers
 
@@ -93,19 +93,19 @@ class Chats:
             question = chats.ask(
                 session, conversation=conversation, text=prompt, models=list(adapters), system=system, settings=kept
             )
+            number = uuid.uuid4().hex
+            chats.grow(session, question=question.id, models=list(adapters), by=chat_growing.sign(number))
         questions = []
         for name, adapter in adapters.items():
             messages = [*history(before, name, system), {"role": "user", "content": prompt}]
             task = sampling.task if sampling.task in tasks_of(adapter) else None
             questions.append(Question(adapter.name, adapter.folder, messages, task))
         answering = Answering(lambda: self.inference.connect(model), questions, sampling)
-        asking = Asking(self, adapters, answering, conversation, question.id)
-        self._asking[asking.id] = asking
-        return asking
+        return Asking(self, number, adapters, answering, conversation, question.id)
 
     def stop(self, asking: str, model: str | None = None) -> None:
         """Stop one model's answer, or all of an asking; nothing happens where it has ended, or is somebody else's."""
-        if (found := self._asking.get(asking)) and acting() in (found.by, LOCAL):
+        if (found := chat_growing.asked.get(asking)) and acting() in (found.by, LOCAL):
             found.stop(model)
 
     def check(self, models: Sequence[str]) -> None:
@@ -205,14 +205,16 @@ class Chats:
 
         with self._records.read() as session:
             _own(chats.get(session, conversation=conversation))
-            return chats.turns(session, conversation=conversation, limit=limit, before=before)
+            found = chats.turns(session, conversation=conversation, limit=limit, before=before)
+        return [(question, chat_growing.settled(answers)) for question, answers in found]
 
     def delete(self, conversation: int) -> None:
         from storage.queries import chats
 
         self.conversation(conversation)
-        for asking in [one for one in self._asking.values() if one.conversation == conversation]:
-            asking.stop()
+        for asking in list(chat_growing.asked.values()):
+            if asking.of(self, conversation):
+                asking.stop()
         with self._records.write() as session:
             chats.remove(session, conversation=conversation)
 
@@ -233,9 +235,6 @@ class Chats:
             kept = chats.answer(session, question=question, ended=answer.ended or "stopped", problem=problem, **fields)
         return kept.id
 
-    def forget(self, asking: str) -> None:
-        self._asking.pop(asking, None)
-
     def _models(self, names: Sequence[str]) -> tuple[ModelSpec, dict[str, Adapter]]:
         rows = {}
         for name in names:
@@ -250,13 +249,23 @@ class Asking:
     """One question on its way: iterate it once for ``Answer`` after ``Answer``; leaving it stops what still grows."""
 
     def __init__(
-        self, chats: Chats, adapters: Mapping[str, Adapter], answering: Answering, conversation: int, question: int
+        self,
+        chats: Chats,
+        number: str,
+        adapters: Mapping[str, Adapter],
+        answering: Answering,
+        conversation: int,
+        question: int,
     ) -> None:
-        self.id = uuid.uuid4().hex
+        self.id = number
         self.by = acting()
         self.conversation, self.question = conversation, question
         self._chats, self._adapters, self._answering = chats, dict(adapters), answering
         self.answers = {model: Answer(model, "") for model in adapters}
+        chat_growing.asked[number] = self
+
+    def of(self, chats: Chats, conversation: int) -> bool:
+        return self._chats is chats and self.conversation == conversation
 
     def stop(self, model: str | None = None) -> None:
         if model is None:
@@ -267,11 +276,11 @@ class Asking:
     def close(self) -> None:
         """Leave: what still grows stops and is kept as it is."""
         self._answering.close()
-        self._chats.forget(self.id)
         for model, answer in self.answers.items():
-            if answer.turn is None:
+            if answer.turn is None and not (answer.ended and answer.problem):
                 self.answers[model] = replace(answer, ended=answer.ended or "stopped")
                 self._keep(model)
+        chat_growing.asked.pop(self.id, None)
 
     def __iter__(self) -> Iterator[Answer]:
         names = {adapter.name: model for model, adapter in self._adapters.items()}
@@ -287,11 +296,14 @@ class Asking:
             self.close()
 
     def _keep(self, model: str) -> None:
+        answer = self.answers[model]
         try:
-            turn = self._chats.keep(self.question, self.answers[model])
+            self.answers[model] = replace(answer, turn=self._chats.keep(self.question, answer))
         except NotFoundError:
             return  # the conversation was deleted meanwhile
-        self.answers[model] = replace(self.answers[model], turn=turn)
+        except StudioError as error:  # it can still be read, and the other models go on
+            problem = f"{answer.problem} This answer could not be kept. {error.message}".strip()
+            self.answers[model] = replace(answer, problem=problem, hint=error.hint)
 
 
 def _own(found: ConversationRow) -> ConversationRow:
@@ -305,7 +317,7 @@ def history(turns: Sequence[Turn], model: str, system: str) -> list[dict[str, st
     """What a model is to know of a conversation: the questions that it answered, with its own answers."""
     messages = [{"role": "system", "content": system}] if system else []
     for question, answers in turns:
-        own = [answer for answer in answers if answer.model == model and answer.ended != "failed"]
+        own = [answer for answer in answers if answer.model == model and answer.ended not in (None, "failed")]
         if own:
             messages += [
                 {"role": "user", "content": question.text},

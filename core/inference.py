@@ -17,17 +17,19 @@ from pathlib import Path
 from typing import Any
 
 from core.chat.lines import Connection
-from core.errors import ConfigurationError, StudioError
+from core.errors import ConfigurationError, DiskError, StudioError
 from core.home import PROJECT, Home, read_json
 from core.jobs.processes import Process, alive, identify, this_process
 from core.jobs.service import Lock
 from core.records import Records
+from core.room import EXIT_NO_ROOM, ROOM, explained
 from core.schema import ModelSpec
 from core.secrets import for_work
 
 START_SECONDS = 60.0
 GIVE_WAY_SECONDS = 5.0
 LOG_BYTES = 1 << 20
+ASK_AGAIN = "ask again"
 
 
 @dataclass(frozen=True)
@@ -51,17 +53,18 @@ class Inference:
         """A connection to the worker; one that is not there is started, and is heard while it loads the base."""
         folder = self._folder(model, device)
         connection = _reach(folder)
-        if connection is not None:
+        if connection is not None and self._holds(connection):
             return connection
-        folder.mkdir(parents=True, exist_ok=True)
-        self._home.inference.chmod(0o700)
-        lock = Lock(folder / "start")
-        if not lock.acquire(seconds=START_SECONDS):
-            raise StudioError("Another process has been starting the inference worker for a minute.", "Try again.")
-        try:
-            return _reach(folder) or self._start(folder, model, device)
-        finally:
-            lock.release()
+        with explained(ASK_AGAIN):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._home.inference.chmod(0o700)
+            lock = Lock(folder / "start")
+            if not lock.acquire(seconds=START_SECONDS):
+                raise StudioError("Another process has been starting the inference worker for a minute.", "Try again.")
+            try:
+                return self._adopted(_reach(folder), model) or self._start(folder, model, device)
+            finally:
+                lock.release()
 
     def workers(self) -> list[dict[str, Any]]:
         """The living workers: pid, base, device, held, note, state, active, computed, adapters."""
@@ -115,6 +118,7 @@ class Inference:
             environment["CUDA_VISIBLE_DEVICES"] = place.visible
         log = folder / "log"
         with log.open("ab" if log.exists() and log.stat().st_size < LOG_BYTES else "wb") as out:
+            said = out.tell()
             child = subprocess.Popen(
                 [sys.executable, "-m", "core.chat.serve", json.dumps(order)],
                 stdin=subprocess.DEVNULL,
@@ -132,7 +136,7 @@ class Inference:
             if (connection := _reach(folder)) is not None:
                 return connection
             if child.poll() is not None:
-                raise _died(log, child.returncode)
+                raise _died(log, said, child.returncode)
             time.sleep(0.02)
         child.kill()
         raise StudioError("The inference process did not start within a minute.", f"Its log is {log}.")
@@ -156,6 +160,29 @@ class Inference:
             why = "; ".join(reasons) or f"this machine has no {device}"
             raise ConfigurationError(f"Nothing can be answered on {device}: {why}.", "Choose auto or cpu.")
         return Place("cpu", "" if wanted else None, note="; ".join(reasons))
+
+    def _holds(self, connection: Connection) -> bool:
+        """Whether the device that a worker computes on is held in its name."""
+        from storage.queries import holds
+
+        device, pid = connection.hello.get("held"), connection.hello["pid"]
+        if not device:
+            return True
+        with self._records.read() as session:
+            return any(hold.pid == pid and hold.device == device for hold in holds.every(session))
+
+    def _adopted(self, connection: Connection | None, model: ModelSpec) -> Connection | None:
+        """A worker whose starter died before it handed over the device holds it now, or leaves it to who has it."""
+        if connection is None or self._holds(connection):
+            return connection
+        process = identify(connection.hello["pid"])
+        place = Place("cuda", held=connection.hello["held"], holder=uuid.uuid4().hex)
+        if process is not None and self._hold(place, model, process):
+            return connection
+        connection.close()
+        if process is not None:
+            _signal(process, signal.SIGTERM)
+        return None
 
     def _make_room(self, device: str) -> None:
         """Let another base's worker that computes nothing leave the device."""
@@ -213,7 +240,15 @@ def _signal(process: Process, number: signal.Signals) -> None:
         os.kill(process.pid, number)
 
 
-def _died(log: Path, code: int) -> StudioError:
-    lines = log.read_text("utf-8", errors="replace").strip().splitlines() if log.exists() else []
+def _died(log: Path, said: int, code: int) -> StudioError:
+    """Why a worker ended before it was reached; ``said`` is where its words begin in the log."""
+    if code < 0:
+        return StudioError(
+            f"The inference process was killed ({signal.Signals(-code).name}) while it started.",
+            "Ask again. If that happens again, the machine may lack memory: `python app.py doctor` looks.",
+        )
+    if code == EXIT_NO_ROOM:
+        return DiskError(f"The disk of {log.parent} is full or cannot be written.", f"{ROOM}, then {ASK_AGAIN}.")
+    lines = log.read_bytes()[said:].decode("utf-8", "replace").strip().splitlines()
     last = lines[-1] if lines else f"exit code {code}"
     return StudioError(f"The inference process ended: {last}.", "`python app.py doctor` says what is wrong.")

@@ -5,27 +5,35 @@ from __future__ import annotations
 import errno
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from core.errors import DiskError
+from core.errors import DiskError, StudioError
 from core.schema import TrainSpec
 from core.units import size
 
 MOMENTS = 2  # AdamW keeps two numbers for each one that is trained
 WIDTH = 4  # bytes: adapter and optimiser are float32
-FREE = "Make room (python app.py disk --clean checkpoints), then resume: it goes on from its last checkpoint."
+EXIT_NO_ROOM = 4  # of a process that the disk lets write nothing, not even why
+ROOM = "Make room (python app.py disk --clean checkpoints)"
+RESUME = "resume: it goes on from its last checkpoint"
+FREE = f"{ROOM}, then {RESUME}."
 TROUBLES = {
-    errno.ENOSPC: ("The disk is full", FREE),
-    errno.EDQUOT: ("The quota on this disk is used up", FREE),
-    errno.EFBIG: ("The disk takes no file that large", "Raise the limit (ulimit -f), then resume."),
-    errno.EROFS: ("The disk can only be read", "Mount it so that it can be written, then resume."),
-    errno.EIO: ("The disk reports an error", "Look at the disk (dmesg), then resume."),
+    errno.ENOSPC: ("The disk is full", ROOM),
+    errno.EDQUOT: ("The quota on this disk is used up", ROOM),
+    errno.EFBIG: ("The disk takes no file that large", "Raise the limit (ulimit -f)"),
+    errno.EROFS: ("The disk can only be read", "Mount it so that it can be written"),
+    errno.EIO: ("The disk reports an error", "Look at the disk (dmesg)"),
 }
 LIBRARIES = re.compile(r"\(os error (\d+)\)")  # how safetensors names what the system said
 
 
-def trouble(error: BaseException) -> DiskError | None:
-    """The disk's part in an error, which libraries wrap in errors of their own; None where it has none."""
+def trouble(error: BaseException, then: str = RESUME) -> DiskError | None:
+    """The disk's part in an error, which libraries wrap in errors of their own; None where it has none.
+
+    ``then`` is what to do once it is mended.
+    """
     seen: BaseException | None = error
     for _ in range(8):
         if seen is None:
@@ -36,9 +44,22 @@ def trouble(error: BaseException) -> DiskError | None:
         if number in TROUBLES:
             what, hint = TROUBLES[number]
             where = f": {seen.filename}" if isinstance(seen, OSError) and seen.filename else ""
-            return DiskError(f"{what}{where}.", hint)
+            return DiskError(f"{what}{where}.", f"{hint}, then {then}.")
         seen = seen.__cause__ or seen.__context__
     return None
+
+
+@contextmanager
+def explained(then: str = "try again") -> Iterator[None]:
+    """Raise a disk that cannot be written as DiskError; for what people wait for."""
+    try:
+        yield
+    except StudioError:
+        raise
+    except Exception as error:
+        if (found := trouble(error, then)) is None:
+            raise
+        raise found from error
 
 
 def checkpoint_bytes(trainable: int, train: TrainSpec) -> int:

@@ -57,14 +57,19 @@ def _password(address: str) -> str:
 
 
 class _Masked:
-    """A stream that hides secrets in each piece of text that is written."""
+    """A stream that hides secrets in each piece of text that is written. A disk that takes no log ends no work."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._stream.write(masked(text))
+        with suppress(OSError):
+            self._stream.write(masked(text))
         return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)

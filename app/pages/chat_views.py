@@ -19,6 +19,7 @@ INVITE = {
     "href": "/experiment",
     "label": "Set up a run",
 }
+ELSEWHERE = "being answered in another tab; open the conversation again to read it"
 WHY = {"end": "", "length": "length limit", "stopped": "stopped", "failed": "failed"}
 
 
@@ -89,32 +90,30 @@ def placed(turn: dict[str, Any], routed: bool) -> dict[str, Any]:
 
 
 def kept(question: str, answer: Any) -> dict[str, Any]:
-    """A turn that is over."""
+    """A turn as it is kept; somebody may just be told it elsewhere."""
+    if answer.ended is None:
+        return _unfinished(question, "", ELSEWHERE)
     return _turn(question, answer, answer.id)
 
 
 def growing(question: str, answer: Any | None) -> dict[str, Any]:
     """The turn that is being answered; ``answer`` is None before the first token."""
     if answer is None or (answer.ended is None and not answer.tokens):
-        return {
-            "question": question,
-            "text": "",
-            "state": "growing",
-            "note": "reading the question",
-            "link": "",
-            "copy": False,
-        }
+        return _unfinished(question, "", "reading the question")
     if answer.ended is None:
-        note = figures(answer.tokens, answer.seconds)
-        return {
-            "question": question,
-            "text": answer.text.lstrip("\n"),
-            "state": "growing",
-            "note": note,
-            "link": "",
-            "copy": False,
-        }
+        return _unfinished(question, answer.text, figures(answer.tokens, answer.seconds))
     return _turn(question, answer, answer.turn)
+
+
+def _unfinished(question: str, text: str, note: str) -> dict[str, Any]:
+    return {
+        "question": question,
+        "text": text.lstrip("\n"),
+        "state": "growing",
+        "note": note,
+        "link": "",
+        "copy": False,
+    }
 
 
 def _turn(question: str, answer: Any, number: int | None) -> dict[str, Any]:

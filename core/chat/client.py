@@ -18,6 +18,7 @@ from core.errors import StudioError
 Connect = Callable[[], Connection]
 Messages = Sequence[Mapping[str, str]]
 
+STOP_SECONDS = 10.0  # in which a worker has to say that it stopped; then it is left alone
 LOST = ("The inference process ended before it answered.", "Ask again: it starts anew. Its log says why it ended.")
 
 
@@ -62,6 +63,10 @@ class Answering:
             self._stopped |= chosen
             for number in chosen if self._connection is not None else ():
                 self._connection.send(op="stop", id=number)
+        if every:
+            patience = threading.Timer(STOP_SECONDS, self.close)
+            patience.daemon = True
+            patience.start()
 
     def close(self) -> None:
         """Leave: what is still being computed stops."""

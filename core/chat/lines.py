@@ -17,6 +17,7 @@ from core.errors import ConfigurationError, DataError, NotFoundError, OutOfMemor
 
 PATH_BYTES = 100  # the system's limit for a socket's path is 108 with its ending zero
 LINE_BYTES = 64 << 20
+SHORT = "tessera-chat-"  # what folders of sockets are called whose own path would be too long
 _ERRORS = {error.__name__: error for error in (ConfigurationError, DataError, NotFoundError, OutOfMemoryError)}
 
 Request = dict[str, Any]
@@ -28,13 +29,21 @@ def private_socket(folder: Path) -> tuple[socket.socket, Path]:
     folder.chmod(0o700)
     path = folder / "socket"
     if len(os.fsencode(path)) > PATH_BYTES:
-        path = Path(tempfile.mkdtemp(prefix="tessera-")) / "socket"  # made with mode 0700
+        path = Path(tempfile.mkdtemp(prefix=SHORT)) / "socket"  # made with mode 0700
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))
     path.chmod(0o600)
     listener.listen(64)
     return listener, path
+
+
+def forget_socket(path: Path, folder: Path) -> None:
+    """Remove a socket, and the folder that ``private_socket`` made where ``folder`` was too long for it."""
+    path.unlink(missing_ok=True)
+    if path.parent != folder:
+        with contextlib.suppress(OSError):
+            path.parent.rmdir()
 
 
 def error_fields(error: StudioError) -> Request:

@@ -31,12 +31,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from core.chat.lines import Caller, Request, private_socket
+from core.chat.lines import SHORT, Caller, Request, forget_socket, private_socket
 from core.chat.work import Ticket, Work
 from core.errors import StudioError
-from core.home import Home, write_json
+from core.home import Home, read_json, write_json
 from core.jobs.processes import this_process
 from core.jobs.service import Lock, web_lives
+from core.room import EXIT_NO_ROOM, trouble
 from core.schema import ModelSpec
 from core.secrets import guard_output
 
@@ -63,6 +64,7 @@ class Server:
         """Take the lock and listen; False where another worker has the lock."""
         if not self._lock.acquire(seconds=5.0):
             return False
+        _sweep(self._folder)
         self._listener, self._path = private_socket(self._folder)
         write_json(self._folder / "worker.json", self._facts | asdict(this_process()) | {"socket": str(self._path)})
         threading.Thread(target=self._accept, daemon=True).start()
@@ -98,12 +100,11 @@ class Server:
 
     def _withdraw(self) -> None:
         """Stop listening and free the place for another worker."""
-        if self._lock.held():
-            (self._folder / "worker.json").unlink(missing_ok=True)
-            self._path.unlink(missing_ok=True)
-        if self._path.parent != self._folder:
-            with contextlib.suppress(OSError):
-                self._path.parent.rmdir()
+        with contextlib.suppress(OSError):  # a disk that can only be read keeps what nobody answers at
+            if self._lock.held():
+                (self._folder / "worker.json").unlink(missing_ok=True)
+            if self._lock.held() or self._path.parent != self._folder:
+                forget_socket(self._path, self._folder)
         with contextlib.suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
@@ -159,9 +160,15 @@ def main() -> int:
     server = Server(Path(order["folder"]), facts, Home(Path(order["home"])))
     signal.signal(signal.SIGTERM, server.retire)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    if not server.open():
-        log.info("another inference worker of this base lives; nothing to do")
-        return 0
+    try:
+        if not server.open():
+            log.info("another inference worker of this base lives and does not answer")
+            return 0
+    except OSError as error:
+        if trouble(error) is None:
+            raise
+        log.error("%s", error)
+        return EXIT_NO_ROOM
     try:
         from core.chat.engine import ChatEngine
 
@@ -178,6 +185,14 @@ def main() -> int:
     log.info("ending")
     server.close()
     return 0
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what a worker that was killed left in its place; only the holder of its lock may."""
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        path = Path(read_json(folder / "worker.json")["socket"])
+        if path.name == "socket" and (path.parent == folder or path.parent.name.startswith(SHORT)):
+            forget_socket(path, folder)
 
 
 def _refuse(work: Work, error: StudioError, seconds: float = 3.0) -> None:

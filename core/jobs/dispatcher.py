@@ -43,7 +43,7 @@ from core.jobs.service import (
 )
 from core.jobs.settling import Ending, judge, read_tail
 from core.jobs.worker_log import shorten
-from core.room import trouble
+from core.room import EXIT_NO_ROOM, trouble
 from core.secrets import guard_output
 from storage import Database, StorageError
 from storage.errors import ReplacedError
@@ -369,6 +369,7 @@ class Dispatcher:
         devices = [{"name": d.name, "title": d.title, "memory_gib": d.memory_gib} for d in self._devices]
         with self.database.write() as session:
             settings.put(session, key="dispatcher", value={**beat, "devices": devices})
+            holds.sweep(session)
             if watched:
                 attempts.beat(session, attempts=[attempt.id for attempt in watched])
 
@@ -384,8 +385,14 @@ def main() -> int:
         return 1
     signal.signal(signal.SIGTERM, dispatcher.stop)
     signal.signal(signal.SIGINT, dispatcher.stop)
-    if not dispatcher.run():
-        log.info("another dispatcher of %s lives; nothing to do", home.root)
+    try:
+        if not dispatcher.run():
+            log.info("another dispatcher of %s lives; nothing to do", home.root)
+    except OSError as error:
+        if (found := trouble(error, "submit or resume a run: that starts it again")) is None:
+            raise
+        log.error("%s", found)
+        return EXIT_NO_ROOM
     return 0
 
 

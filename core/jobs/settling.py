@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.jobs.worker_log import last_lines
-from core.room import FREE
+from core.room import EXIT_NO_ROOM, FREE
 from storage.queries.attempts import LastWords
 
 TAIL_LINES = 50
 EXIT_CANCELLED = 3
 FULL = ("No space left on device", "Disk quota exceeded")
-EXIT_NO_ROOM = 4  # the disk took not even the last event
 
 
 @dataclass(frozen=True)

