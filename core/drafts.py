@@ -23,9 +23,6 @@ from core.lengths import Lengths, lengths
 from core.preflight import CellCount
 from core.schema import MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
-LORA = MethodSpec(name="lora", options={"rank": 8})
-COMPARED = "LoRA of rank 8"
-
 
 class Place(BaseModel):
     """One projection in one layer of a base, and what a method does there; without words it is not adapted."""

@@ -171,14 +171,6 @@ def _read(cell: Any, words: Words) -> Painted | None:
     return painted([cell[part] for part in PARTS], {name: value for name, value in own.items() if name in known})
 
 
-@dataclass(frozen=True)
-class Pattern:
-    """One cell of a split, and the positions of the grid that it was made for."""
-
-    cell: dict[str, Any]
-    positions: frozenset[Position]
-
-
 def cells_of(
     found: Mapping[Position, Painted], controls: Mapping[str, Any], size: Any, words: Words, blocks: int
 ) -> list[dict[str, Any]]:

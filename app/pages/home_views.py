@@ -9,7 +9,6 @@ from urllib.parse import urlencode
 from app.ui import components as ui
 from core.units import GIB, KIB, MIB, TIB
 
-WORKING = ("queued", "starting", "running", "cancelling")
 BROKEN = ("failed", "lost", "cancelled")
 BUSY = 85  # percent from which a meter warns
 KINDS = {

@@ -12,7 +12,6 @@ from app.ui import components as ui
 from core.studio import Studio
 
 RUN = re.compile(r"run-\d+")
-ENDED = ("done", "failed", "cancelled", "lost")
 TAIL = 50
 FAILURES = {
     "memory": "Out of memory",

@@ -25,8 +25,6 @@ from core.training.loss import AnswerHead
 from core.training.run import train_adapter
 from tests.support.training import MOSLD, points, toy_spec
 
-VOCABULARY = 320
-
 
 def raised(alarms: Alarms, losses: list[float], norms: list[float] | None = None) -> list[tuple[int, str]]:
     """(place, name) of the alarms of a curve."""
