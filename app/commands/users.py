@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from app.commands.common import Home, Json, Yes, confirm, session, table
 from core.access import MEANS, ROLES, Role
 from core.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from core.users import Owned
 
 ACTIONS = ("list", "add", "role", "password", "sign-out", "disable", "enable", "remove")
 DONE = {
@@ -20,7 +24,7 @@ DONE = {
     "sign-out": "{name} is signed out everywhere.",
     "disable": "{name} is shut out.",
     "enable": "{name} may sign in again.",
-    "remove": "{name} is removed; what they own is the admins' to change.",
+    "remove": "{name} is removed. {left}",
 }
 
 
@@ -37,6 +41,12 @@ def users(
         Path | None,
         typer.Option(help="For add and password: its first line; - is standard input. Otherwise the terminal asks."),
     ] = None,
+    inherit: Annotated[
+        bool, typer.Option("--inherit", help="For add: have what somebody left who had this name and was removed.")
+    ] = False,
+    conversations: Annotated[
+        bool, typer.Option("--conversations", help="For remove: delete their conversations, also of who is removed.")
+    ] = False,
     yes: Yes = False,
     home: Home = None,
     as_json: Json = False,
@@ -47,14 +57,14 @@ def users(
         raise typer.BadParameter(f"{action!r} is none of {', '.join(ACTIONS)}.")
     if (name is None) != (action == "list"):
         raise typer.BadParameter("Name a user." if name is None else "list takes no name.")
-    known = here.studio.users
+    known, said = here.studio.users, {"user": name, "done": action}
     if name is None:
         rows = [_row(one) for one in known.list()]
         empty = "No users: only this machine is served, and it asks nobody. python app.py users add NAME --role admin"
         here.answer(rows, lambda: table(rows, {key: key for key in rows[0]} if rows else {}, empty))
         return
     if action == "add":
-        known.add(name, _role(role), password_of(password_file))
+        known.add(name, _role(role), password_of(password_file), inherit=inherit)
     elif action == "role":
         known.set_role(name, _role(role))
     elif action == "password":
@@ -64,9 +74,21 @@ def users(
     elif action in ("disable", "enable"):
         known.disable(name, action == "disable")
     else:
-        confirm(f"Remove the user {name}?", yes)
-        known.remove(name)
-    here.answer({"user": name, "done": action}, DONE[action].format(name=name, role=role))
+        confirm(f"Remove the user {name}{' and their conversations' if conversations else ''}?", yes)
+        left = known.remove(name, conversations=conversations)
+        here.answer(said | {"left": asdict(left)}, DONE[action].format(name=name, left=_left(left)))
+        return
+    here.answer(said, DONE[action].format(name=name, role=role))
+
+
+def _left(owned: Owned) -> str:
+    """What a removed user leaves, and whose that is."""
+    told = f"What bears their name: {owned}." if owned else "Nothing bears their name."
+    if owned.runs or owned.datasets:
+        told += " Runs and data sets are the admins' to change."
+    if owned.conversations:
+        told += " Nobody reads the conversations; remove the name again with --conversations to delete them."
+    return told
 
 
 def _row(user: object) -> dict[str, object]:

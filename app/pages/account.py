@@ -79,6 +79,9 @@ def _people(c: SimpleNamespace) -> None:
                 c.name = gr.Textbox(label="Name", max_length=40, min_width=140)
                 c.new = gr.Textbox(label="Password", type="password", max_length=1000, min_width=140)
             c.role = gr.Dropdown(list(ROLES), value="viewer", label="Role", elem_id="account-role")
+            c.inherit = gr.Checkbox(
+                label="Inherit what somebody left who had this name and was removed", container=False
+            )
             c.add = gr.Button("Add the user", variant="primary", size="md", scale=0, min_width=140, elem_id="add-user")
         with gr.Column(min_width=340):
             ui.text("<h3>Change a user</h3>")
@@ -122,15 +125,15 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
         users.end_sessions(_me())
         return "You are signed out everywhere."
 
-    def add(name: str, password: str, role: Any) -> str:
-        added = users.add(name, role, password)
+    def add(name: str, password: str, role: Any, inherit: Any) -> str:
+        added = users.add(name, role, password, inherit=inherit is True)
         return f"{added.name} may sign in, as {added.role}."
 
     on(c.first_form.button, c.first_form.fields, c.first_form.fields, first)
     on(c.password.button, c.password.fields, c.password.fields, own)
     on(c.everywhere, [], [], everywhere)
     on(c.revoke, [c.revoked], [c.key], lambda token: f"Token {users.revoke_token(_whole(token)).id} is revoked.")
-    on(c.add, [c.name, c.new, c.role], [c.name, c.new], add)
+    on(c.add, [c.name, c.new, c.role, c.inherit], [c.name, c.new, c.inherit], add)
     on(
         c.set_role,
         [c.whom, c.becomes],

@@ -137,6 +137,46 @@ def test_the_first_admin_takes_over_earlier_conversations(tmp_path: Path):
     studio.close()
 
 
+def test_a_name_that_still_owns_something_is_given_again_only_to_inherit_it(studio: QuietStudio, run: str):
+    users = studio.users
+    with studio.records.write() as session:
+        talks = [chats.start(session, title="a", models=["base"], owner="ben").id for _ in range(2)]
+    left = users.remove("ben")
+    assert str(left) == "1 run, 1 data set and 2 conversations" and users.owned("Ben ") == left
+    for actor in (LOCAL, ADA):
+        with act_as(actor), pytest.raises(ConfigurationError, match="left 1 run, 1 data set and 2 conversations"):
+            users.add("ben", "researcher", "long enough")
+    with act_as(ADA), pytest.raises(NotFoundError):
+        studio.chats.conversation(talks[0])
+    users.add("ben", "researcher", "long enough", inherit=True)
+    with act_as(BEN):
+        assert studio.chats.page().total == 2 and studio.annotate(run, notes="again")["owner"] == "ben"
+    assert users.add("dora", "viewer", "long enough", inherit=True), "inherit asks for nothing that is there"
+
+
+def test_conversations_of_who_is_removed_are_deleted_unread(studio: QuietStudio, run: str):
+    users = studio.users
+    with studio.records.write() as session:
+        for name in ("ben", "ben", "cleo"):
+            talk = chats.start(session, title="a", models=["base"], owner=name)
+            chats.ask(session, conversation=talk.id, text="b", models=["base"], system="", settings={})
+    for actor in (CLEO, VERA):
+        with act_as(actor):
+            for order in (lambda: users.remove("ben", conversations=True), lambda: users.owned("ben")):
+                with pytest.raises(NotAllowedError):
+                    order()
+    users.remove("ben")
+    with act_as(ADA):
+        assert str(users.remove("ben", conversations=True)) == "1 run and 1 data set"
+    assert studio.chats.page().total == 1, "Cleo's is there"
+    for name in ("ben", "nobody"):
+        with pytest.raises(NotFoundError):
+            users.remove(name, conversations=True)
+    with act_as(ADA), pytest.raises(ConfigurationError, match="only admin"):
+        users.remove("ada", conversations=True)
+    assert not users.remove("cleo", conversations=True) and studio.chats.page().total == 0
+
+
 def test_only_admins_manage_users(studio: QuietStudio):
     users = studio.users
     for actor in (BEN, VERA):
