@@ -44,12 +44,13 @@ class Changing:
         request_id: str | None = None,
     ) -> str:
         """Queue scoring of a finished run on its own tasks or on ``NAME[:TASK]``; returns the job's name."""
-        from core import planning
+        from core import fitting, planning
         from storage.queries import jobs
 
         row = self.records.own(run)
         spec = RunSpec.parse(row.spec)
         arguments = planning.scoring(row.id, spec, self.store, datasets, split, base)
+        fitting.require_loaded(spec.model, spec.device, self.home.cache, f"Scoring {row.id}")
         with self.records.write() as session:
             job = jobs.add(
                 session,

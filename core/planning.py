@@ -27,6 +27,8 @@ from core.models import require_bitsandbytes, resolve_base
 from core.paths import allowed, real
 from core.schema import BUNDLED_BASE, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
+MOST_SEEDS = 1000  # runs that one command queues
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -394,5 +396,10 @@ def with_seeds(spec: RunSpec, seeds: str | None) -> list[RunSpec]:
     try:
         numbers = [int(part) for part in seeds.split(",")]
     except ValueError as error:
-        raise ConfigurationError(f"{seeds!r} is not a list of seeds.", "For example: --seeds 0,1,2") from error
+        raise ConfigurationError(f"{seeds[:60]!r} is not a list of seeds.", "For example: --seeds 0,1,2") from error
+    if len(numbers) > MOST_SEEDS:
+        raise ConfigurationError(
+            f"{len(numbers):,} seeds would be as many runs; at most {MOST_SEEDS:,} are queued at once.",
+            "Name fewer, or queue them in turns.",
+        )
     return [RunSpec.parse(spec.model_dump(mode="json") | {"seed": seed}) for seed in dict.fromkeys(numbers)]

@@ -9,7 +9,6 @@ from app.ui import components as ui
 from core import units
 
 COMPONENTS = ("down", "gate", "up")
-TOO_LARGE = "Lower the batch size or the length, checkpoint activations, or adapt less."
 
 
 def preflight(size: Any, speed: Any = None) -> str:
@@ -34,12 +33,20 @@ def memory(fit: Any) -> str:
     of = f" of {units.size(fit.capacity)} ({ui.escape(fit.device)})" if fit.capacity else ""
     batch = f"{fit.rows:,} rows of at most {fit.tokens:,} tokens at a time"
     batch += f"; {fit.together} such runs at once" if fit.together > 1 else ""
-    warning = f'<div class="problem"><b>It would not fit.</b> <span>{TOO_LARGE}</span></div>'
     return (
         f'<p class="memory num">Memory: about {units.size(fit.total)}{of}, {batch}</p>'
         f'<div class="memory-bar" aria-hidden="true">{bar}</div><p class="memory-keys num">{keys}</p>'
-        f"{warning if fit.fits is False else ''}"
+        f"{too_large(fit)}"
     )
+
+
+def too_large(fit: Any) -> str:
+    """Why the run is refused, or what speaks against its memory; nothing where it fits."""
+    if (refused := fit.refusal()) is not None:
+        return ui.problem(refused)
+    if fit.fits is not False:
+        return ""
+    return f'<div class="problem"><b>It would not fit.</b> <span>{ui.escape(fit.advice)}</span></div>'
 
 
 def pace(speed: Any) -> str:

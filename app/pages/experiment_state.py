@@ -118,7 +118,9 @@ class Desk(SplitDesk):
         said = figure = ""
         problems = self.problems(data)
         try:
-            figure = views.summary(self.sized(data), self.speed(data))
+            size = self.sized(data)
+            figure = views.summary(size, self.speed(data))
+            said = views.too_large(size)
         except StudioError as error:
             figure, said = self.rest(data, problems) or {"html": ui.problem(error), "name": "split"}, ui.problem(error)
         if problems:

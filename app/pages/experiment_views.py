@@ -147,6 +147,12 @@ def ready(rows: Mapping[str, int], seeds: Sequence[int], remarks: Sequence[str],
     )
 
 
+def too_large(size: Any) -> str:
+    """Why Start would refuse a run that no device can hold; nothing where it may fit."""
+    refused = size.memory.refusal()
+    return ui.problem(refused) if refused else ""
+
+
 def refused_cells(problems: Sequence[Any]) -> str:
     """Why Start would refuse: the first problem whole, the others are said beside the grid."""
     more = len(problems) - 1

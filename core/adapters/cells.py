@@ -19,6 +19,7 @@ from .words import Down, Gate, Up, parse_word
 
 ALL_LINEAR = "all-linear"
 TOKEN_EMBEDDING = "token-embedding"
+MOST_LAYERS = 10_000  # so that no range is written out that no base has
 Kind = Literal["linear", "transposed", "expert", "fused", "embedding"]
 
 
@@ -56,10 +57,13 @@ def layer_numbers(layers: Iterable[int | str] | None) -> frozenset[int]:
     """``[0, "4-6"]`` to ``{0, 4, 5, 6}``."""
     numbers: set[int] = set()
     for item in layers or ():
-        match = re.fullmatch(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*", str(item))
-        if match is None or (match[2] is not None and int(match[2]) < int(match[1])):
-            raise ValueError(f"{item!r} is neither a layer nor a range of layers such as '0-3'")
-        numbers.update(range(int(match[1]), int(match[2] or match[1]) + 1))
+        match = re.fullmatch(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*", str(item))
+        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
+        if first > last:
+            raise ValueError(f"{str(item)[:40]!r} is neither a layer nor a range of layers such as '0-3'")
+        if last >= MOST_LAYERS:
+            raise ValueError(f"{str(item)[:40]!r} lies beyond {MOST_LAYERS:,} layers, and no base has so many")
+        numbers.update(range(first, last + 1))
     return frozenset(numbers)
 
 

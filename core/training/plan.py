@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from torch.utils.data import Sampler
@@ -79,8 +80,8 @@ class LengthOrder(RunOrder):
         self.lengths, self.batch = lengths, batch
 
     def __iter__(self) -> Iterator[int]:
-        rows = np.fromiter(super().__iter__(), np.int64, self.samples)
-        for start in range(0, len(rows), WINDOW * self.batch):
-            window = rows[start : start + WINDOW * self.batch]
+        rows = super().__iter__()  # a window at a time: a run may have more samples than memory has room for
+        for start in range(0, self.samples, WINDOW * self.batch):
+            window = np.fromiter(islice(rows, WINDOW * self.batch), np.int64)
             batches = window[np.argsort(self.lengths[window], kind="stable")].reshape(-1, self.batch)
             yield from np.random.default_rng([self.mixture.seed, 3, start]).permutation(batches).flatten().tolist()

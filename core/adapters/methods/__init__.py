@@ -63,7 +63,8 @@ def resolve(method: MethodSpec) -> list[Cell]:
     except ValidationError as error:
         first = error.errors()[0]
         raise ConfigurationError(
-            f"The options of {method.name} do not go together: {'.'.join(map(str, first['loc']))}: {first['msg']}.",
+            f"The options of {method.name} come to {'.'.join(map(str, first['loc']))} {str(first['input'])[:60]}: "
+            f"{first['msg'].removeprefix('Value error, ').removeprefix('Input ')}.",
             "Change one of them.",
         ) from error
 

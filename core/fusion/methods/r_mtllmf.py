@@ -28,6 +28,7 @@ Protection = Literal[
     "task_protect",
 ]
 REALIGN = "realign"
+MOST_POINTS = 10_000  # of a sweep: each is scored on all tasks
 ABLATION = ["none", "freeze_embed", "realign", "freeze_embed+realign", "error_protected", "layer_aware"]
 
 
@@ -146,6 +147,14 @@ class RMtllmfOptions(TaskArithmeticOptions):
             raise ValueError("protected_tasks must name a run where task_protect is chosen")
         if self.sweep_snr and not (self.sweep_protections and self.sweep_attacks):
             raise ValueError("a sweep needs sweep_protections and sweep_attacks")
+        return self
+
+    @model_validator(mode="after")
+    def _sweep_ends(self) -> Self:
+        noisy = len([attack for attack in self.sweep_attacks if attack != "ideal"])
+        points = len(self.sweep_protections) * (1 + noisy * len(self.sweep_snr) * self.sweep_seeds)
+        if points > MOST_POINTS:
+            raise ValueError(f"the sweep has {points:,} points, each scored on all tasks; at most {MOST_POINTS:,}")
         return self
 
 
