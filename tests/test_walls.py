@@ -38,6 +38,14 @@ def tree(path: Path) -> ast.Module:
     return ast.parse((ROOT / path).read_text("utf-8"), filename=str(path))
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _forgotten() -> Iterator[None]:
+    """The trees of all files are millions of objects; other tests need none of them."""
+    yield
+    tree.cache_clear()
+    for_types.cache_clear()
+
+
 def imports(path: Path, types: bool = True) -> Iterator[str]:
     """Every module that a file names in an import, inside functions too; ``types``: in type-checking blocks as well."""
     for node in ast.walk(tree(path)):
