@@ -26,6 +26,11 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Change a setting, e.g. train.steps=100.")
 ]
+Here = Annotated[bool, typer.Option("--here", help="In this process, without dispatcher and database.")]
+Out = Annotated[Path | None, typer.Option(help="With --here: the run folder to write.")]
+Priority = Annotated[int, typer.Option(help="Higher goes first.")]
+Detach = Annotated[bool, typer.Option("--detach", help="Queue it and return.")]
+Request = Annotated[str | None, typer.Option(help="A key: the same key never queues twice.")]
 URL = "The studio elsewhere that does this, with a token in TESSERA_TOKEN (default: TESSERA_URL)."
 INSECURE = "Send the token over plain http too."
 
@@ -112,6 +117,12 @@ def confirm(question: str, yes: bool) -> None:
         print(f"{question} Add --yes to confirm.", file=sys.stderr)
         raise typer.Exit(2)
     typer.confirm(question, abort=True)
+
+
+def refuse_out(out: Path | None, here: bool) -> None:
+    """``--out`` is for runs of this process."""
+    if out is not None and not here:
+        raise typer.BadParameter("--out goes with --here; runs of the dispatcher lie in the home.")
 
 
 def to_json(value: Any) -> str:

@@ -8,7 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.common import Changes, Home, Json, Run, Session, session, table
+from app.commands.common import (
+    Changes,
+    Detach,
+    Here,
+    Home,
+    Json,
+    Out,
+    Priority,
+    Request,
+    Run,
+    Session,
+    refuse_out,
+    session,
+    table,
+)
 from app.commands.runs import follow
 from core import sheets
 from core.home import write_text
@@ -29,19 +43,18 @@ def fuse(
     method: Annotated[str, typer.Option(help="See: python app.py methods --fusion")] = "task_arithmetic",
     name: Annotated[str, typer.Option(help="For people; made from method and runs otherwise.")] = "",
     set_: Changes = None,
-    here: Annotated[bool, typer.Option("--here", help="In this process, without dispatcher and database.")] = False,
-    out: Annotated[Path | None, typer.Option(help="With --here: the run folder to write.")] = None,
-    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
-    detach: Annotated[bool, typer.Option("--detach", help="Queue it and return.")] = False,
+    here: Here = False,
+    out: Out = None,
+    priority: Priority = 0,
+    detach: Detach = False,
     check: Annotated[bool, typer.Option("--check", help="Validate; start nothing.")] = False,
-    request: Annotated[str | None, typer.Option(help="A key: the same key never queues twice.")] = None,
+    request: Request = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """One model from several finished runs, scored on all of their tasks."""
     mine = session(context, home, as_json)
-    if out is not None and not here:
-        raise typer.BadParameter("--out goes with --here; runs of the dispatcher lie in the home.")
+    refuse_out(out, here)
     changes = [*([f"name={name}"] if name else []), *(set_ or ())]
     if here or check:
         spec = mine.studio.fusion_spec(run, method=method, changes=changes)

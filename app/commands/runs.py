@@ -8,7 +8,24 @@ from typing import Annotated, Any
 
 import typer
 
-from app.commands.common import Changes, Home, Json, Run, Runs, Session, Yes, confirm, session, table
+from app.commands.common import (
+    Changes,
+    Detach,
+    Here,
+    Home,
+    Json,
+    Out,
+    Priority,
+    Request,
+    Run,
+    Runs,
+    Session,
+    Yes,
+    confirm,
+    refuse_out,
+    session,
+    table,
+)
 
 RUN_STATES = ("queued", "starting", "running", "cancelling", "done", "failed", "cancelled", "lost")
 COLUMNS = {
@@ -32,21 +49,20 @@ def register(app: typer.Typer) -> None:
 def train(
     context: typer.Context,
     spec: Annotated[Path, typer.Argument(metavar="RUN.yaml", help="What to train; - reads standard input.")],
-    here: Annotated[bool, typer.Option("--here", help="In this process, without dispatcher and database.")] = False,
-    out: Annotated[Path | None, typer.Option(help="With --here: the run folder to write.")] = None,
+    here: Here = False,
+    out: Out = None,
     set_: Changes = None,
     seeds: Annotated[str | None, typer.Option(help="Several seeds, e.g. 0,1,2: one run each.")] = None,
-    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
-    detach: Annotated[bool, typer.Option("--detach", help="Queue it and return.")] = False,
+    priority: Priority = 0,
+    detach: Detach = False,
     check: Annotated[bool, typer.Option("--check", help="Validate and count parameters; start nothing.")] = False,
-    request: Annotated[str | None, typer.Option(help="A key: the same key never queues twice.")] = None,
+    request: Request = None,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """Train and score what RUN.yaml describes, and follow the progress."""
     mine = session(context, home, as_json)
-    if out is not None and not here:
-        raise typer.BadParameter("--out goes with --here; runs of the dispatcher lie in the home.")
+    refuse_out(out, here)
     settings = mine.studio.read_spec(sys.stdin.read() if str(spec) == "-" else spec, changes=set_, seeds=seeds)
     if check:
         plans = [mine.studio.check(one) for one in settings]
@@ -108,7 +124,7 @@ def score(
     ] = None,
     split: Annotated[str, typer.Option(help="train, validation or test.")] = "test",
     base: Annotated[bool, typer.Option("--base/--no-base", help="Score the untouched base too.")] = True,
-    detach: Annotated[bool, typer.Option("--detach", help="Queue it and return.")] = False,
+    detach: Detach = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
@@ -205,8 +221,8 @@ def clone(
     run: Run,
     set_: Changes = None,
     print_only: Annotated[bool, typer.Option("--print", help="Print the YAML; start nothing.")] = False,
-    priority: Annotated[int, typer.Option(help="Higher goes first.")] = 0,
-    detach: Annotated[bool, typer.Option("--detach", help="Queue it and return.")] = False,
+    priority: Priority = 0,
+    detach: Detach = False,
     home: Home = None,
     as_json: Json = False,
 ) -> None:
