@@ -21,11 +21,12 @@ from core.texts import HALF, HALF_REMEDY, blank, whole
 
 @dataclass(frozen=True, slots=True)
 class Mapped:
-    """A canonical row, the split that its own column names, and the raw row it came from."""
+    """A canonical row, the split that its own column names, and the raw row it came from: its place and its number."""
 
     row: Row
     split: str | None
     place: int
+    number: int
 
 
 @dataclass
@@ -38,13 +39,13 @@ class RowReader:
 
     def __iter__(self) -> Iterator[Mapped]:
         found = False
-        for place, raw in self.raw:
+        for number, (place, raw) in enumerate(self.raw):
             split = self._split(place, raw)
             for row in self._rows(place, raw):
                 found = True
                 if not _whole(row):
                     raise DataError(f"{self.raw.where(place)}: a text holds {HALF}.", HALF_REMEDY)
-                yield Mapped(row, split, place)
+                yield Mapped(row, split, place, number)
         if not found:
             raise DataError(f"{self.raw.name} has no rows with an answer.", "Check the mapping of its columns.")
 

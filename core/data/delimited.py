@@ -107,7 +107,7 @@ def _delimiter(source: SourceFile, usual: str) -> str:
 def _records(source: SourceFile, dialect: Dialect, width: int | None = None) -> Iterator[tuple[int, list[str]]]:
     """(line where the record begins, cells) without blank lines; checks the number of cells if ``width`` is given."""
     csv.field_size_limit(LONGEST_FIELD)
-    with source.plain.open(encoding=source.encoding, newline="", errors="strict") as file:
+    with source.text(newline="") as file:
         reader = csv.reader(file, delimiter=dialect.delimiter, quoting=dialect.quoting, strict=True)
         line = 1
         try:

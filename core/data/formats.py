@@ -20,6 +20,7 @@ from core.texts import HALF, HALF_REMEDY, whole
 __all__ = ["FORMATS", "RawFile", "read_file"]
 
 SAMPLE = 1000
+_LINE = 2**22  # characters; a longer first line is one value
 
 
 @dataclass
@@ -86,18 +87,13 @@ def _json_lines(source: SourceFile) -> RawFile:
 
 
 def _json(source: SourceFile) -> RawFile:
-    with source.plain.open(encoding=source.encoding) as file:
-        try:
-            text = file.read()
-        except UnicodeDecodeError as error:
-            raise DataError(f"{source.name}: bytes that are not {source.encoding}.", "Save it as UTF-8.") from error
-    if source.format == "json" and _is_lines(text):
+    if source.format == "json" and _is_lines(source):
         source.notes.append(f"{source.name} holds one JSON object a line and was read so.")
         return _json_lines(source)
     if source.format == "jsonl":
         source.notes.append(f"{source.name} holds one JSON array, not one object a line, and was read so.")
-    unit, rows = json_rows(source.name, text)
-    raw = RawFile(source, [], lambda: iter(rows), unit)
+    unit, rows = json_rows(source)
+    raw = RawFile(source, [], rows, unit)
     raw.columns = _columns(raw)
     return raw
 
@@ -115,22 +111,26 @@ def _columns(raw: RawFile) -> list[str]:
     return list(names)
 
 
-def _is_lines(text: str) -> bool:
+def _is_lines(source: SourceFile) -> bool:
     """Whether a text is several JSON objects, one a line, rather than one JSON value."""
-    first, _, rest = text.strip().partition("\n")
-    if not rest.lstrip().startswith("{"):
+    if _first_character(source) != "{":
+        return False
+    with source.text() as file:
+        found = (line for line in iter(lambda: file.readline(_LINE), "") if line.strip())
+        first, second = next(found), next(found, "")
+    if not second.lstrip().startswith("{"):
         return False
     try:
         return isinstance(json.loads(first), dict)
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
 
 
 def _first_character(source: SourceFile) -> str:
-    with source.plain.open(encoding=source.encoding, errors="replace") as file:
-        while character := file.read(1):
-            if not character.isspace():
-                return character
+    with source.text() as file:
+        while part := file.read(4096):
+            if text := part.lstrip():
+                return text[0]
     raise DataError(f"{source.name} holds only blank lines.", "Export the file again.")
 
 

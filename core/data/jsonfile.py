@@ -1,135 +1,149 @@
-"""JSON in the layouts that people have: lines, arrays, columns, records under keys, natural instructions."""
+"""JSON in the layouts that people have: lines, arrays, columns, records under keys, natural instructions.
+
+Lists of rows are read row by row; what has to be turned, such as columns, is read whole and so is limited.
+"""
 
 from __future__ import annotations
 
-import gc
-import json
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from typing import Any
 
+from core.data.jsonstream import WHOLE, lines, reading, refused_twice
 from core.data.names import SPLIT_NAMES
 from core.data.textfile import SourceFile
 from core.errors import DataError
 from core.texts import listed
 
 Placed = tuple[int, dict[str, Any]]
+Rows = Callable[[], Iterator[Placed]]
+FEW = 1000  # keys of an object that holds lists of rows
 
 
 def line_rows(source: SourceFile) -> Iterator[Placed]:
     """(line, object) of a JSON-lines file; blank lines are skipped."""
     found = False
-    with source.plain.open(encoding=source.encoding) as file:
-        try:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    found = True
-                    yield number, _object(source.name, f"line {number}", _parse(source.name, line, number))
-        except UnicodeDecodeError as error:
-            raise DataError(f"{source.name}: bytes that are not {source.encoding}.", "Save it as UTF-8.") from error
+    for number, value in lines(source):
+        found = True
+        yield number, _object(source.name, f"line {number}", value)
     if not found:
         raise DataError(f"{source.name} holds only blank lines.", "Export the file again.")
 
 
-def json_rows(name: str, text: str) -> tuple[str, list[Placed]]:
-    """What places are (line, row or entry) and the rows of one JSON value."""
-    array = text.lstrip()[:1] == "["  # its entries are read one by one below, where their lines are known
-    value = _parse(name, text, decode=json.loads if array else DECODER.decode)
-    if isinstance(value, list):
-        rows = [(line, _object(name, f"line {line}", entry)) for line, entry in _entries(name, text)]
-        return "line", _some(name, rows)
-    if not isinstance(value, dict):
-        raise DataError(f"{name} holds one {_kind(value)}, not rows.", "Write an array of objects, one per row.")
-    if isinstance(value.get("Instances"), list):
-        return "entry", _some(name, _natural_instructions(name, value))
-    if isinstance(value.get("data"), list) and isinstance(value.get("columns"), list):  # pandas, orient="split"
-        return "row", _some(name, _by_position(name, value["columns"], value["data"]))
-    lists = {key: entry for key, entry in value.items() if isinstance(entry, list)}
-    if len(lists) == len(value) and value:
-        filled = [entries for entries in lists.values() if entries]
-        if all(key.lower() in SPLIT_NAMES for key in lists) and all(map(_objects, filled)):
-            return "entry", _some(name, _by_split(lists))
-        if not any(map(_objects, filled)) or len(filled) > 1:
-            return "row", _some(name, _columns(name, lists))
-    nested = [key for key, entries in lists.items() if _objects(entries)]
+def json_rows(source: SourceFile) -> tuple[str, Rows]:
+    """What places are (line, row or entry), and what reads the rows of one JSON value anew at each call."""
+    with reading(source) as reader:
+        first = reader.peek()
+        if first not in ("[", "{"):
+            value = reader.value()
+            reader.end()
+            raise DataError(
+                f"{source.name} holds one {_kind(value)}, not rows.", "Write an array of objects, one per row."
+            )
+    unit, rows = ("line", _array) if first == "[" else _layout(source)
+    return unit, partial(_some, source, rows)
+
+
+def _some(source: SourceFile, rows: Callable[[SourceFile], Iterator[Placed]]) -> Iterator[Placed]:
+    found = False
+    for row in rows(source):
+        found = True
+        yield row
+    if not found:
+        raise DataError(f"{source.name} has no rows.", "Write at least one object with an input and an output.")
+
+
+def _array(source: SourceFile) -> Iterator[Placed]:
+    with reading(source) as reader:
+        for line, value in reader.values():
+            yield line, _object(source.name, f"line {line}", value)
+        reader.end()
+
+
+@dataclass
+class _Part:
+    """What stands under a key: how many entries an array has, and how many of them are objects."""
+
+    array: bool
+    entries: int = 0
+    objects: int = 0
+
+    @property
+    def rows(self) -> bool:
+        return self.array and self.entries == self.objects > 0
+
+
+def _layout(source: SourceFile) -> tuple[str, Callable[[SourceFile], Iterator[Placed]]]:
+    """How the rows lie in one object, by what stands under its keys."""
+    parts = _outline(source)
+    lists = {key: part for key, part in parts.items() if part.array}
+    if "Instances" in lists:
+        return "entry", _natural_instructions
+    if "data" in lists and "columns" in lists:  # pandas, orient="split"
+        return "row", _by_position
+    if len(lists) == len(parts) > 0:
+        filled = [part for part in lists.values() if part.entries]
+        if all(key.lower() in SPLIT_NAMES for key in lists) and all(part.rows for part in filled):
+            return "entry", _by_split
+        if not any(part.rows for part in filled) or len(filled) > 1:
+            return "row", _columns(source.name, _whole(source))
+    nested = [key for key, part in lists.items() if part.rows]
     if len(nested) == 1 and not {"messages", "conversations"} & set(nested):
-        return "entry", _some(name, [(i, dict(row)) for i, row in _count(lists[nested[0]])])
+        return "entry", partial(_nested, key=nested[0])
+    value = _whole(source)
     if value and all(isinstance(entry, dict) for entry in value.values()):
-        return "entry", _some(name, _under_keys(value))
-    return "entry", [(1, value)]
+        return "entry", _kept(_under_keys(value))
+    return "entry", _kept([(1, value)])
 
 
-def _parse(name: str, text: str, line: int | None = None, decode: Callable[[str], Any] | None = None) -> Any:
-    collecting = gc.isenabled()
-    gc.disable()  # text nested without end meets the recursion limit: nothing else may be finalised down there
-    try:
-        return (decode or DECODER.decode)(text)
-    except json.JSONDecodeError as error:
+def _outline(source: SourceFile) -> dict[str, _Part]:
+    """What stands under each key of an object; the whole of it is well formed then."""
+    parts: dict[str, _Part] = {}
+    with reading(source) as reader:
+        for key in reader.members():
+            if key in parts:
+                raise refused_twice(source.name, key)
+            if len(parts) == FEW:
+                _check_size(source)
+            part = parts[key] = _Part(reader.peek() == "[")
+            for _, value in reader.values():
+                part.entries += 1
+                part.objects += isinstance(value, dict)
+        reader.end()
+    return parts
+
+
+def _member(source: SourceFile, wanted: str) -> Iterator[Any]:
+    """The entries of the array under a key, or the one value that stands there."""
+    with reading(source) as reader:
+        for key in reader.members():
+            values = (value for _, value in reader.values())
+            if key == wanted:
+                yield from values
+                return
+            for _ in values:
+                pass
+
+
+def _whole(source: SourceFile) -> Any:
+    _check_size(source)
+    with reading(source) as reader:
+        return reader.value()
+
+
+def _check_size(source: SourceFile) -> None:
+    if (size := source.plain.stat().st_size) > WHOLE:
         raise DataError(
-            f"{name}, line {line or error.lineno}, column {error.colno}: {error.msg}.", _json_remedy(error, bool(line))
-        ) from error
-    except _Twice as error:
-        raise _refused_twice(error, f"{name}, line {line}" if line else name) from None
-    except (ValueError, RecursionError) as error:
-        place = f", line {line}" if line else ""
-        raise DataError(f"{name}{place}: {error}.", "Write plain objects with texts and numbers.") from error
-    finally:
-        if collecting:
-            gc.enable()
+            f"{source.name} holds columns or rows under keys, which are read whole: {size / 2**20:,.0f} MiB, where "
+            f"{WHOLE // 2**20} MiB are the most.",
+            "Write an array of objects, or one object a line (.jsonl): those may be of any length.",
+        )
 
 
-class _Twice(Exception):
-    """A key that an object has twice, of which one value would be lost."""
-
-
-def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        keys = [key for key, _ in pairs]
-        raise _Twice(next(key for key in keys if keys.count(key) > 1))
-    return found
-
-
-DECODER = json.JSONDecoder(object_pairs_hook=_once)
-
-
-def _refused_twice(error: _Twice, place: str) -> DataError:
-    return DataError(f"{place}: the key {str(error)[:60]!r} stands twice in one object.", "Keep one of the two.")
-
-
-def _json_remedy(error: json.JSONDecodeError, one_line: bool) -> str:
-    near = error.doc[max(0, error.pos - 1) : error.pos + 1]
-    if "'" in near:
-        return "JSON needs double quotation marks."
-    if error.doc[error.pos : error.pos + 1] in ("#", "/"):
-        return "JSON knows no comments: remove them."
-    if "escape" in error.msg:
-        return "Write every backslash inside a text twice."
-    if "Invalid control character" in error.msg:
-        return 'Write line breaks inside a text as "\\n".'
-    if "Extra data" in error.msg:
-        return "Write one object a line (.jsonl), or all objects in one array."
-    if error.doc[: error.pos].rstrip()[-1:] == "," and error.doc[error.pos : error.pos + 1] in ("}", "]"):
-        return "Remove the comma before the closing bracket."
-    if error.pos >= len(error.doc.rstrip()) or "Unterminated" in error.msg:
-        known = " Lines of a .jsonl file hold whole objects; name it .json if they go over several." if one_line else ""
-        return f"The text ends too early: was the file cut off?{known}"
-    return "Check commas, quotation marks and brackets there."
-
-
-def _entries(name: str, text: str) -> Iterator[Placed]:
-    """(line where it begins, value) of each entry of a JSON array that is known to be well formed."""
-    position, line, counted = text.index("[") + 1, 1, 0
-    while True:
-        while position < len(text) and text[position] in " \t\r\n,":
-            position += 1
-        if position >= len(text) or text[position] == "]":
-            return
-        line, counted = line + text.count("\n", counted, position), position
-        try:
-            value, position = DECODER.raw_decode(text, position)
-        except _Twice as error:
-            raise _refused_twice(error, f"{name}, line {line}") from None
-        yield line, value
+def _kept(rows: list[Placed]) -> Callable[[SourceFile], Iterator[Placed]]:
+    return lambda source: iter(rows)
 
 
 def _object(name: str, place: str, value: Any) -> dict[str, Any]:
@@ -146,37 +160,44 @@ def _kind(value: Any) -> str:
     return "null" if value is None else names.get(type(value), type(value).__name__)
 
 
-def _objects(entries: list[Any]) -> bool:
-    return bool(entries) and all(isinstance(entry, dict) for entry in entries)
+def _nested(source: SourceFile, key: str) -> Iterator[Placed]:
+    return enumerate(_member(source, key), start=1)
 
 
-def _some(name: str, rows: list[Placed]) -> list[Placed]:
-    if not rows:
-        raise DataError(f"{name} has no rows.", "Write at least one object with an input and an output.")
-    return rows
-
-
-def _count(entries: list[Any]) -> Iterator[tuple[int, Any]]:
-    return enumerate(entries, start=1)
-
-
-def _by_position(name: str, columns: list[Any], rows: list[Any]) -> list[Placed]:
+def _by_position(source: SourceFile) -> Iterator[Placed]:
     """The rows of ``{"columns": [...], "data": [[...], ...]}``."""
+    name, columns = source.name, list(_member(source, "columns"))
     twice = next((one for i, one in enumerate(columns) if not isinstance(one, str) or one in columns[:i]), None)
     if twice is not None:
         raise DataError(
             f"{name}: its columns are {listed(columns)}.", "Give every column a name of its own, which is a text."
         )
-    for place, row in _count(rows):
-        count = f"{len(row)} values" if isinstance(row, list) else _kind(row)
+    for place, row in enumerate(_member(source, "data"), start=1):
         if not isinstance(row, list) or len(row) != len(columns):
+            values = f"{len(row)} values" if isinstance(row, list) else _kind(row)
             raise DataError(
-                f"{name}, row {place}: {count} where {len(columns)} are expected.", "Give a value for each column."
+                f"{name}, row {place}: {values} where {len(columns)} are expected.", "Give a value for each column."
             )
-    return [(place, dict(zip(columns, row, strict=True))) for place, row in _count(rows)]
+        yield place, dict(zip(columns, row, strict=True))
 
 
-def _columns(name: str, lists: dict[str, list[Any]]) -> list[Placed]:
+def _by_split(source: SourceFile) -> Iterator[Placed]:
+    number = count(1)
+    with reading(source) as reader:
+        for key in reader.members():
+            for _, row in reader.values():
+                yield next(number), {**row, "split": SPLIT_NAMES[key.lower()]}
+
+
+def _natural_instructions(source: SourceFile) -> Iterator[Placed]:
+    parts = [part for part in _member(source, "Definition") if part]
+    definition = "\n".join(str(part) for part in parts)
+    for number, entry in enumerate(_member(source, "Instances"), start=1):
+        row = _object(source.name, f"entry {number} of Instances", entry)
+        yield number, {"instruction": definition, "input": row.get("input"), "output": row.get("output")}
+
+
+def _columns(name: str, lists: dict[str, list[Any]]) -> Callable[[SourceFile], Iterator[Placed]]:
     lengths = {key: len(entries) for key, entries in lists.items()}
     longest = max(lengths.values())
     short = next((key for key, length in lengths.items() if length != longest), None)
@@ -186,28 +207,14 @@ def _columns(name: str, lists: dict[str, list[Any]]) -> list[Placed]:
             f"{name}: the column {short!r} has {lengths[short]} values, {long!r} has {longest}.",
             "Give every column the same number of values.",
         )
-    return [(i + 1, {key: entries[i] for key, entries in lists.items()}) for i in range(longest)]
-
-
-def _by_split(lists: dict[str, list[Any]]) -> list[Placed]:
-    rows = [{**row, "split": SPLIT_NAMES[key.lower()]} for key, entries in lists.items() for row in entries]
-    return list(_count(rows))
+    return lambda source: enumerate(
+        (dict(zip(lists, row, strict=True)) for row in zip(*lists.values(), strict=True)), 1
+    )
 
 
 def _under_keys(value: dict[str, dict[str, Any]]) -> list[Placed]:
     """``{"0": {...}, "1": {...}}``, or pandas' ``{"column": {"0": ..., "1": ...}}``."""
     inner = [list(entry) for entry in value.values()]
     if all(keys == inner[0] for keys in inner) and all(key.isdecimal() for key in inner[0]):
-        return [(i, {column: entry[key] for column, entry in value.items()}) for i, key in _count(inner[0])]
-    return [(i, dict(row)) for i, row in _count(list(value.values()))]
-
-
-def _natural_instructions(name: str, value: dict[str, Any]) -> list[Placed]:
-    definition = value.get("Definition") or ""
-    if isinstance(definition, list):
-        definition = "\n".join(str(part) for part in definition)
-    rows = []
-    for number, entry in _count(value["Instances"]):
-        row = _object(name, f"entry {number} of Instances", entry)
-        rows.append((number, {"instruction": definition, "input": row.get("input"), "output": row.get("output")}))
-    return rows
+        return [(i, {column: entry[key] for column, entry in value.items()}) for i, key in enumerate(inner[0], start=1)]
+    return [(i, dict(row)) for i, row in enumerate(value.values(), start=1)]

@@ -201,7 +201,7 @@ def _gather(
             for (task, split), part in _parts(block, planned, options, raw, mapping.task).items():
                 gathered = rows.setdefault(task, {}).setdefault(split, Gathered())
                 gathered.batches += spill.put(with_column(to_table([item.row for item in part]), "task", task))
-                gathered.groups.extend(number * 2**40 + item.place for item in part)
+                gathered.groups.extend(number * 2**40 + item.number for item in part)
                 (labelled if mapping.label and not mapping.choices else others).add(task)
             if len(rows) > MOST_TASKS:
                 raise DataError(

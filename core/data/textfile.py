@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import os
 import re
 import tempfile
 import weakref
 import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TextIO
 
 from charset_normalizer import from_bytes
 
@@ -68,6 +72,18 @@ class SourceFile:
     format: str
     encoding: str = ""
     notes: list[str] = field(default_factory=list)
+    share: Callable[[], float] = lambda: 0.0  # of the file that is read, by whoever reads it now
+
+    @contextmanager
+    def text(self, newline: str | None = None) -> Iterator[TextIO]:
+        """The unpacked file, open for reading."""
+        with self.plain.open(encoding=self.encoding, newline=newline) as file:
+            size = os.fstat(file.fileno()).st_size
+            self.share = lambda: 1.0 if file.closed else file.buffer.tell() / size
+            try:
+                yield file
+            except UnicodeDecodeError as error:
+                raise DataError(f"{self.name}: bytes that are not {self.encoding}.", "Save it as UTF-8.") from error
 
 
 def open_source(path: str | Path) -> SourceFile:
