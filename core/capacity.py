@@ -18,6 +18,9 @@ DEVICES_SECONDS = 30
 ROUNDED = GIB // 20  # the memory of a GPU is known to a tenth of a GiB
 CGROUPS, MEMBERSHIP = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
 
+CPU = Device("cpu", "CPU", visible="")
+Place = tuple[Device, int]  # and the bytes that it has in all
+
 
 def devices() -> list[Device]:
     """The machine's devices, asked for at most twice a minute: forms look at every change."""
@@ -97,24 +100,29 @@ def _number(path: Path) -> int | None:
     return int(text) if text.isdecimal() else None
 
 
-def largest(wish: str) -> tuple[Device, int] | None:
+def largest(wish: str) -> Place | None:
     """Of the devices that a job with this wish can get, the one with the most memory, and its bytes with all swap.
 
     None where one of them does not tell its memory, or nobody knows the devices.
     """
     known = devices()
-    able = [(device, capacity_of(device, swap=True)) for device in known if wish in requests_for(device, known)]
-    if not able or any(capacity is None for _, capacity in able):
-        return None
-    return max(able, key=lambda one: one[1] or 0)
+    able = [place_of(device) for device in known if wish in requests_for(device, known)]
+    places = [place for place in able if place is not None]
+    return max(places, key=lambda place: place[1]) if places and len(places) == len(able) else None
+
+
+def place_of(device: Device) -> Place | None:
+    """A device and its bytes with all swap; None where it does not tell."""
+    capacity = capacity_of(device, swap=True)
+    return None if capacity is None else (device, capacity)
 
 
 def refusal(
-    parts: Mapping[str, int], place: tuple[Device, int] | None, what: str, remedies: Sequence[str]
+    parts: Mapping[str, int], place: Place | None, what: str, remedies: Sequence[str]
 ) -> OutOfMemoryError | None:
     """Why ``parts``, bytes by name that are held at one time, cannot be; None where they may fit.
 
-    ``place``: the device and what it has in all, from ``largest``. ``remedies``: what would help, any of them.
+    ``place``: as from ``largest``. ``remedies``: what would help, any of them.
     """
     need = sum(parts.values())
     if place is None or need <= place[1] + (ROUNDED if on_gpu(place[0]) else 0):
@@ -123,7 +131,6 @@ def refusal(
     told = ", ".join(f"{name} {size(number)}" for name, number in parts.items() if number)
     where = f"{device.title} ({device.name})" if on_gpu(device) else "the machine"
     return OutOfMemoryError(
-        f"{what} takes at least {size(need)} of memory whatever the batch is ({told}), but {where} has "
-        f"{size(capacity)} in all.",
+        f"{what} takes at least {size(need)} of memory ({told}), but {where} has {size(capacity)} in all.",
         f"Choose {', '.join(remedies[:-1])} or {remedies[-1]}." if len(remedies) > 1 else f"Choose {remedies[0]}.",
     )

@@ -114,7 +114,7 @@ def refusal(sites: Sequence[Site], model: ModelSpec, base: catalog.BaseShapes, w
     if place is None:
         return None
     parts = memory.held(sites, model, base, capacity.on_gpu(place[0]))
-    return capacity.refusal(parts, place, "The run", _remedies(sites, model, base, place[0], parts))
+    return capacity.refusal(parts, place, "With any batch size the run", _remedies(sites, model, base, place[0], parts))
 
 
 def _remedies(
@@ -126,7 +126,7 @@ def _remedies(
         found += ["a lower rank", "fewer experts"] if low_rank else ["a low-rank method such as lora"]
         found += ["fewer modules or layers"]
     if parts["weights"] > SOME * need:
-        found += _of_base(model, base, device)
+        found += of_base(model, base, device)
     return found + [
         f"device {one.name}"
         for one in capacity.devices()
@@ -139,7 +139,7 @@ def _may_hold(device: Device, sites: Sequence[Site], model: ModelSpec, base: cat
     return (cuda or model.quantization == "none") and sum(memory.held(sites, model, base, cuda).values()) <= has
 
 
-def _of_base(model: ModelSpec, base: catalog.BaseShapes, device: Device) -> list[str]:
+def of_base(model: ModelSpec, base: catalog.BaseShapes, device: Device) -> list[str]:
     """What makes the weights of a base smaller."""
     found = []
     if capacity.on_gpu(device) and model.quantization != "4bit" and not base.few_bits:
@@ -149,21 +149,19 @@ def _of_base(model: ModelSpec, base: catalog.BaseShapes, device: Device) -> list
     return [*found, "a smaller base"]
 
 
-def require_loaded(model: ModelSpec, wish: str, cache: Path, what: str, more: Mapping[str, int] | None = None) -> None:
-    """Refuse a base that no device could hold which a job with this ``wish`` can get.
+def require_loaded(model: ModelSpec, wish: str, cache: Path, what: str) -> None:
+    """Raise OutOfMemoryError for a base that no device can hold which a job with this ``wish`` can get."""
+    if refused := too_large(model, capacity.largest(wish), cache, what):
+        raise refused
 
-    ``more``: what lies beside it, bytes by name. Shapes that cannot be read say nothing: loading does.
 
-    Raises:
-        OutOfMemoryError: ``what`` needs more than there is.
-    """
-    place = capacity.largest(wish)
+def too_large(model: ModelSpec, place: capacity.Place | None, cache: Path, what: str) -> OutOfMemoryError | None:
+    """Why a base cannot be loaded on a device; None where it may fit or its shapes cannot be read."""
     if place is None:
-        return
+        return None
     try:
         base = catalog.shapes(model, cache)
-    except StudioError:
-        return
-    parts = {"weights": memory.least_weights(model, base, capacity.on_gpu(place[0])), **(more or {})}
-    if refused := capacity.refusal(parts, place, what, _of_base(model, base, place[0])):
-        raise refused
+    except (StudioError, OSError):  # loading says what is wrong
+        return None
+    parts = {"weights": memory.least_weights(model, base, capacity.on_gpu(place[0]))}
+    return capacity.refusal(parts, place, what, of_base(model, base, place[0]))

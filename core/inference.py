@@ -143,6 +143,8 @@ class Inference:
 
     def _place(self, model: ModelSpec, device: str) -> Place:
         """A free GPU, taken for the worker to be; else the CPU, with the reason."""
+        from core.capacity import CPU, place_of
+        from core.fitting import too_large
         from core.jobs import holds
 
         wanted = [] if device == "cpu" else holds.gpus()
@@ -150,6 +152,9 @@ class Inference:
             wanted = [gpu for gpu in wanted if gpu.name == device]
         reasons = []
         for gpu in wanted:
+            if beyond := too_large(model, place_of(gpu), self._home.cache, model.base):
+                reasons.append(beyond.message.removesuffix("."))
+                continue
             self._make_room(gpu.name)
             place = Place("cuda", gpu.visible, gpu.name, uuid.uuid4().hex)
             if self._hold(place, model, this_process()):
@@ -159,6 +164,8 @@ class Inference:
         if device.startswith("cuda"):
             why = "; ".join(reasons) or f"this machine has no {device}"
             raise ConfigurationError(f"Nothing can be answered on {device}: {why}.", "Choose auto or cpu.")
+        if beyond := too_large(model, place_of(CPU), self._home.cache, model.base):
+            raise beyond
         return Place("cpu", "" if wanted else None, note="; ".join(reasons))
 
     def _holds(self, connection: Connection) -> bool:

@@ -70,7 +70,7 @@ def plan(spec: RunSpec, home: Home, store: DatasetStore, upload: Callable[[Path]
     check_rows(spec, tasks)
     contradictions(spec, tasks)
     trainable, memory, notes = measure(spec, home, tasks)
-    room.require(trainable or 0, spec.train, home.runs)
+    tight = room.require(trainable or 0, spec.train, home.runs)
     resolved = [task.spec.model_copy(update={"dataset": task.dataset_id, "task": task.info.name}) for task in tasks]
     names = [task.name for task in tasks]
     spec = spec.model_copy(update={"tasks": resolved, "name": spec.name or default_name(spec, names)})
@@ -82,7 +82,7 @@ def plan(spec: RunSpec, home: Home, store: DatasetStore, upload: Callable[[Path]
         rows,
         trainable,
         memory,
-        [*notes, *idle_settings(spec)],
+        [*notes, *filter(None, [tight]), *idle_settings(spec)],
     )
 
 

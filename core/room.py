@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import math
 import re
 import shutil
 from collections.abc import Iterator
@@ -10,11 +11,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from core.errors import DiskError, StudioError
+from core.home import RESERVE
 from core.schema import TrainSpec
 from core.units import size
 
 MOMENTS = 2  # AdamW keeps two numbers for each one that is trained
 WIDTH = 4  # bytes: adapter and optimiser are float32
+BY_ITSELF = 5  # checkpoints of a run that does not say how often
+FEWER = "lower train.checkpoints_kept, or adapt less"
 EXIT_NO_ROOM = 4  # of a process that the disk lets write nothing, not even why
 ROOM = "Make room (python app.py disk --clean checkpoints)"
 RESUME = "resume: it goes on from its last checkpoint"
@@ -70,16 +74,33 @@ def checkpoint_bytes(trainable: int, train: TrainSpec) -> int:
 
 def needed(trainable: int, train: TrainSpec) -> int:
     """Bytes that checkpoints (those kept, one that an alarm keeps, one being written) and adapter take at most."""
-    return checkpoint_bytes(trainable, train) * (train.checkpoints_kept + 2) + WIDTH * trainable
+    most = train.checkpoints_kept + 2
+    if train.checkpoint_every is None:
+        most = min(most, BY_ITSELF)
+    elif train.steps is not None:
+        most = min(most, math.ceil(train.steps / train.checkpoint_every))
+    return checkpoint_bytes(trainable, train) * most + WIDTH * trainable
 
 
-def require(trainable: int, train: TrainSpec, folder: Path) -> None:
-    """Raise DiskError where the disk of ``folder`` has no room for a run's checkpoints."""
+def require(trainable: int, train: TrainSpec, folder: Path) -> str:
+    """Raise DiskError where the disk of ``folder`` has no room for a run's checkpoints.
+
+    Returns what is to be said where they would leave less than the reserve, else nothing.
+    """
+    need = needed(trainable, train)
+    free = require_bytes(need, folder, "The checkpoints and the adapter of this run", f"{ROOM}, {FEWER}.")
+    if not trainable or free - need >= RESERVE:
+        return ""
+    return (
+        f"Checkpoints and adapter take up to {size(need)} of the {size(free)} that are free on the disk of {folder}, "
+        f"and leave little to the studio. {FEWER.capitalize()}."
+    )
+
+
+def require_bytes(need: int, folder: Path, what: str, hint: str) -> int:
+    """Bytes that are free on the disk of ``folder``; DiskError where ``what`` needs more than that."""
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    need, free = needed(trainable, train), shutil.disk_usage(there).free
+    free = shutil.disk_usage(there).free
     if free < need:
-        raise DiskError(
-            f"The checkpoints and the adapter of this run take up to {size(need)}; {size(free)} are free on the disk "
-            f"of {folder}.",
-            "Make room (python app.py disk --clean checkpoints), or lower train.checkpoints_kept.",
-        )
+        raise DiskError(f"{what} take up to {size(need)}; {size(free)} are free on the disk of {folder}.", hint)
+    return free
