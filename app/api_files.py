@@ -20,6 +20,7 @@ from core import access
 from core.access import Actor
 from core.calls import Call
 from core.received import Received
+from core.room import explained
 from core.studio import Studio
 from core.units import MIB
 
@@ -89,6 +90,7 @@ async def _as(actor: Actor, work: Any) -> Any:
     return await run_in_threadpool(acting)
 
 
+@explained("ask again")
 def made(call: Call, studio: Studio, arguments: dict[str, Any]) -> Path:
     """The file that answers a call, in a folder of its own that ``remove`` takes away."""
     root = studio.home.cache / "sent"

@@ -12,6 +12,7 @@ import typer
 from app.commands import data, design, fusion, models, results, runs, system, tokens, users
 from app.commands.common import INSECURE, URL, Session, stop_quietly
 from core.errors import StudioError
+from core.room import trouble
 
 app = typer.Typer(
     help="Tessera: train, score and compare mixtures of LoRA experts.",
@@ -71,6 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `... | head` closed the other end
         stop_quietly()
         return 0
+    except OSError as error:
+        if (disk := trouble(error, "try again")) is None:
+            raise
+        _tell(disk, as_json="--json" in given)
+        return 1
     return 0
 
 

@@ -8,6 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from core.errors import DataError
 from core.paths import is_name
+from core.room import trouble
 from core.units import GIB, MIB
 
 MOST_FILES = 10_000
@@ -32,6 +33,8 @@ def unpack(archive: Path, target: Path) -> None:
                 if not entry.is_dir():
                     _write(packed, entry, target / place, archive)
     except (zipfile.BadZipFile, NotImplementedError, EOFError, OSError) as error:
+        if (disk := trouble(error, "fetch it again")) is not None:
+            raise disk from error
         raise DataError(f"{archive.name} is no whole zip archive: {error}.", "Fetch it again.") from error
 
 

@@ -12,21 +12,24 @@ from collections.abc import Callable
 from typing import Any
 
 from core.access import acting
-from core.errors import ConfigurationError, DataError, NotFoundError, OutOfMemoryError, StudioError
+from core.errors import ConfigurationError, DataError, DiskError, NotFoundError, OutOfMemoryError, StudioError
 from core.home import PROJECT
 from core.secrets import for_work
 
-_KINDS = {error.__name__: error for error in (ConfigurationError, DataError, NotFoundError, OutOfMemoryError)}
+_KINDS = {
+    error.__name__: error for error in (ConfigurationError, DataError, DiskError, NotFoundError, OutOfMemoryError)
+}
 
 _CALL = """
 import importlib, json, sys
 from core.access import Actor, act_as
 from core.errors import StudioError
+from core.room import explained
 module, function, arguments, actor, heard = json.loads(sys.argv[1])
 if heard:
     arguments["told"] = lambda text: print(json.dumps({"told": text}), flush=True)
 try:
-    with act_as(Actor(*actor)):
+    with act_as(Actor(*actor)), explained():
         answer = {"value": getattr(importlib.import_module(module), function)(**arguments)}
 except StudioError as error:
     answer = {"error": [type(error).__name__, error.message, error.hint]}

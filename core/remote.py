@@ -20,6 +20,7 @@ from core.errors import ConfigurationError, NotFoundError
 from core.overrides import Changes
 from core.remote_files import Sending, unpacked
 from core.remote_line import Line, Say, to_stderr
+from core.room import explained
 from core.schema import RunSpec
 from core.studio import Sources, Studio
 from core.wire import decode, dumps
@@ -139,7 +140,7 @@ class RemoteStudio:
         target = Path(target).expanduser()
         if target.exists() and any(target.iterdir() if target.is_dir() else [target]):
             raise ConfigurationError(f"{target} exists and is not empty.", "Name a folder that does not exist yet.")
-        with tempfile.TemporaryDirectory() as room:
+        with explained(), tempfile.TemporaryDirectory() as room:
             return unpacked(self._line.fetch("export", Path(room) / "adapter.zip", params={"run": run}), target)
 
     def close(self) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 
 from core import views
 from core.errors import NotFoundError
-from core.home import Home, RunFolder
+from core.home import Home, RunFolder, whole
 from core.jobs.worker_log import last_lines
 from core.records import Records
 from core.shared import Shared
@@ -194,7 +194,7 @@ def newest_log(folder: RunFolder, newest: str) -> Path | None:
 
 
 def _zip(target: Path, root: Path, files: Sequence[Path]) -> Path:
-    with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as archive:
+    with whole(target) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in files:
             if path.is_file() and not path.is_symlink():
                 archive.write(path, Path(root.name) / path.relative_to(root))

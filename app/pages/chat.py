@@ -7,12 +7,13 @@ from typing import Any
 
 import gradio as gr
 
-from app.handouts import PRESS, handout
+from app.handouts import PRESS, handed
 from app.pages.chat_answers import PARTS, PLACES, answer
 from app.pages.chat_state import SETTINGS, drawn, listed, number, offered, start, warm, where
 from app.pages.chat_views import PANES, TURNS
 from app.ui import components as ui
 from core.errors import StudioError
+from core.home import write_text
 from core.studio import Studio
 
 LEAD = "One question to several models on one base, with the same seed and settings."
@@ -183,10 +184,9 @@ def _exporter(studio: Studio, kind: str) -> Any:
     def export(conversation: str) -> tuple[Any, str]:
         try:
             text = studio.chats.export(number(conversation) or 0, kind)
+            name = f"conversation-{number(conversation)}.{kind}"
+            return handed(name, lambda path: write_text(path, text)), ""
         except StudioError as error:
             return gr.skip(), ui.problem(error)
-        path = handout(f"conversation-{number(conversation)}.{kind}")
-        path.write_text(text, "utf-8")
-        return str(path), ""
 
     return export

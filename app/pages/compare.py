@@ -10,10 +10,11 @@ from typing import Any
 
 import gradio as gr
 
-from app.handouts import PRESS, handout
+from app.handouts import PRESS, handed
 from app.pages import compare_views, run_curves
 from app.ui import components as ui
 from core.errors import StudioError
+from core.home import write_text
 from core.studio import Studio
 
 LEAD = "Scores task by task with their errors, curves on each other, and what the runs differ in."
@@ -267,8 +268,6 @@ def exported(studio: Studio, choice: Choice, form: str) -> str:
     """The comparison as a file, in the form that was asked for."""
     try:
         text = compared(studio, choice).render(form)
+        return handed(f"comparison-{len(choice.runs)}-runs.{FORMS[form]}", lambda path: write_text(path, text + "\n"))
     except StudioError as error:
         raise gr.Error(ui.escape(error), print_exception=False) from error
-    target = handout(f"comparison-{len(choice.runs)}-runs.{FORMS[form]}")
-    target.write_text(text + "\n", encoding="utf-8")
-    return str(target)

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.handouts import PRESS, handout
+from app.handouts import PRESS, handed
 from app.pages import fusion_result, runs
 from app.pages.fusion_choice import Choice
 from app.pages.fusion_look import PARTS, look
@@ -15,6 +15,7 @@ from app.ui import components as ui
 from core.errors import StudioError
 from core.figures import fusion as figures
 from core.figures import write_html
+from core.home import write_text
 from core.studio import Studio
 
 SECONDS = 1.5
@@ -135,11 +136,10 @@ def table_file(studio: Studio, run: str) -> str:
     """The table as CSV, numbers unrounded."""
     try:
         found = studio.fusion(run)
+        text = fusion_result.plain(found.table)
+        return handed(f"{found.run['id']}-fusion.csv", lambda path: write_text(path, text))
     except StudioError as error:
         raise gr.Error(ui.escape(error), print_exception=False) from error
-    target = handout(f"{found.run['id']}-fusion.csv")
-    target.write_text(fusion_result.plain(found.table), encoding="utf-8")
-    return str(target)
 
 
 def figures_file(studio: Studio, run: str) -> str:
@@ -159,5 +159,8 @@ def figures_file(studio: Studio, run: str) -> str:
     if tables := studio.tables(identity, "sweep"):
         every = figures.attacks(tables[-1][1])
         drawn += [figures.sweep_figure(tables[-1][1], attack, title=f"Attack: {attack}") for attack in every]
-    target = handout(f"{identity}-fusion.html")
-    return str(write_html(drawn, target, title=f"{identity} {found.run['name']}"))
+    title = f"{identity} {found.run['name']}"
+    try:
+        return handed(f"{identity}-fusion.html", lambda path: write_html(drawn, path, title=title))
+    except StudioError as error:
+        raise gr.Error(ui.escape(error), print_exception=False) from error

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from app.handouts import PRESS, handout
+from app.handouts import PRESS, handed
 from app.pages.routing_choice import ALL, Choice, settle
 from app.ui import components as ui
 from core.errors import StudioError
@@ -51,11 +51,11 @@ def write(studio: Studio, choice: Choice, kind: str) -> tuple[Any, str]:
     argument, suffix, _ = KINDS[kind]
     try:
         choice = settle(studio, choice)
-        path = handout(f"{choice.run}-{choice.figure}-{choice.moment}-{choice.role}{suffix}")
-        chosen: dict[str, Any] = {"figure": choice.figure, "role": choice.role, argument: path}
+        chosen: dict[str, Any] = {"figure": choice.figure, "role": choice.role}
         if choice.projection != ALL:
             chosen["projections"] = [choice.projection]
-        written = studio.routing_files(choice.run, choice.moment, **chosen)
-        return str(written[0]), ""
+        name = f"{choice.run}-{choice.figure}-{choice.moment}-{choice.role}{suffix}"
+        make = lambda path: studio.routing_files(choice.run, choice.moment, **{argument: path}, **chosen)  # noqa: E731
+        return handed(name, make), ""
     except StudioError as error:
         return gr.skip(), ui.problem(error)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import gradio as gr
 
-from app.handouts import PRESS, handout
+from app.handouts import PRESS, handed
 from app.pages import run_curves, run_look, run_views
 from app.pages.run_list import STATES, Filters
 from app.ui import components as ui
@@ -375,10 +375,9 @@ def packed(studio: Studio, kind: str, chosen: str) -> str:
     """A zip of the run with this id, ready to be downloaded."""
     try:
         run = studio.run(chosen)["id"]
-        target = handout(f"{run}-{kind}.zip")
         if kind == "adapter":
             gr.Info(ui.escape(f"The adapter of {run} is packed; that takes some seconds."))
         make: dict[str, Callable[[str, Path], Path]] = {"bundle": studio.watch.bundle, "adapter": studio.watch.adapter}
-        return str(make[kind](run, target))
+        return handed(f"{run}-{kind}.zip", lambda path: make[kind](run, path))
     except StudioError as error:
         raise gr.Error(ui.escape(error), print_exception=False) from error

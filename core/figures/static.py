@@ -14,6 +14,7 @@ from core.errors import ConfigurationError
 from core.figures.panels import Figure, Panels, Role, caption, routing_panels, scale_ticks
 from core.figures.scores import BASE, offsets, score_rows
 from core.figures.style import FONTS, LOOKS, SERIES, Look, Theme, diverging, ramp
+from core.home import whole
 
 FORMATS = (".png", ".svg", ".pdf")
 PAGE = 7.2  # inches: the text width of a two-column page
@@ -66,10 +67,14 @@ def save(plt: Any, drawing: Any, path: str | Path, dpi: int) -> Path:
     if path.suffix.lower() not in FORMATS:
         plt.close(drawing)
         raise ConfigurationError(f"{path.name} is not a picture format.", f"End the name in {', '.join(FORMATS)}.")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    dated = {".svg": {"Date": None}, ".pdf": {"CreationDate": None}}
-    drawing.savefig(path, dpi=dpi, facecolor=drawing.get_facecolor(), metadata=dated.get(path.suffix.lower()))
-    plt.close(drawing)
+    kind = path.suffix.lower()[1:]
+    dated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}
+    try:
+        with whole(path) as file:
+            drawing.savefig(file, format=kind, dpi=dpi, facecolor=drawing.get_facecolor(), metadata=dated.get(kind))
+    finally:
+        plt.close(drawing)
+    path.chmod(0o644)  # a picture to hand on, as pages are
     return path
 
 

@@ -21,15 +21,15 @@ roles with the same figures, counted in samples.
 from __future__ import annotations
 
 import json
-import os
 import re
-import tempfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
+
+from core.home import whole
 
 from ..errors import DataError, NotFoundError
 
@@ -122,20 +122,11 @@ class RoutingSnapshot:
     def save(self, path: str | Path) -> Path:
         """Write a whole ``.npz`` or nothing."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         sites = [asdict(site) for site in self.sites]
         head = {"version": VERSION, "tasks": self.tasks, "roles": list(self.roles), "sites": sites}
         arrays = {name: getattr(self, name) for name in (*PER_EXPERT, *PER_SITE)}
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                np.savez_compressed(file, head=np.array(json.dumps(head)), **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with whole(path) as file:
+            np.savez_compressed(file, head=np.array(json.dumps(head)), **arrays)
         return path
 
     @classmethod
