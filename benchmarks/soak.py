@@ -22,17 +22,18 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import soak_page, soak_phase
+from benchmarks import soak_chat, soak_page, soak_phase
 from benchmarks.soak_phase import STEPS
 from core.home import PROJECT, write_text
 
 MEASURED = PROJECT / "docs" / "measurements" / "soak.json"
-MINUTES, SEED, KILLS = 10.0, 7, 60
+MINUTES, SEED, KILLS = 10.0, 7, 72
 PARTS = {"kills": 0.62, "load": 0.38}  # of the time, when both run
 LOOKING = 0.7  # of the time of the load part; in the rest its home is filled and the worker trains alone
 ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    "TESSERA_INFERENCE_IDLE": str(soak_chat.IDLE),
     "TESSERA_CPU_JOBS": str(max(1, (os.cpu_count() or 1) // 2)),  # a core is left for web server and dispatcher
 }
 

@@ -20,7 +20,7 @@ from core.home import PROJECT, Home
 from core.jobs.processes import TOKEN_VARIABLE
 from core.studio import Studio
 
-WEB, DISPATCHER, WORKER, OTHER = "web", "dispatcher", "worker", "other"
+WEB, DISPATCHER, WORKER, CHAT, OTHER = "web", "dispatcher", "worker", "chat", "other"
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,8 @@ def _variable(environment: bytes, name: str) -> str:
 def _seen(pid: int, words: list[bytes], token: str) -> Seen:
     if b"core.jobs.dispatcher" in words or any(word.endswith(b"stand_in_dispatcher.py") for word in words):
         return Seen(pid, DISPATCHER, token)
+    if b"core.chat.serve" in words:
+        return Seen(pid, CHAT, token)
     if b"serve" in words:
         return Seen(pid, WEB, token)
     file = next((Path(os.fsdecode(word)) for word in words if word.endswith(b".json")), None)

@@ -10,16 +10,23 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from benchmarks.soak_home import DISPATCHER, WEB, WORKER, House, Seen, until
+from benchmarks.soak_chat import Blow, Kill, Talk, answering
+from benchmarks.soak_home import CHAT, DISPATCHER, WEB, WORKER, House, Seen, until
 from benchmarks.soak_runs import People
 from benchmarks.soak_watch import Happening, Watcher
 from core.home import PROJECT
 
 # kind -> its part of the kills
-KINDS = {
+CHATS = {
+    "chat worker": 2,
+    "chat worker while it answers": 4,
+    "chat worker while it starts": 3,
+    "chat worker and web server": 3,
+}
+KINDS = CHATS | {
     "worker": 13,
     "worker while it starts": 4,
     "worker while it writes a checkpoint": 5,
@@ -61,13 +68,15 @@ class Killer:
     house: House
     people: People
     watcher: Watcher
+    talk: Talk
     chance: random.Random
+    killed: list[Kill] = field(default_factory=list)
 
     def do(self, kind: str) -> Happening:
         if "web" in kind or kind == "all three":
             until(self.house.answers, 2 * MOMENT)  # each time without a web server is one kill's, and is told of it
         happening = self._acts()[kind](kind)
-        if happening.pids:
+        if happening.pids and (kind not in CHATS or "web" in kind):  # pages of runs know nothing of chats
             self.watcher.note(happening)
         return happening
 
@@ -84,7 +93,9 @@ class Killer:
             "all three": lambda kind: self._kill(kind, self.house.seen(WEB, DISPATCHER, WORKER)),
             "right after a submission": self._after_submission,
             "right after a cancellation": self._after_cancellation,
-        } | {kind: self._pause for kind in PAUSES}
+            **dict.fromkeys(CHATS, self._chat),
+            **dict.fromkeys(PAUSES, self._pause),
+        }
 
     def _living(self, role: str) -> list[Seen]:
         """The process, waited for if it is away."""
@@ -92,6 +103,7 @@ class Killer:
 
     def _kill(self, kind: str, targets: list[Seen]) -> Happening:
         at = time.monotonic()
+        self.killed.append(Kill(at, frozenset(one.role for one in targets)))
         self._touch(targets)
         hit = self.house.kill(*(one.pid for one in targets))
         if any(one.role == WEB for one in targets):
@@ -167,6 +179,24 @@ class Killer:
         run = self.people.cancel()
         own = [one for one in self.house.workers() if one.run == run]
         return self._kill(kind, own if own and self.chance.random() < 0.5 else self._living(DISPATCHER))
+
+    def _chat(self, kind: str) -> Happening:
+        """Somebody asks, and the one who answers dies; where its moment does not come, it counts as any."""
+        if kind.endswith("starts"):
+            self._kill(kind, self.house.seen(CHAT))
+            self.talk.begin()
+            until(lambda: self.house.seen(CHAT), MOMENT, pause=0.01)
+            time.sleep(self.chance.uniform(0.0, 3.0))
+        elif kind != "chat worker":
+            self.talk.begin()
+            if not until(lambda: answering(self.house), 2 * MOMENT) and "web" not in kind:
+                kind = "chat worker"
+        found = self._living(CHAT)
+        if not found:
+            return Happening(kind, time.monotonic())
+        happening = self._kill(kind, found + (self.house.seen(WEB) if "web" in kind else []))
+        self.talk.note(Blow(kind, happening.at, happening.pids))
+        return happening
 
     def _pause(self, kind: str) -> Happening:
         """SIGSTOP, a few seconds, SIGCONT; what is promised counts from the end of the pause."""

@@ -9,11 +9,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from benchmarks import soak_chat, soak_chat_checks
 from benchmarks import soak_checks as checks
 from benchmarks.soak_home import House, until
 from benchmarks.soak_kills import PAUSES, Killer, kill_while_opening, moments, order
 from benchmarks.soak_runs import METHODS, OPEN, Ordered, People, small_data
-from benchmarks.soak_watch import PAGES, PROMISED, Watcher, spread
+from benchmarks.soak_watch import PAGES, PROMISED, Happening, Watcher, spread
 from storage import Database
 
 STEPS = 96
@@ -35,17 +36,23 @@ def soak(root: Path, *, seconds: float, seed: int, kills: int, steps: int = STEP
         people = People(house.studio, small_data(house.studio, Path(folder) / "data"), chance, steps)
         opened = kill_while_opening(chance, Path(folder), OPENINGS)
     watcher = Watcher(house, lambda: _shown(house, people), lambda: list(people.ordered))
-    killer = Killer(house, people, watcher, chance)
+    talk = soak_chat.Talk(house, random.Random(seed + 1))
+    killer = Killer(house, people, watcher, talk, chance)
     try:
         house.serve()
         if not until(house.answers, 120):
             raise RuntimeError(f"the web server does not start: {house.log.read_text()[-2000:]}")
         watcher.start()
+        talk.start()
         _work(people, killer, seconds - (time.monotonic() - began), kills, say)
         _finish(people, GRACE, say)
-        until(lambda: not watcher.unsettled(), PROMISED * 2)
+        until(lambda: not watcher.unsettled() and not talk.waiting(), PROMISED * 2)
+        talk.stop()
+        chats = [soak_chat_checks.again(talk, talk.answered())]
+        chats += [soak_chat_checks.answers(house.studio, talk), soak_chat_checks.undisturbed(talk, killer.killed)]
         watcher.stop()
-        found = _audit(house, people)
+        chats.append(soak_chat_checks.workers(house, watcher.crowded))
+        found = _audit(house, people) + chats
         found.append(checks.Check("a data base opens whole after a kill while it is migrated", OPENINGS, tuple(opened)))
         found += _of_pages(watcher) + _of_people(people)
         return report(people, killer, watcher, found, time.monotonic() - began) | {"seed": seed}
@@ -162,7 +169,8 @@ def report(
     people: People, killer: Killer, watcher: Watcher, found: list[checks.Check], seconds: float
 ) -> dict[str, Any]:
     """Figures and checks as JSON."""
-    killed = [one for one in watcher.happened if one.counted]
+    happened, talk = watcher.happened, killer.talk
+    killed = [one for one in happened if one.counted] + [blow for blow in talk.blows if "web" not in blow.kind]
     states = Counter(people.states().values())
     with people.studio.records.read() as session:
         from sqlalchemy import func, select
@@ -170,28 +178,35 @@ def report(
         from storage.models import Attempt
 
         outcomes = dict(session.execute(select(Attempt.outcome, func.count()).group_by(Attempt.outcome)).tuples().all())
-    kinds = sorted({one.kind for one in watcher.happened})
-    settled = {kind: [one.settled for one in watcher.happened if one.kind == kind and one.settled] for kind in kinds}
     return {
         "seconds": round(seconds),
         "kills": len(killed),
         "processes": sum(one.pids for one in killed),
         "kinds": dict(Counter(one.kind for one in killed)),
-        "pauses": sum(one.kind in PAUSES for one in watcher.happened),
+        "pauses": sum(one.kind in PAUSES for one in happened),
         "people": dict(sorted(people.done.items())),
         "runs": dict(states),
         "methods": list(METHODS),
         "attempts": {str(outcome): count for outcome, count in outcomes.items()},
-        "settled": {kind: spread(values) for kind, values in settled.items()}
-        | {"all": spread([value for values in settled.values() for value in values])},
-        "served": spread([one.served for one in watcher.happened if one.served is not None]),
-        "pages": {page: spread([one.pages[page] for one in killed if page in one.pages]) for page in PAGES},
+        "settled": by_kind(happened, "settled"),
+        "served": by_kind(happened, "served"),
+        "pages": {
+            page: spread([one.pages[page] for one in happened if one.counted and page in one.pages]) for page in PAGES
+        },
         "untrue": {page: round(value, 2) for page, value in watcher.wrong.items()},
         "outages": spread(watcher.outages),
         "answers": spread(watcher.answers),
         "polls": watcher.polls,
         "without_dispatcher": spread(watcher.alone),
+        "chat": soak_chat.report(killer.talk),
         "checks": [
             {"promise": one.promise, "looked_at": one.looked_at, "wrong": list(one.wrong[:20])} for one in found
         ],
     }
+
+
+def by_kind(happened: list[Happening], field: str) -> dict[str, Any]:
+    """Seconds of every kind of event, and of all."""
+    found = {kind: [one for one in happened if one.kind == kind] for kind in sorted({one.kind for one in happened})}
+    seconds = lambda ones: spread([value for one in ones if (value := getattr(one, field)) is not None])  # noqa: E731
+    return {kind: seconds(ones) for kind, ones in found.items()} | {"all": seconds(happened)}

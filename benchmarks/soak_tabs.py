@@ -6,7 +6,7 @@ import html
 import json
 import re
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import httpx
@@ -33,6 +33,26 @@ class Tab:
 
     def tick(self) -> None:
         self._fire("tick")
+
+    def press(self, name: str, given: Mapping[int, Any]) -> Iterator[str]:
+        """Send what fills the component ``name`` first through the queue, with ``given`` in the places of its inputs;
+        a word for everything that comes, and at the end the tab shows what the stream ended with."""
+        first = self._number(name)
+        one = next(found for found in self._config["dependencies"] if found["outputs"][:1] == [first])
+        inputs = [None if self._kind(number) == "state" else self.values.get(number) for number in one["inputs"]]
+        body = {"data": [given.get(place, value) for place, value in enumerate(inputs)], "fn_index": one["id"]}
+        joined = self._client.post("/gradio_api/queue/join", json={**body, "session_hash": self._session})
+        joined.raise_for_status()
+        wanted = {"session_hash": self._session}
+        with self._client.stream("GET", "/gradio_api/queue/data", params=wanted) as lines:
+            for line in lines.iter_lines():
+                word = json.loads(line[5:]) if line.startswith("data:") else {}
+                if word.get("msg") == "process_generating":
+                    yield "more"
+                if word.get("msg") in ("process_completed", "unexpected_error"):
+                    for number, value in zip(one["outputs"], word.get("output", {}).get("data") or [], strict=False):
+                        self._take(number, value)
+                    return
 
     def value(self, name: str) -> Any:
         """What the component with this ``elem_id`` shows."""

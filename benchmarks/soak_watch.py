@@ -11,7 +11,7 @@ from typing import Any
 
 import httpx
 
-from benchmarks.soak_home import House
+from benchmarks.soak_home import CHAT, House
 from benchmarks.soak_tabs import States, Tab, home_states, list_states, menu_states, view_states
 from core.jobs.service import dispatcher_status
 
@@ -80,7 +80,8 @@ class Happening:
 @dataclass
 class Watcher:
     """Polls every page in a thread. All in seconds: ``wrong``: the longest time that each page said something untrue;
-    ``outages``: without a web server; ``alone``: without a dispatcher; ``answers``: of the pages."""
+    ``outages``: without a web server; ``alone``: without a dispatcher; ``answers``: of the pages; ``crowded``: the
+    longest time with more than one chat worker."""
 
     house: House
     shown: Callable[[], str | None]  # the run that the run view shows
@@ -92,6 +93,8 @@ class Watcher:
     problems: list[str] = field(default_factory=list)
     outages: list[float] = field(default_factory=list)
     alone: list[float] = field(default_factory=list)
+    crowded: float = 0.0
+    _crowded_since: float | None = None
     _alone_since: float | None = None
     _back: float = 0.0
     _tabs: dict[str, Tab] = field(default_factory=dict)
@@ -120,6 +123,7 @@ class Watcher:
             while not self._over.wait(POLL):
                 began = time.monotonic()
                 self._look_for_dispatcher(began)
+                self._count_chats(began)
                 if down is not None and not self.house.answers():
                     continue
                 if down is not None:
@@ -144,6 +148,11 @@ class Watcher:
         elif self._alone_since is not None:
             self.alone.append(now - self._alone_since)
             self._alone_since = None
+
+    def _count_chats(self, now: float) -> None:
+        several = len(self.house.seen(CHAT)) > 1  # people of a soak ask one base alone
+        self._crowded_since = (self._crowded_since or now) if several else None
+        self.crowded = max(self.crowded, now - (self._crowded_since or now))
 
     def _poll(self, client: httpx.Client, began: float) -> None:
         """Ask each page and compare it with the processes before and after its own answer."""

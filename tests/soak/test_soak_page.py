@@ -43,6 +43,20 @@ def test_the_block_of_the_page_is_filled_and_the_rest_stays(tmp_path: Path) -> N
     assert "| worker | 3 | 2.0 | 14.0 | 14.0 |" in text and "Load: calm." in text
 
 
+def test_figures_of_before_chats_were_killed_are_shown_and_those_since() -> None:
+    before = table(report())
+    assert "| worker | 3 | 2.0 | 14.0 | 14.0 | – | – | – |" in before and "question" not in before
+    assert "| **all events** | 3 | 2.0 | 14.0 | 14.0 | 2.0 | 14.0 | 14.0 |" in before
+    assert "with a web server every page was right again within 14.0 s (95 %), at most 14.0 s; 15 are" in before
+    since, times = report(), spread([3.0])
+    since["kills"] |= {"served": {"worker": times, "all": times}}
+    since["kills"]["chat"] = {"asked": 5, "answered": 4, "kills": 1, "again": {"chat worker": times}, "answers": times}
+    shown = table(since)
+    assert "| worker | 3 | 2.0 | 14.0 | 14.0 | 3.0 | 3.0 | 3.0 |" in shown
+    assert "| a question is answered again after: chat worker | 1 | 3.0 | 3.0 | 3.0 |" in shown
+    assert "5 questions were put, 4 of them answered whole." in shown
+
+
 def test_a_seed_gives_the_same_kills_of_every_kind() -> None:
     kinds = order(random.Random(3), 60)
     assert kinds == order(random.Random(3), 60) != order(random.Random(4), 60)
