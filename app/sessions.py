@@ -16,6 +16,8 @@ from fastapi import FastAPI
 from gradio.blocks import BlockFunction
 from gradio.state_holder import SessionState, StateHolder
 
+from app import uploads
+
 CLOSED_KEPT = 50  # a tab that comes back, of a computer that slept, finds its state again
 MOST = 2_000
 FORGOTTEN_AFTER = timedelta(hours=24)
@@ -23,7 +25,11 @@ SKIP = gr.skip()
 
 
 class Pages(gr.Blocks):
-    """Blocks in which an output that stays as it is costs nothing."""
+    """Blocks that take files from their own folder alone, and in which an output that stays as it is costs nothing."""
+
+    async def preprocess_data(self, block_fn: BlockFunction, inputs: list[Any], *more: Any, **named: Any) -> list[Any]:
+        uploads.check_named(inputs)
+        return await super().preprocess_data(block_fn, inputs, *more, **named)
 
     async def postprocess_data(
         self, block_fn: BlockFunction, predictions: list[Any] | dict[Any, Any], state: SessionState | None
@@ -77,6 +83,7 @@ class State(SessionState):
 def install(app: FastAPI, pages: gr.Blocks) -> None:
     """Have the application that serves ``pages`` keep its sessions here."""
     pages.state_session_capacity = MOST
+    pages.has_launched = True  # else Gradio checks of no file, in an event or an answer, where it lies
     for route in app.routes:
         served = getattr(route, "app", None)
         if getattr(served, "blocks", None) is pages:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import gradio as gr
 from gradio.utils import get_upload_folder
 
 from app.holders import FILES
@@ -19,6 +20,7 @@ from core.errors import DataError
 from core.paths import child, inside
 
 METADATA = "tasks.json"
+MOST_NAMED = 1000  # files of one event, as many as one upload takes
 NOT_UPLOADED = ("A file that was not uploaded here was named.", "Drop the file on the page again.")
 _UPLOADED = re.compile(r"[^,]*/tessera-[0-9a-f]{16}/[^/,]+/?")
 
@@ -34,6 +36,30 @@ def received(value: Any) -> list[Path]:
     if not all(path.is_file() and FILES.may(path) for path in paths):
         raise DataError(*NOT_UPLOADED)
     return paths
+
+
+def check_named(inputs: Any) -> None:
+    """Refuse an event that names files elsewhere: Gradio would copy them from this machine, or fetch them from another.
+
+    Raises:
+        gr.Error: a file, in the value of whatever component, that does not lie in Gradio's own folder; or too many.
+    """
+    root, waiting, named = Path(get_upload_folder()), [inputs], set()
+    while waiting and len(named) <= MOST_NAMED:
+        one = waiting.pop()
+        if isinstance(one, list):
+            waiting.extend(one)
+        elif isinstance(one, dict):
+            waiting.extend(one.values())
+            if isinstance(one.get("path"), str) and "meta" in one:
+                named.add(one["path"])
+    try:
+        if len(named) > MOST_NAMED or not all(map(os.path.isabs, named)):
+            raise DataError(*NOT_UPLOADED)
+        for path in named:
+            inside(path, [root])
+    except DataError as error:
+        raise gr.Error(NOT_UPLOADED[0], print_exception=False) from error
 
 
 def private_folder() -> Path:
