@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import math
+import os
 import re
 import shutil
 from collections.abc import Iterator
@@ -28,8 +29,10 @@ TROUBLES = {
     errno.EDQUOT: ("The quota on this disk is used up", ROOM),
     errno.EFBIG: ("The disk takes no file that large", "Raise the limit (ulimit -f)"),
     errno.EROFS: ("The disk can only be read", "Mount it so that it can be written"),
+    errno.EACCES: ("The rights of a file or folder forbid it", "Give them to the studio's user (chmod)"),
     errno.EIO: ("The disk reports an error", "Look at the disk (dmesg)"),
 }
+FULL = (errno.ENOSPC, errno.EDQUOT)
 LIBRARIES = re.compile(r"\(os error (\d+)\)")  # how safetensors names what the system said
 
 
@@ -50,6 +53,14 @@ def trouble(error: BaseException, then: str = RESUME) -> DiskError | None:
             where = f": {seen.filename}" if isinstance(seen, OSError) and seen.filename else ""
             return DiskError(f"{what}{where}.", f"{hint}, then {then}.")
         seen = seen.__cause__ or seen.__context__
+    return None
+
+
+def told(text: str) -> DiskError | None:
+    """As ``trouble``, from the last words of a process that said no more."""
+    for number, (what, hint) in TROUBLES.items():
+        if f"[Errno {number}]" in text or (number in FULL and os.strerror(number) in text):
+            return DiskError(f"{what}.", f"{hint}, then {RESUME}.")
     return None
 
 

@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from core.jobs.worker_log import last_lines
-from core.room import EXIT_NO_ROOM, FREE
+from core.room import EXIT_NO_ROOM, FREE, told
 from storage.queries.attempts import LastWords
 
 TAIL_LINES = 50
 EXIT_CANCELLED = 3
-FULL = ("No space left on device", "Disk quota exceeded")
 
 
 @dataclass(frozen=True)
@@ -57,8 +56,8 @@ def judge(
             "failed", "failed", 0, False, "disk", "The disk took nothing more that the worker wrote.", FREE, tail
         )
     if exit_code is not None and exit_code >= 0:
-        if any(sign in tail for sign in FULL):
-            return Ending("failed", "failed", 0, False, "disk", "The disk is full.", FREE, tail)
+        if disk := told(tail):
+            return Ending("failed", "failed", 0, False, disk.kind, disk.message, disk.hint, tail)
         message, hint = _explain(exit_code)
         return Ending("failed", "failed", 0, False, "internal", message, hint, tail)
     return _lost(said, exit_code, tail, limit, blameless=rebooted or never_lived)

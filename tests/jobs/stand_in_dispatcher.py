@@ -9,6 +9,8 @@ import threading
 import time
 from pathlib import Path
 
+from sqlalchemy import event
+
 from core.home import Home
 from core.jobs.devices import Device
 from core.jobs.dispatcher import Dispatcher, Limits
@@ -28,11 +30,18 @@ def fill(flag: Path) -> None:
         time.sleep(0.02)
 
 
+def forbid(database: Database, flag: Path) -> None:
+    """While the file is there, connections that are open can read alone, as on a file system that was mounted anew."""
+    begun = lambda connection: flag.exists() and connection.exec_driver_sql("PRAGMA query_only=ON")  # noqa: E731
+    event.listen(database.engine, "begin", begun)
+
+
 def main() -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     wish = json.loads(sys.argv[2]) if len(sys.argv) > 2 else {}
     slots, real = wish.pop("slots", 1), wish.pop("real", False)
     worker, jump, full, busy = (wish.pop(name, None) for name in ("worker", "jump", "full", "busy"))
+    readonly = wish.pop("readonly", None)
     dispatcher = Dispatcher(
         Home.open(sys.argv[1]),
         executor=LocalExecutor() if real else LocalExecutor([sys.executable, worker] if worker else WORKER),
@@ -41,6 +50,8 @@ def main() -> int:
     )
     if busy:
         dispatcher.database = Database(dispatcher.home.database_url, busy_seconds=busy)
+    if readonly:
+        forbid(dispatcher.database, Path(readonly))
     if jump:
         threading.Timer(0.5, clock.jump, [jump]).start()
     if full:

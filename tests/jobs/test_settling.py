@@ -46,6 +46,8 @@ def test_a_shutdown_that_asked_the_worker_to_end_is_no_cancellation() -> None:
 def test_a_full_disk_is_named() -> None:
     tail = "OSError: [Errno 28] No space left on device"
     assert judge(words(), 1, tail, limit=3).message == "The disk is full."
+    ended = judge(words(), 1, "OSError: [Errno 30] Read-only file system: 'x'", limit=3)
+    assert (ended.failure, ended.message) == ("disk", "The disk can only be read.") and "resume" in ended.hint
 
 
 def test_only_the_end_of_a_log_is_read(tmp_path: Path) -> None:
