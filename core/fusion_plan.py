@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from core import catalog, overrides
+from core import catalog, fusion_memory, overrides
 from core.adapters.cells import Cell
 from core.adapters.folders import CONFIG, read_config
 from core.adapters.methods import presets
@@ -201,13 +201,15 @@ def plan(spec: RunSpec, home: Home, store: DatasetStore) -> Plan:
     twice = {name for name in spec.sources if spec.sources.count(name) > 1}
     if twice:
         raise ConfigurationError(f"{min(twice)} is named twice.", "Name every run once; its weight can be doubled.")
-    for name in spec.sources:
-        check_source(find_source(name, home.runs), spec.model)
+    sources = [find_source(name, home.runs) for name in spec.sources]
+    for source in sources:
+        check_source(source, spec.model)
     check_device(spec)
     tasks = load_tasks(store, spec.tasks, spec.seed)
     if method.check is not None:
         method.check(options, spec.sources, tasks)
     scored = [task for task in tasks if task.size(spec.evaluation.split)]
+    fusion_memory.require(spec, method, options, [source.adapter for source in sources], home, bool(scored))
     notes = [] if len(scored) == len(tasks) and tasks else [_unscored(spec, [t.name for t in tasks if t not in scored])]
     resolved = [task.spec.model_copy(update={"dataset": task.dataset_id, "task": task.info.name}) for task in tasks]
     name = spec.name or f"{method.title} of {', '.join(spec.sources)}"[:120]

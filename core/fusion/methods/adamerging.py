@@ -78,6 +78,7 @@ METHODS = (
         badge="interpretation",
         note=NOTE,
         check=check,
+        whole=lambda options, runs: 0,
     ),
     FusionMethod(
         name="adamerging_pp",
@@ -90,5 +91,6 @@ METHODS = (
         badge="interpretation",
         note=NOTE,
         check=check_whole,
+        whole=lambda options, runs: runs,
     ),
 )

@@ -22,7 +22,9 @@ class FusionMethod:
 
     ``learns``: it fits something to unlabelled prompts of the tasks. ``badge`` stands beside the method wherever it is
     reported, and ``note`` where it is described: what of the paper had to be interpreted. ``check`` refuses options
-    that do not go with the names of the fused runs and with the tasks, before anything is queued.
+    that do not go with the names of the fused runs and with the tasks, before anything is queued. ``whole``: how many
+    updates of all projections lie in memory as whole matrices at one time, from the options and the number of runs: on
+    the device where the method learns, else in the machine's memory.
     """
 
     name: str
@@ -35,6 +37,7 @@ class FusionMethod:
     badge: str = ""
     note: str = ""
     check: Callable[[Any, Sequence[str], Sequence[Task]], None] | None = None
+    whole: Callable[[Any, int], int] = lambda options, runs: int(options.form == "dense")
 
     def apply(self, setting: Setting, options: Any) -> Fused:
         """``fuse``, after the same check as before the job was queued: rows and runs may have changed since."""
@@ -53,6 +56,11 @@ class FusionOptions(Spec):
         "fine-tune, else the SVD.",
     )
     rank: int | None = Field(None, ge=1, le=1024, description="Rank of the SVD; empty: the ranks of the runs together.")
+
+
+def fused_whole(options: FusionOptions, runs: int) -> int:
+    """Of methods that change single entries: what they have fused is whole matrices."""
+    return 1
 
 
 def refuse_factors(options: FusionOptions) -> None:

@@ -71,6 +71,11 @@ def check_mask(options: MaskOptions, names: Sequence[str], tasks: Sequence[Task]
     (check if options.mask == "structured" else check_whole)(options, names, tasks)
 
 
+def masks_held(options: MaskOptions, runs: int) -> int:
+    """A dense mask learns a number for each entry: beside it lie its gradient and the two moments of Adam."""
+    return 4 if options.mask == "dense" else 0
+
+
 def concrete_task_arithmetic(setting: Setting, options: ConcreteOptions) -> Fused:
     from ..learned.concrete import concrete_task_arithmetic
 
@@ -96,6 +101,7 @@ METHODS = (
         badge="interpretation",
         note=NOTE,
         check=check_mask,
+        whole=masks_held,
     ),
     FusionMethod(
         name="concrete_adamerging",
@@ -108,5 +114,6 @@ METHODS = (
         badge="interpretation",
         note=NOTE,
         check=check_mask,
+        whole=masks_held,
     ),
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from .base import FusionMethod
+from .base import FusionMethod, fused_whole
 from .task_arithmetic import TaskArithmeticOptions, check_entries
 from .ties import ElectionOptions
 
@@ -48,6 +48,7 @@ METHODS = (
         options=DareOptions,
         fuse=dare_linear,
         check=check_entries,
+        whole=fused_whole,
     ),
     FusionMethod(
         name="dare_ties",
@@ -58,5 +59,6 @@ METHODS = (
         options=DareTiesOptions,
         fuse=dare_ties,
         check=check_entries,
+        whole=fused_whole,
     ),
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import Field
 
-from .base import FusionMethod
+from .base import FusionMethod, fused_whole
 from .task_arithmetic import TaskArithmeticOptions, check_entries
 from .ties import Trim
 
@@ -36,5 +36,6 @@ METHODS = (
         options=MagnitudePruneOptions,
         fuse=magnitude_prune,
         check=check_entries,
+        whole=fused_whole,
     ),
 )

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from .base import FusionMethod
+from .base import FusionMethod, fused_whole
 from .task_arithmetic import TaskArithmeticOptions, check_entries
 
 if TYPE_CHECKING:
@@ -57,5 +57,6 @@ METHODS = (
         options=TiesOptions,
         fuse=ties,
         check=check_entries,
+        whole=fused_whole,
     ),
 )
