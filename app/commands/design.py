@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 import yaml
@@ -50,7 +50,7 @@ def budget(
     ],
     parameters: Annotated[int | None, typer.Option(min=1, help="As many trainable parameters each.")] = None,
     like: Annotated[str | None, typer.Option(metavar="METHOD", help="As many as this method has.")] = None,
-    over: Annotated[str, typer.Option(help="What is set: rank or experts.")] = "rank",
+    over: Annotated[Literal["rank", "experts"], typer.Option(help="What is set.")] = "rank",
     base: Annotated[str | None, typer.Option(help="The base model; otherwise the bundled one.")] = None,
     tasks: Annotated[int, typer.Option(min=1, help="How many tasks, for what exists once for each task.")] = 1,
     home: Home = None,
@@ -58,8 +58,6 @@ def budget(
 ) -> None:
     """Make methods equal in trainable parameters: sets rank or experts and says what it changed."""
     mine = session(context, home, as_json)
-    if over not in ("rank", "experts"):
-        raise typer.BadParameter(f"{over!r} is neither rank nor experts.", param_hint="'--over'")
     found = mine.studio.equal_budget(
         [method(text) for text in methods],
         parameters=parameters,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -56,15 +56,14 @@ def demo(
 
 def dispatcher(
     context: typer.Context,
-    action: Annotated[str, typer.Argument(help="status, start, stop, or run (in this terminal).")] = "status",
+    action: Annotated[
+        Literal["status", "start", "stop", "run"], typer.Argument(help="run: in this terminal.")
+    ] = "status",
     home: Home = None,
     as_json: Json = False,
 ) -> None:
     """The process that starts queued runs: its state, start and stop."""
     here = session(context, home, as_json)
-    actions = ("status", "start", "stop", "run")
-    if action not in actions:
-        raise typer.BadParameter(f"{action!r} is none of {', '.join(actions)}.")
     state = here.studio.dispatcher(action)
     here.answer(state, lambda: "\n".join(f"{name}: {value}" for name, value in state.items()))
 

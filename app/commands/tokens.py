@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from app.commands.common import Home, Json, Session, session, table
 from core.errors import ConfigurationError
-
-ACTIONS = ("list", "create", "revoke")
 
 
 def register(app: typer.Typer) -> None:
@@ -19,7 +17,7 @@ def register(app: typer.Typer) -> None:
 
 def tokens(
     context: typer.Context,
-    action: Annotated[str, typer.Argument(help="list, create or revoke.")] = "list",
+    action: Annotated[Literal["list", "create", "revoke"], typer.Argument()] = "list",
     number: Annotated[int | None, typer.Argument(metavar="TOKEN", help="For revoke: its number in the list.")] = None,
     user: Annotated[str | None, typer.Option(help="Whose: of several users, list shows all.")] = None,
     label: Annotated[str, typer.Option(help="For create: what it is for.")] = "command line",
@@ -31,8 +29,6 @@ def tokens(
 ) -> None:
     """Tokens for the API and for the command line with --url; a new one is printed once."""
     here = session(context, home, as_json)
-    if action not in ACTIONS:
-        raise typer.BadParameter(f"{action!r} is none of {', '.join(ACTIONS)}.")
     if (number is None) == (action == "revoke"):
         raise typer.BadParameter("Give the number of a token with revoke, and with nothing else.")
     if action == "create":
