@@ -55,6 +55,12 @@ class Fit(BaseModel):
             "train.max_length, checkpoint activations, adapt less or choose a smaller base."
         )
 
+    def verdict(self) -> list[str]:
+        """The sentence on a run that is refused or probably does not fit; none where it fits."""
+        if self.problem:
+            return [f"Refused: {self.problem} {self.remedy}"]
+        return [f"Note: {self.advice}"] if self.fits is False else []
+
     def refusal(self) -> OutOfMemoryError | None:
         """The error that submitting the run raises; None where it may fit."""
         return OutOfMemoryError(self.problem, self.remedy) if self.problem else None

@@ -227,6 +227,8 @@ def _remarks(spec: RunSpec, base: catalog.BaseShapes, fit: Fit) -> list[str]:
             found.append(
                 f"{_modules(cell)}: {len(cell.experts)} numbers of experts for {len(layers)} layers; not all are used."
             )
+    if base.positions and spec.train.max_length > base.positions:
+        found.append(f"The base reads {base.positions:,} tokens at most, whatever train.max_length says.")
     if fit.fits is False:
         found.append(f"Training needs {fit.text()}. {fit.advice}")
     return found

@@ -66,6 +66,7 @@ class Preflight(BaseModel):
             "  by component: " + ", ".join(f"{name} {count:,}" for name, count in self.parts.items()),
             *(f"  cell {one.cell} ({one.title}): {one.trainable:,}" for one in self.cells),
             f"memory: {self.memory.text()}",
+            *self.memory.verdict(),
             f"speed: {self.speed.text() if self.speed else 'no earlier run on such a device tells'}",
             *(f"Note: {note}" for note in self.notes),
         ]
