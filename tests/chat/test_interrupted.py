@@ -161,11 +161,13 @@ def test_a_device_that_was_not_handed_over_is_held_from_the_next_question_on(pla
     assert server.open()
     monkeypatch.setattr("core.inference._signal", lambda process, number: asked.append((process.pid, number)))
     monkeypatch.setattr(type(inference), "_start", lambda *_: "another worker")
-    for _ in range(2):
-        inference.connect(model).close()
-        assert held(plain) == [os.getpid()]
-    with plain.records.write() as session:
-        holds.release(session, holder=holds.every(session)[0].holder)
-    assert take(plain, other.pid), "somebody else has it by now"
-    assert inference.connect(model) == "another worker" and asked == [(os.getpid(), signal.SIGTERM)]
-    server.close()
+    try:
+        for _ in range(2):
+            inference.connect(model).close()
+            assert held(plain) == [os.getpid()]
+        with plain.records.write() as session:
+            holds.release(session, holder=holds.every(session)[0].holder)
+        assert take(plain, other.pid), "somebody else has it by now"
+        assert inference.connect(model) == "another worker" and asked == [(os.getpid(), signal.SIGTERM)]
+    finally:
+        server.close()
