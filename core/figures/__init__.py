@@ -1,4 +1,4 @@
-"""The studio's figures: Plotly for pages and HTML files, matplotlib for PNG, SVG and PDF without a browser.
+"""The studio's figures: Plotly for HTML files, matplotlib for PNG, SVG and PDF without a browser.
 
 Both draw the same panels in the same colours. Plain arrays and frames go in; neither torch nor, before the first
 figure, a drawing library is imported.
