@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 import gradio as gr
 
+from app import roles
 from app.acting import protect
 from app.auth import Access
 from app.pages import account, chat, compare, data, experiment, fusion, home, methods, routing, runs
@@ -59,4 +60,5 @@ def _fill(studio: Studio, demo: gr.Blocks, block: gr.Blocks, page: Page, home: P
     before = set(demo.fns)
     gr.Navbar(main_page_name=home.name)
     page.module.build(studio, block)
+    roles.mark(demo.blocks.values(), page.path.strip("/"))
     first_paint.shown_when_filled(demo, block, before)
