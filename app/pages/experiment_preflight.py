@@ -41,12 +41,11 @@ def memory(fit: Any) -> str:
 
 
 def too_large(fit: Any) -> str:
-    """Why the run is refused, or what speaks against its memory; nothing where it fits."""
-    if (refused := fit.refusal()) is not None:
-        return ui.problem(refused)
-    if fit.fits is not False:
+    """What speaks against the memory of a run, beside its numbers; nothing where it fits."""
+    if fit.fits is not False and not fit.problem:
         return ""
-    return f'<div class="problem"><b>It would not fit.</b> <span>{ui.escape(fit.advice)}</span></div>'
+    said = "It cannot fit, whatever the batch size." if fit.problem else "It would not fit."
+    return f'<div class="problem"><b>{said}</b> <span>{ui.escape(fit.remedy or fit.advice)}</span></div>'
 
 
 def pace(speed: Any) -> str:

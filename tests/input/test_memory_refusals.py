@@ -188,8 +188,9 @@ def test_the_page_says_it_beside_the_numbers_and_start_queues_nothing(studio):
     desk = state.Desk(studio)
     figure, said, text, _, _ = desk.view({"tasks": [{"dataset": "demo"}], "method": HUGE}, [0], {}, 1)
     assert "With any batch size" in said and "a lower rank" in said and yaml.safe_load(text)["method"] == HUGE
-    assert "Memory: about" in figure["html"] and "With any batch size" in figure["html"]
-    assert "would not fit" not in figure["html"]
+    assert "Memory: about" in figure["html"] and "It cannot fit, whatever the batch size" in figure["html"]
+    figure, said, *_ = desk.view({"tasks": [{"dataset": "demo"}], "method": {"name": "lora"}}, [0], {}, 1)
+    assert "fit" not in said and "cannot fit" not in figure["html"]
 
 
 def test_preflight_answers_with_the_numbers_and_the_refusal(studio, tmp_path, capsys):
