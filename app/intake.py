@@ -14,14 +14,14 @@ from gradio.route_utils import GradioMultiPartParser, MultiPartException
 from gradio.utils import get_upload_folder
 from starlette.datastructures import FormData
 
+from app.sign_in import API
 from core.home import RESERVE
 from core.received import LARGEST
 
 Scope = MutableMapping[str, Any]
 GIB = 2**30
 ENVELOPE = 2**20  # bytes of a form around its files
-ELSEWHERE = 2**26  # bytes of any other event: texts and settings
-EVENTS = "/gradio_api/"
+ELSEWHERE = 2**21  # bytes of any other event: texts and settings, of which each value takes a hundred times as much
 UPLOAD = "/gradio_api/upload"
 
 
@@ -46,10 +46,11 @@ class Intake:
 def refusal(scope: Scope) -> tuple[int, str] | None:
     """Status and sentence where a body is too large for its address or for the disk."""
     path = scope["path"].rstrip("/")
-    if not path.startswith(EVENTS):
-        return None
-    given = next((value for name, value in scope["headers"] if name.lower() == b"content-length"), b"")
-    if not given.isdigit():
+    if path.startswith(API):
+        return None  # counts what it reads
+    named = {name.lower(): value for name, value in scope["headers"]}
+    given = named.get(b"content-length", b"")
+    if not given.isdigit() or b"transfer-encoding" in named:  # pieces without an end, whatever length was said
         return 411, "How long the transfer is has to be said first (Content-Length)."
     size = int(given)
     if path != UPLOAD:
@@ -73,7 +74,13 @@ def _standing(folder: Path) -> Path:
 
 
 class Tidy(GradioMultiPartParser):
-    """Leaves no file of a transfer that broke off, or that the disk refused."""
+    """Leaves no file of a transfer that broke off, or that the disk refused; fields beside files hold little."""
+
+    def on_part_data(self, data: bytes, start: int, end: int) -> None:
+        part = self._current_part
+        if part.file is None and len(part.data) + end - start > ENVELOPE // self.max_fields:
+            raise MultiPartException("A field of the form is too long.")
+        super().on_part_data(data, start, end)
 
     async def parse(self) -> FormData:
         try:

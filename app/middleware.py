@@ -14,6 +14,7 @@ from core.errors import ConfigurationError
 
 Scope = MutableMapping[str, Any]
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+OWN_SITE = ("none", "same-origin")  # not "same-site": other ports and names of one site are other studios
 FETCHER = re.compile(r"/(file=|file/|proxy=)\s*https?:", re.I)  # Gradio would fetch what an address names
 # Gradio's pages hold scripts of their own and compile templates, so inline ones run; what data could bring from
 # elsewhere or send there (pictures in an answer, forms, frames, requests) does not.
@@ -105,12 +106,12 @@ class LocalOnly:
         for origin in headers.get("origin", []):
             if not self._same(origin, hosts[0]):
                 return "The request comes from another site."
-        if headers.get("sec-fetch-site", ["none"])[0] == "cross-site" and not _navigation(scope, headers):
+        if headers.get("sec-fetch-site", ["none"])[0] not in OWN_SITE and not _navigation(scope, headers):
             return "The request comes from another site."
         return None
 
     def _same(self, origin: str, host: str) -> bool:
-        return urlsplit(origin).netloc == host and _hostname(origin) in self._hosts
+        return _hostname(origin) in self._hosts and urlsplit(origin).netloc == host
 
 
 def _navigation(scope: Scope, headers: dict[str, list[str]]) -> bool:

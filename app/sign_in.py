@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from http.cookies import SimpleCookie
 from math import ceil
-from urllib.parse import parse_qs, quote, urlsplit
+from urllib.parse import parse_qs, quote
 
 from fastapi import FastAPI, Request
 from starlette.concurrency import run_in_threadpool
@@ -159,9 +159,8 @@ def path_of(scope: Scope) -> str:
 
 def _target(request: Request, wanted: str) -> str:
     """Where to go after signing in: a path of this studio, never another site."""
-    parts = urlsplit(wanted)
-    safe = wanted.startswith("/") and not wanted.startswith(("//", "/\\")) and not parts.netloc and wanted.isprintable()
-    return request.scope.get("root_path", "") + (wanted if safe and "\\" not in wanted else "/")
+    safe = wanted.startswith("/") and not wanted.startswith("//") and "\\" not in wanted and wanted.isprintable()
+    return request.scope.get("root_path", "") + (wanted if safe else "/")
 
 
 async def _form(request: Request) -> dict[str, str]:

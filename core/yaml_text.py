@@ -9,13 +9,22 @@ import yaml
 
 from core.errors import ConfigurationError
 
-LONGEST = 1_000_000  # characters
+LONGEST = 300_000  # characters; so many take seconds to read
 DEEPEST = 40  # levels of lists and mappings; a run has seven
 MOST = 100_000  # values, aliases written out
 
 
 class _Loader(yaml.SafeLoader):
     """The safe loader, which refuses a key that stands twice: one of its values would be lost."""
+
+    _pairs = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Write merged mappings (``<<``) out, and stop where mappings that merge one another become endless."""
+        super().flatten_mapping(node)
+        self._pairs += len(node.value)
+        if self._pairs > MOST:
+            raise yaml.constructor.ConstructorError(None, None, f"more than {MOST:,} values", node.start_mark)
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         known: set[str] = set()
