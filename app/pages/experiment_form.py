@@ -44,7 +44,7 @@ def model_groups(settings: Settings) -> list[dict[str, Any]]:
 
 
 def model_data(settings: Settings, raw: Any) -> dict[str, Any]:
-    return _nested(forms.read(forms.fields_of(model_groups(settings)), _values(raw))).get("model", {})
+    return _nested(forms.read(forms.fields_of(model_groups(settings)), forms.values_in(raw))).get("model", {})
 
 
 def flat(part: str, data: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
@@ -83,7 +83,7 @@ def train_values(data: Mapping[str, Any], seeds: Sequence[int], settings: Settin
 
 def train_data(settings: Settings, raw: Any) -> tuple[dict[str, Any], list[int]]:
     """Settings of the run, and its seeds."""
-    found = _nested(forms.read(forms.fields_of(train_groups(settings)), _values(raw)))
+    found = _nested(forms.read(forms.fields_of(train_groups(settings)), forms.values_in(raw)))
     about = found.pop("run", {})
     seeds = about.pop("seeds", None)
     return {**about, **found}, seeds_of(0 if seeds is None else seeds)
@@ -160,7 +160,7 @@ def task_groups(settings: Settings, chosen: Sequence[str]) -> list[dict[str, Any
 
 def task_data(settings: Settings, chosen: Sequence[str], raw: Any, datasets: Sequence[Mapping[str, Any]]) -> list[Any]:
     """The tasks of a run; a set whose tasks are all chosen with equal settings is named once."""
-    values = _values(raw)
+    values = forms.values_in(raw)
     common = _task_settings(settings, EVERY, values)
     rows = []
     for key in chosen:
@@ -260,7 +260,7 @@ def split_groups(
 
 def controls(settings: Settings, words: Words, raw: Any) -> dict[str, Any]:
     """The controls of the designer, or the settings of one cell, as ``experiment_grid`` takes them."""
-    found = forms.read(forms.fields_of(split_groups(settings, words)), _values(raw))
+    found = forms.read(forms.fields_of(split_groups(settings, words)), forms.values_in(raw))
     return {name.removeprefix("split."): value for name, value in found.items()}
 
 
@@ -280,7 +280,7 @@ def option_values(method: Mapping[str, Any], given: Mapping[str, Any]) -> dict[s
 def option_data(method: Mapping[str, Any], raw: Any) -> dict[str, Any]:
     """The options of a preset that differ from its defaults."""
     fields = _fields([option for option in method["options"] if option["type"] != "cells"], "option.")
-    found = {name.removeprefix("option."): value for name, value in forms.read(fields, _values(raw)).items()}
+    found = {name.removeprefix("option."): value for name, value in forms.read(fields, forms.values_in(raw)).items()}
     defaults = {option["name"]: option["default"] for option in method["options"]}
     optional = {option["name"] for option in method["options"] if option["optional"]}
     return {n: v for n, v in found.items() if v != defaults[n] and (v not in (None, "") or n in optional)}
@@ -312,9 +312,6 @@ def _flat(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield from _flat(item, f"{prefix}.{index}")
     else:
         yield prefix, value
-
-
-_values = forms.values_in
 
 
 def _nested(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

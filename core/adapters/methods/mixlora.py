@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import Field
 
 from ..cells import ALL_LINEAR, Cell, Experts, Modules
+from ..words.conditional import Learning, Mode
 from .base import MixtureOptions, Preset
 
 
@@ -37,16 +38,8 @@ class MixloraOptions(MixtureOptions):
     alpha: float | None = Field(
         None, gt=0, description="The update is scaled by alpha / rank; empty: twice the factors in the largest pool."
     )
-    mode: Literal["conditional", "input", "shared", "random"] = Field(
-        "conditional",
-        description="How up factors are picked: from the input and the chosen down factors; from the input alone; the "
-        "same ones as down; random: both sides at random.",
-    )
-    gate: Literal["straight_through", "hard"] = Field(
-        "straight_through",
-        description="straight_through: routers learn through the scores of what they picked; hard: they stay as they "
-        "started, as in the released code.",
-    )
+    mode: Mode = "conditional"
+    gate: Learning = "straight_through"
     pool_over: Literal["prompt", "all"] = Field(
         "prompt", description="prompt: one decision from the prompt; all: from whatever the pass holds, as released."
     )

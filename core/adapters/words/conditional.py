@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field
 
@@ -11,6 +11,21 @@ from .base import Gate, word
 if TYPE_CHECKING:
     from ..cells import Site
     from ..modules.base import GateModule
+
+Mode = Annotated[
+    Literal["conditional", "input", "shared", "random"],
+    Field(
+        description="How up factors are picked: from the input and the chosen down factors; from the input alone; the "
+        "same ones as down; random: both sides at random."
+    ),
+]
+Learning = Annotated[
+    Literal["straight_through", "hard"],
+    Field(
+        description="straight_through: routers learn through the scores of what they picked; hard: they stay as they "
+        "started, as in the released code."
+    ),
+]
 
 
 @word
@@ -25,16 +40,8 @@ class ConditionalGate(Gate):
     unit: ClassVar[Literal["token", "sample"] | None] = "sample"
     pairs_factors: ClassVar[bool] = True
 
-    mode: Literal["conditional", "input", "shared", "random"] = Field(
-        "conditional",
-        description="How up factors are picked: from the input and the chosen down factors; from the input alone; the "
-        "same ones as down; random: both sides at random.",
-    )
-    gate: Literal["straight_through", "hard"] = Field(
-        "straight_through",
-        description="straight_through: routers learn through the scores of what they picked; hard: they stay as they "
-        "started, as in the released code.",
-    )
+    mode: Mode = "conditional"
+    gate: Learning = "straight_through"
     condition: float = Field(1.0, ge=0, description="Weight of the conditional score beside that of the input.")
     pool_over: Literal["prompt", "all"] = Field(
         "prompt",
