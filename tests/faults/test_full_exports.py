@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import resource
 import zipfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +21,9 @@ from core.home import write_json, write_text
 from core.remote import RemoteStudio
 from core.studio import Studio
 from tests.support import seed
+from tests.support.full_disk import full
 from tests.support.talkers import spec, talker
 from tests.support.tiny import tiny_base
-
-
-@contextmanager
-def full(size: int = 600) -> Iterator[None]:
-    """No file of this process and its children grows past ``size`` bytes: what a full disk does to a file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.fixture(scope="module")

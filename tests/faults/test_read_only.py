@@ -32,6 +32,7 @@ def test_a_database_that_can_only_be_read_under_a_living_dispatcher(house, tmp_p
     assert house.curve(job) == expected_curve(60) and len(house.attempts(job)) == 1 and house.leases() == []
 
 
+@pytest.mark.long
 def test_a_home_that_can_only_be_read_is_shown_and_refuses_changes(house) -> None:
     job = house.submit(steps=3)
     house.dispatcher()
@@ -57,7 +58,7 @@ def test_folders_that_can_only_be_read_under_living_processes(house, expected_cu
     house.wait(lambda: "at work" in house.log())
     with read_only(house.home.dispatcher):
         time.sleep(0.8)  # with nothing to do, and the file of a web server that died
-        job = house.submit(steps=300, pause=0.02)
+        job = house.submit(steps=120, pause=0.02)
         house.until_step(job, 20)
         assert dispatcher.poll() is None, house.log()[-2000:]
     folder = house.home.run(job.run).root
@@ -67,10 +68,11 @@ def test_folders_that_can_only_be_read_under_living_processes(house, expected_cu
     with house.database.write() as session:
         jobs.resume(session, job=job.id)
     house.until(job, "done", "failed", seconds=60)
-    assert house.curve(job) == expected_curve(300) and house.leases() == [] and house.survivors() == []
+    assert house.curve(job) == expected_curve(120) and house.leases() == [] and house.survivors() == []
     assert dispatcher.poll() is None and len(house.log()) < 20_000
 
 
+@pytest.mark.long
 def test_runs_that_cannot_be_begun_say_why_and_are_done_later(house) -> None:
     dispatcher = house.dispatcher()
     with read_only(house.home.runs):
