@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 
+# What transformers makes of a config or of weights that are not right, besides errors of its own libraries.
+UNREADABLE = (OSError, ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
+
 Progress = Callable[[int, int], None]  # bytes that have come, bytes in all as far as they are known
 
 
@@ -146,18 +149,7 @@ def load_base(spec: ModelSpec, device: str = "auto", *, folder: Path | None = No
         raise OutOfMemoryError(
             f"{spec.base} does not fit on {device}.", "Load it with model.quantization 4bit, or choose a smaller base."
         ) from error
-    except (
-        OSError,
-        ArithmeticError,
-        AttributeError,
-        ImportError,
-        LookupError,
-        RuntimeError,
-        TypeError,
-        ValueError,
-        SafetensorError,
-        StrictDataclassError,
-    ) as error:  # what transformers makes of a config or of weights that are not right
+    except (*UNREADABLE, SafetensorError, StrictDataclassError) as error:
         raise ConfigurationError(
             f"{spec.base} could not be loaded from {folder}: {error}.",
             "Check that the folder holds a whole causal language model that this transformers version knows.",

@@ -100,14 +100,7 @@ def routing_panels(
     if figure not in FIGURES:
         raise ConfigurationError(f"{figure!r} is not a routing figure.", f"Choose one of {', '.join(FIGURES)}.")
     tasks = _chosen(list(snapshot.tasks), [task] if task else None, "task")
-    sites = [site for site in snapshot.sites if site.experts > 1]
-    if not sites:
-        raise NotFoundError("This run routes nothing: every site has one expert.", "Choose a mixture, such as mosld.")
-    names = places(sites)
-    if projections is not None:
-        known = [*names, *(site.projection for site in sites if site.projection not in names)]
-        wanted = _chosen(list(dict.fromkeys(known)), projections, "projection")
-        names = places(site for site in sites if site.place in wanted or site.projection in wanted)
+    names = _places(snapshot, projections)
     chosen = [i for i, site in enumerate(snapshot.sites) if site.experts > 1 and site.place in names]
     values, counts = over_roles(snapshot, figure, role)
     units = {snapshot.sites[i].unit for i in chosen}
@@ -143,6 +136,19 @@ def routing_panels(
         if figure == "mean_gate" and not shares
         else _uniform(figure, [snapshot.sites[i].experts for i in chosen], values, chosen),
     )
+
+
+def _places(snapshot: Any, projections: Sequence[str] | None) -> list[str]:
+    """The places that route, all or those of ``projections``, which may name a projection with all of its parts."""
+    sites = [site for site in snapshot.sites if site.experts > 1]
+    if not sites:
+        raise NotFoundError("This run routes nothing: every site has one expert.", "Choose a mixture, such as mosld.")
+    names = places(sites)
+    if projections is None:
+        return names
+    known = [*names, *(site.projection for site in sites if site.projection not in names)]
+    wanted = _chosen(list(dict.fromkeys(known)), projections, "projection")
+    return places(site for site in sites if site.place in wanted or site.projection in wanted)
 
 
 def over_roles(snapshot: Any, figure: str, role: Role) -> tuple[np.ndarray, np.ndarray]:
