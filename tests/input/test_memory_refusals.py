@@ -21,7 +21,7 @@ from core.errors import ConfigurationError, DiskError, OutOfMemoryError, StudioE
 from core.fusion.methods import fusion_methods
 from core.home import ASSETS, BUNDLED_BASE_FOLDER
 from core.jobs.devices import Device
-from core.known_shapes import LLAMA2_7B
+from core.known_shapes import LLAMA2_7B, LLAMA2_13B
 from core.schema import MethodSpec, ModelSpec, RunSpec, TrainSpec
 from core.units import GIB
 from tests.support.seed import QuietStudio
@@ -70,7 +70,7 @@ def run(**changes: Any) -> RunSpec:
 
 
 def groups(folder: Path, monkeypatch: pytest.MonkeyPatch, membership: str, **files: str) -> None:
-    """Control groups below ``folder``; ``__`` stands for a slash and ``_`` before a file's last part for a point."""
+    """Control groups below ``folder``, by files in whose names ``__`` is a slash and ``DOT`` a point."""
     for name, text in files.items():
         path = folder / name.replace("__", "/").replace("DOT", ".")
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -162,11 +162,12 @@ def test_a_base_too_large_for_a_gpu_comes_with_what_would_help(machine):
 
 
 def test_a_bound_is_not_broken_by_how_a_gpu_tells_its_memory(machine):
-    held = memory.least_weights(ModelSpec(base="b"), LLAMA2_7B, cuda=True) / GIB
+    held = memory.least_weights(ModelSpec(base="b"), LLAMA2_13B, cuda=True) / GIB
+    assert round(held, 1) < held
     machine(round(held, 1))
-    assert fitting.refusal([], ModelSpec(base="b"), LLAMA2_7B, "auto") is None
+    assert fitting.refusal([], ModelSpec(base="b"), LLAMA2_13B, "auto") is None
     machine(round(held, 1) - 0.1)
-    assert fitting.refusal([], ModelSpec(base="b"), LLAMA2_7B, "auto") is not None
+    assert fitting.refusal([], ModelSpec(base="b"), LLAMA2_13B, "auto") is not None
 
 
 # Where it is refused
