@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import regex
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny
 
 from ..errors import ConfigurationError
@@ -19,6 +20,7 @@ from .words import Down, Gate, Up, parse_word
 
 ALL_LINEAR = "all-linear"
 TOKEN_EMBEDDING = "token-embedding"
+LONGEST_PATTERN, PATTERN_SECONDS = 1000, 0.1  # of processor time for one path: usual patterns take microseconds
 MOST_LAYERS = 10_000  # so that no range is written out that no base has
 Kind = Literal["linear", "transposed", "expert", "fused", "embedding"]
 
@@ -71,11 +73,24 @@ def _check_modules(value: list[str] | str) -> list[str] | str:
     if not value or (isinstance(value, list) and not all(value)):
         raise ValueError("name at least one projection, or write all-linear")
     if isinstance(value, str) and value not in (ALL_LINEAR, TOKEN_EMBEDDING):
+        if len(value) > LONGEST_PATTERN:
+            raise ValueError(f"the regular expression has {len(value):,} characters; {LONGEST_PATTERN:,} are read")
         try:
-            re.compile(value)
-        except re.error as error:
+            regex.compile(value)
+        except regex.error as error:
             raise ValueError(f"not a regular expression: {error}") from None
     return value
+
+
+def _matches(pattern: str, path: str) -> bool:
+    """Whether a regular expression is a whole path; one that tries endlessly is refused, and holds up nobody else."""
+    try:
+        return regex.fullmatch(pattern, path, timeout=PATTERN_SECONDS, concurrent=True) is not None
+    except TimeoutError:
+        raise ConfigurationError(
+            f"The regular expression {pattern[:60]!r} takes too long on {path}.",
+            "Write it without repetitions inside repetitions, such as (a+)+.",
+        ) from None
 
 
 def _check_layers(value: list[int | str] | None) -> list[int | str] | None:
@@ -161,7 +176,7 @@ class Cell(BaseModel):
         if self.modules == TOKEN_EMBEDDING:
             return embedding
         if isinstance(self.modules, str):
-            return not embedding and re.fullmatch(self.modules, linear.name) is not None
+            return not embedding and _matches(self.modules, linear.name)
         return any(linear.name == name or linear.name.endswith(f".{name}") for name in self.modules)
 
     def experts_at(self, layer: int | None, layers: Sequence[int]) -> int:

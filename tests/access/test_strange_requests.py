@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -14,6 +15,7 @@ from starlette.testclient import TestClient
 from app import intake, sign_in
 from app.middleware import LocalOnly
 from core import yaml_text
+from core.adapters.cells import Cell, Linear
 from core.errors import ConfigurationError
 from core.units import MIB
 
@@ -90,3 +92,14 @@ def test_yaml_that_merges_itself_is_refused_before_it_is_written_out():
 def test_yaml_of_a_million_letters_is_refused_unread():
     with pytest.raises(ConfigurationError, match="Write at most"):
         yaml_text.read("- 1\n" * 250_000)
+
+
+@pytest.mark.parametrize("pattern", [r"(\w|\.|\w\w)+[xyz]", r"(\w|\w\.|\.|\w\w)+[xz]\w?"])
+def test_a_pattern_that_tries_endlessly_is_given_up(pattern: str):
+    cell = Cell(modules=pattern)
+    linear = Linear("model.layers.10.self_attn.quite_a_long_name_of_a_projection_q_proj", 8, 8)
+    begun = time.process_time()
+    with pytest.raises(ConfigurationError, match="takes too long"):
+        cell.names(linear)
+    assert time.process_time() - begun < 5
+    assert Cell(modules=r".*\.(q|k)_proj|.*layers\.\d+\..*_q_proj").names(linear)
