@@ -108,14 +108,14 @@ def run(
     chosen = listener.getsockname()[1]
     if port and chosen != port:
         print(f"Port {port} is in use; taking {chosen}.", file=sys.stderr)
-    uploads.private_folder()
-    app = build(studio, names=names)
-    print(f"The studio is at {address(host, chosen)} (home: {studio.home.root}). Ctrl-C ends it.", flush=True)
-    if studio.users.any():
-        print(f"It asks for name and password and answers to {', '.join(names)}.", file=sys.stderr, flush=True)
-    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3, server_header=False)
-    with suppress(KeyboardInterrupt):  # raised again after the orderly end that it asked for
-        uvicorn.Server(config).run(sockets=[listener])
+    with uploads.own_folder():
+        app = build(studio, names=names)
+        print(f"The studio is at {address(host, chosen)} (home: {studio.home.root}). Ctrl-C ends it.", flush=True)
+        if studio.users.any():
+            print(f"It asks for name and password and answers to {', '.join(names)}.", file=sys.stderr, flush=True)
+        config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3, server_header=False)
+        with suppress(KeyboardInterrupt):  # raised again after the orderly end that it asked for
+            uvicorn.Server(config).run(sockets=[listener])
 
 
 def first_admin(studio: Studio, password: str | None) -> None:

@@ -8,11 +8,13 @@ import re
 import shutil
 import stat
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
+from filelock import FileLock, Timeout
 from gradio.utils import get_upload_folder
 
 from app.holders import FILES
@@ -22,6 +24,7 @@ from core.paths import child, inside
 METADATA = "tasks.json"
 MOST_NAMED = 1000  # files of one event, as many as one upload takes
 NOT_UPLOADED = ("A file that was not uploaded here was named.", "Drop the file on the page again.")
+_OWN = "server-"
 _UPLOADED = re.compile(r"[^,]*/tessera-[0-9a-f]{16}/[^/,]+/?")
 
 
@@ -77,6 +80,27 @@ def private_folder() -> Path:
     folder.chmod(0o700)
     os.environ["GRADIO_TEMP_DIR"] = str(folder)
     return folder
+
+
+@contextmanager
+def own_folder() -> Iterator[Path]:
+    """A folder for what is sent to this process alone; what servers that were killed left in theirs goes first."""
+    root = private_folder()
+    root.mkdir(parents=True, exist_ok=True)
+    for held in root.glob(f"{_OWN}*.lock"):
+        with suppress(Timeout, OSError), FileLock(held, blocking=False):
+            shutil.rmtree(held.with_suffix(""), ignore_errors=True)
+            held.unlink()
+    before, folder = os.environ.get("GRADIO_TEMP_DIR"), Path(tempfile.mkdtemp(prefix=_OWN, dir=root))
+    held = folder.with_suffix(".lock")
+    with FileLock(held):
+        os.environ["GRADIO_TEMP_DIR"] = str(folder)
+        try:
+            yield folder
+        finally:
+            os.environ["GRADIO_TEMP_DIR"] = before or str(root)
+            shutil.rmtree(folder, ignore_errors=True)
+            held.unlink(missing_ok=True)
 
 
 def together(paths: Sequence[Path], name: str) -> list[Path]:

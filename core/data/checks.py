@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterable
 from hashlib import blake2b
 from pathlib import Path
-from typing import Any
 
+import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
-from core.data.canonical import Row, iterate
+from core.data.canonical import Row, column, iterate, to_rows
 from core.data.kinds import Tables
 from core.data.spill import filtered
 
@@ -36,8 +36,8 @@ class Overlap(BaseModel):
     examples: list[str] = Field(default_factory=list)
 
 
-def input_key(row: Row) -> bytes:
-    """What makes two rows the same question: letters and digits, lower-cased, with choices where they vary.
+def input_key(row: Row) -> int:
+    """What makes two rows the same question: 64 bits of its letters and digits, lower-cased, with choices.
 
     Includes the row's own instruction and the history; order of the choices does not count.
     """
@@ -46,7 +46,7 @@ def input_key(row: Row) -> bytes:
     plain = "|".join([instruction, *said, _plain(row["input"])])
     if row["choices"]:
         plain += "||" + "|".join(sorted(map(_plain, row["choices"])))
-    return blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=12).digest()
+    return int.from_bytes(blake2b(plain.encode("utf-8", "surrogatepass"), digest_size=8).digest())
 
 
 def _plain(text: str) -> str:
@@ -54,43 +54,33 @@ def _plain(text: str) -> str:
     return bare or text.strip()  # an input of signs alone stays itself
 
 
-def keys_of(table: pa.Table) -> list[bytes]:
-    return [input_key(row) for row in iterate(table.select(_BATCH))]
+def keys_of(table: pa.Table) -> np.ndarray:
+    """The key of each row, 8 bytes."""
+    return np.fromiter((input_key(row) for row in iterate(table.select(_BATCH))), np.uint64, len(table))
 
 
-def duplicates(table: pa.Table) -> Duplicates:
-    seen: dict[bytes, int] = {}
-    found = Duplicates()
-    for row in iterate(table.select(_BATCH)):
-        key = input_key(row)
-        if key not in seen:
-            seen[key] = hash(row["output"])
-            continue
-        found.rows += 1
-        found.conflicts += seen[key] != hash(row["output"])
-        if len(found.examples) < EXAMPLES:
-            found.examples.append(_shown(row))
-    return found
+def duplicates(table: pa.Table, keys: np.ndarray) -> Duplicates:
+    _, first, inverse = np.unique(keys, return_index=True, return_inverse=True)
+    origin = first[inverse]
+    again = np.flatnonzero(origin != np.arange(len(keys)))
+    outputs = np.fromiter(map(hash, column(table, "output")), np.int64, len(table))
+    conflicts = int((outputs[again] != outputs[origin[again]]).sum())
+    return Duplicates(rows=len(again), conflicts=conflicts, examples=_examples(table, again))
 
 
-def overlap(train: pa.Table, other: pa.Table, known: set[bytes] | None = None) -> Overlap:
-    """Rows of ``other`` whose input stands in ``train``; ``known``: the keys of ``train``, if they are at hand."""
-    known = set(keys_of(train)) if known is None else known
-    hits, examples = 0, []
-    for row in iterate(other.select(_BATCH)):
-        if input_key(row) in known:
-            hits += 1
-            examples += [_shown(row)] if len(examples) < EXAMPLES else []
-    return Overlap(rows=hits, share=hits / max(len(other), 1), examples=examples)
+def overlap(known: np.ndarray, other: pa.Table, keys: np.ndarray) -> Overlap:
+    """Rows of ``other``, which has these keys, whose input stands in training rows, whose keys are ``known``."""
+    hits = np.flatnonzero(np.isin(keys, known))
+    return Overlap(rows=len(hits), share=len(hits) / max(len(other), 1), examples=_examples(other, hits))
 
 
 def without_overlap(tables: Tables, room: Path | None = None) -> tuple[dict[str, pa.Table], int]:
     """The splits with training rows removed whose input is in validation or test, and how many were."""
-    scored = {key for split, table in tables.items() if split != "train" for key in keys_of(table)}
     if "train" not in tables:
         return dict(tables), 0
-    keep = [key not in scored for key in keys_of(tables["train"])]
-    return {**tables, "train": filtered(tables["train"], keep, room)}, keep.count(False)
+    scored = [keys_of(table) for split, table in tables.items() if split != "train"]
+    keep = ~np.isin(keys_of(tables["train"]), np.concatenate(scored))
+    return {**tables, "train": filtered(tables["train"], keep, room)}, int((~keep).sum())
 
 
 def class_balance(outputs: Iterable[str]) -> dict[str, int]:
@@ -101,6 +91,9 @@ def class_balance(outputs: Iterable[str]) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _shown(row: dict[str, Any]) -> str:
-    text = row["input"] or row["instruction"] or " / ".join(row["choices"])
-    return text if len(text) <= 160 else text[:157] + "..."
+def _examples(table: pa.Table, places: np.ndarray) -> list[str]:
+    texts = []
+    for row in to_rows(table.take(pa.array(places[:EXAMPLES]))):
+        text = row["input"] or row["instruction"] or " / ".join(row["choices"])
+        texts.append(text if len(text) <= 160 else text[:157] + "...")
+    return texts

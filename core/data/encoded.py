@@ -18,6 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from core.data.canonical import Row
+from core.data.spill import Shelf
 from core.data.tasks import Task
 from core.data.templates import Encoded, TextEncoder
 
@@ -35,7 +36,7 @@ class EncodedRows:
         self.task, self.encoder, self.split, self.max_length = task, encoder, split, max_length
         self.size = task.size(split)
         self.path = task.store.tokens / f"{_key(task, encoder, split, max_length)}.arrow"
-        self._rows: list[Row] | None = None
+        self._shelf: Shelf | None = None
         self._kept = _read(self.path, self.size)
 
     @property
@@ -49,13 +50,15 @@ class EncodedRows:
         if self._kept is not None:
             sides, place = self._kept[index // BATCH], index % BATCH
             return Encoded(*(values[starts[place] : starts[place + 1]].tolist() for starts, values in sides))
-        return self.encoder.encode(self._texts[index], self.task.template, self.max_length)
+        return self.encoder.encode(self._text(index), self.task.template, self.max_length)
 
-    @property
-    def _texts(self) -> list[Row]:
-        if self._rows is None:
-            self._rows = self.task.rows(self.split)
-        return self._rows
+    def _text(self, index: int) -> Row:
+        if self._shelf is None:
+            try:
+                self._shelf = Shelf(self.task.iterate(self.split), self.task.store.root)
+            except OSError:  # nothing can be written there
+                self._shelf = Shelf(self.task.iterate(self.split))
+        return self._shelf[index]
 
     @property
     def lengths(self) -> np.ndarray:
@@ -69,16 +72,15 @@ class EncodedRows:
         them, all in memory."""
         if self.kept:
             return
-        rows = self._rows if self._rows is not None else self.task.iterate(self.split)
-        encoded = self.encoder.encode_all(rows, self.task.template, self.max_length)
+        encoded = self.encoder.encode_all(self.task.iterate(self.split), self.task.template, self.max_length)
         try:
             _write(_batches(encoded), self.path)
             self._kept = _read(self.path, self.size)
         except OSError:
-            encoded = self.encoder.encode_all(self._texts, self.task.template, self.max_length)
+            encoded = self.encoder.encode_all(self.task.iterate(self.split), self.task.template, self.max_length)
         if self._kept is None:
             self._kept = [_sides(batch) for batch in _batches(encoded)]
-        self._rows = None
+        self._shelf = None
 
 
 def _key(task: Task, encoder: TextEncoder, split: str, max_length: int | None) -> str:

@@ -148,6 +148,7 @@ def _parquet(source: SourceFile) -> RawFile:
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         place = 0
+        source.share = lambda: place / file.metadata.num_rows
         try:
             for batch in pq.ParquetFile(source.plain).iter_batches(batch_size=2048, columns=columns):
                 for row in batch.to_pylist():

@@ -23,6 +23,7 @@ from core.data.kinds import OPTION_KINDS, TaskInfo, detect_kind, distinct
 from core.data.mapping import detect
 from core.data.metadata import TaskMetadata
 from core.data.names import task_name
+from core.data.pace import Pace
 from core.data.sources import Plan, PlannedFile, plan
 from core.data.spill import Spill
 from core.data.store import SPLITS, DatasetInfo
@@ -115,12 +116,12 @@ def prepare(
     tables: dict[str, dict[str, pa.Table]] = {}
     tasks: dict[str, TaskInfo] = {}
     for task, parts in rows.items():
-        told(f"Describing {task}.")
         own = {split: spill.table(part.batches) for split, part in parts.items()}
         groups = parts["train"].groups if "train" in parts else []
         entry = found.metadata.get(task, TaskMetadata(name=task))
         own, hoisted = _hoist(own)
         given = [split for split in own if split != "train"]
+        told(f"Drawing the splits of {task} from {sum(map(len, own.values())):,} rows.")
         own, said = splits.draw(
             own,
             groups,
@@ -134,6 +135,7 @@ def prepare(
         own = {split: own[split] for split in SPLITS if split in own}
         own, said = _overlap(task, own, given, options.drop_overlap, room)
         notes += said
+        told(f"Describing {task}.")
         info = _describe(task, own, entry, hoisted, options, task in labelled)
         own = {split: fill_choices(info, table) for split, table in own.items()}
         _check_options(info, own)
@@ -184,7 +186,9 @@ def _gather(
     labelled: set[str] = set()
     others: set[str] = set()
     files, notes = [], list(found.notes)
+    pace = Pace([planned.path.stat().st_size for planned in found.files])
     for number, planned in enumerate(found.files):
+        told(f"Opening {printable(planned.path.name)}.")
         raw = read_file(planned.path, header=options.header)
         sample = raw.sample()
         mapping, said = detect(
@@ -197,7 +201,7 @@ def _gather(
         count = 0
         for block in _blocks(reader):
             count += len(block)
-            told(f"{count:,} rows of {raw.name} read.")
+            told(f"{count:,} rows of {raw.name} read{pace.said(number, raw.source.share())}.")
             for (task, split), part in _parts(block, planned, options, raw, mapping.task).items():
                 gathered = rows.setdefault(task, {}).setdefault(split, Gathered())
                 gathered.batches += spill.put(with_column(to_table([item.row for item in part]), "task", task))
@@ -279,8 +283,8 @@ def _overlap(
     notes = []
     if "train" not in own or not given:
         return own, notes  # drawn splits never overlap
-    known = set(keys_of(own["train"]))
-    found = {split: overlap(own["train"], own[split], known) for split in given}
+    known = keys_of(own["train"])
+    found = {split: overlap(known, own[split], keys_of(own[split])) for split in given}
     found = {split: report for split, report in found.items() if report.rows}
     if drop and found:
         own, gone = without_overlap(own, room)

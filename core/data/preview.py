@@ -9,7 +9,7 @@ import pyarrow as pa
 from pydantic import BaseModel, Field
 
 from core.data.canonical import Row, column, to_rows
-from core.data.checks import Duplicates, Overlap, class_balance, duplicates, overlap
+from core.data.checks import Duplicates, Overlap, class_balance, duplicates, keys_of, overlap
 from core.data.kinds import OPTION_KINDS, TaskInfo
 from core.data.prepare import FileReport, Prepared
 from core.data.templates import Encoded, PromptTemplate, TextEncoder
@@ -87,6 +87,7 @@ def _task(
 ) -> TaskPreview:
     counts = {split: len(table) for split, table in tables.items()}
     found = TaskPreview(info=info.model_copy(update={"counts": counts}))
+    keys = {split: keys_of(table) for split, table in tables.items()}
     for split, table in tables.items():
         for index, row in enumerate(_filled(info, table.slice(0, rows))):
             found.rows.append(preview_row(row, info, encoder, template, max_length, split, index))
@@ -96,9 +97,9 @@ def _task(
             found.balance[split] = dict(list(class_balance(column(table, "output")).items())[:_SHOWN_LABELS])
         elif info.kind in OPTION_KINDS:
             found.balance[split] = _positions(table)
-        found.duplicates[split] = duplicates(table)
+        found.duplicates[split] = duplicates(table, keys[split])
         if split != "train" and "train" in tables:
-            found.overlap[split] = overlap(tables["train"], table)
+            found.overlap[split] = overlap(keys["train"], table, keys[split])
     return found
 
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import mmap
 import tempfile
 from collections.abc import Iterable
+from itertools import islice
 from pathlib import Path
 
 import pyarrow as pa
 
-from core.data.canonical import SCHEMA
+from core.data.canonical import SCHEMA, Row, to_table
+
+BLOCK = 512  # rows of a shelf that are written together
 
 
 class Spill:
@@ -40,6 +43,19 @@ class Spill:
             self._file.close()
             self._reader = pa.ipc.open_file(pa.BufferReader(pa.py_buffer(mapped)))
         return pa.Table.from_batches([self._reader.get_batch(number) for number in numbers], SCHEMA)
+
+
+class Shelf:
+    """Rows that lie on disk, each read when it is asked for."""
+
+    def __init__(self, rows: Iterable[Row], room: Path | None = None) -> None:
+        spill, waiting, numbers = Spill(room), iter(rows), []
+        while block := list(islice(waiting, BLOCK)):
+            numbers += spill.put(to_table(block))
+        self._batches = spill.table(numbers).to_batches()
+
+    def __getitem__(self, index: int) -> Row:
+        return self._batches[index // BLOCK].slice(index % BLOCK, 1).to_pylist()[0]
 
 
 def filtered(table: pa.Table, kept: Iterable[bool], room: Path | None = None) -> pa.Table:

@@ -44,7 +44,7 @@ def draw(
             continue
         if split == "validation" and "test" not in tables and test:
             continue  # too few rows for a test split: too few for this one
-        keys = _numbered(keys_of(train)) if keys is None else keys
+        keys = keys_of(train) if keys is None else keys
         members = _clusters(belongs, keys)
         wanted = max(1, round(share * len(train)))
         wanted = min(wanted, most) if most else wanted
@@ -60,12 +60,6 @@ def draw(
         belongs, keys = belongs[~chosen], keys[~chosen]
         notes.append(f"{task}: {len(tables[split])} {split} rows were drawn from train with seed {seed}.")
     return tables, notes
-
-
-def _numbered(keys: Sequence[bytes]) -> np.ndarray:
-    """A number for each key, equal for equal ones."""
-    known: dict[bytes, int] = {}
-    return np.fromiter((known.setdefault(key, len(known)) for key in keys), np.int64, len(keys))
 
 
 def _clusters(groups: np.ndarray, keys: np.ndarray) -> np.ndarray:

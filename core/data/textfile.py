@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import errno
 import gzip
 import os
 import re
@@ -13,11 +14,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 from charset_normalizer import from_bytes
 
 from core.errors import DataError, NotFoundError
+from core.room import FULL
 from core.texts import printable
 
 FORMATS = {
@@ -60,6 +62,7 @@ _MARKUP = (  # what texts begin with, after blanks and without case
     (b"<?xml", "XML", "Save its rows as CSV or JSON lines."),
 )
 _CHUNK = 1 << 20
+_BY_NUMBER = Path("/proc/self/fd")
 
 
 @dataclass
@@ -120,13 +123,16 @@ def open_source(path: str | Path) -> SourceFile:
 
 
 def _unpack(source: SourceFile) -> Path:
-    """The unpacked file, deleted when ``source`` is gone; refuses what grows out of proportion."""
+    """The unpacked file, gone with ``source``, however that ends; refuses what grows out of proportion."""
     handle = tempfile.NamedTemporaryFile(prefix="tessera-", suffix=".unpacked", delete=False)  # noqa: SIM115
     plain = Path(handle.name)
-    weakref.finalize(source, plain.unlink, missing_ok=True)
+    weakref.finalize(source, _drop, handle)
+    if _BY_NUMBER.is_dir():  # a file without a name is gone even when this process is killed
+        plain.unlink()
+        plain = _BY_NUMBER / str(handle.fileno())
     packed, written = source.path.stat().st_size, 0
     try:
-        with handle, gzip.open(source.path) as file:
+        with gzip.open(source.path) as file:
             while chunk := file.read(_CHUNK):
                 written += len(chunk)
                 if written > LARGEST_UNPACKED or written > max(RATIO_FREE, LARGEST_RATIO * packed):
@@ -135,13 +141,21 @@ def _unpack(source: SourceFile) -> Path:
                         "Unpack it yourself and upload the plain file if it is meant to be so large.",
                     )
                 handle.write(chunk)
+        handle.flush()
     except (OSError, EOFError, zlib.error) as error:
+        if isinstance(error, OSError) and error.errno in (*FULL, errno.EFBIG):
+            raise
         raise DataError(
             f"{source.name} is a damaged gzip file: after {written} bytes, {error}.", "Copy it again."
         ) from error
     if not written:
         raise DataError(f"{source.name} is empty once unpacked.", "Export the file again.")
     return plain
+
+
+def _drop(handle: Any) -> None:
+    handle.close()
+    Path(handle.name).unlink(missing_ok=True)
 
 
 def _refuse_foreign(source: SourceFile) -> None:

@@ -13,6 +13,7 @@ from core.data.preview import Preview, inspect
 from core.data.store import DatasetInfo, DatasetStore
 from core.data.templates import PromptTemplate, TextEncoder
 from core.errors import DataError
+from core.room import FULL
 
 __all__ = ["Options", "Preview", "preview", "preview_stored", "upload"]
 
@@ -36,7 +37,7 @@ def explained(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in (*FULL, errno.EFBIG):
             raise
         raise DataError(f"The disk of {folder} is full.", "Make room; nothing of this upload was kept.") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from core.data import encoded
 from core.data.batches import TaskDataset
 from core.data.encoded import EncodedRows
 from core.data.sampling import MixtureSampler
-from core.data.store import DatasetStore
+from core.data.store import DatasetInfo, DatasetStore
 from core.data.tasks import Task, load_tasks
 from core.data.templates import TextEncoder
 from core.home import BUNDLED_BASE_FOLDER
@@ -135,3 +136,17 @@ def test_batches_of_like_lengths_hold_the_samples_of_their_window(store: Dataset
         return sum(max(batch) * size - sum(batch) for batch in batches)
 
     assert padding(grouped) < padding(plain) / 3
+
+
+def test_a_run_of_few_samples_reads_those_alone(tmp_path: Path, encoder: TextEncoder):
+    store, text = DatasetStore(tmp_path / "sets"), "word " * 100
+    rows = [{"input": f"{number} {text}", "output": "x"} for number in range(4_000)]
+    store.add(DatasetInfo(name="toy"), {"train": {"toy": rows}})
+    task = tasks(store)[0]
+    fresh, places = EncodedRows(task, encoder, "train", 16), (0, 511, 512, 3_999, 7)
+    tracemalloc.start()
+    found = [fresh[place] for place in places]
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2 * 2**20 and not fresh.kept  # all rows at once are over 4 MB
+    assert found == [encoder.encode(task.rows("train")[place], task.template, 16) for place in places]

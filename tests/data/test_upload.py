@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from core.data.checks import duplicates, overlap
+from core.data.checks import duplicates, keys_of, overlap
 from core.data.store import DatasetStore
 from core.data.templates import PromptTemplate, TextEncoder
 from core.data.upload import preview, preview_stored, upload
@@ -196,8 +196,9 @@ def test_duplicates_and_overlap_compare_letters_and_digits(store, tmp_path):
 def test_the_choices_count_with_the_input(store, tmp_path):
     rows = [{"input": "Pick.", "output": f"a{i}", "choices": [f"a{i}", f"b{i}"]} for i in range(10)]
     info = upload(store, lines(tmp_path / "a.jsonl", rows), validation=0)
-    assert duplicates(store.table(info.id, "a", "train")).rows == 0
-    assert overlap(store.table(info.id, "a", "train"), store.table(info.id, "a", "test")).rows == 0
+    train, test = (store.table(info.id, "a", split) for split in ("train", "test"))
+    assert duplicates(train, keys_of(train)).rows == 0
+    assert overlap(keys_of(train), test, keys_of(test)).rows == 0
 
 
 def test_a_preview_shows_the_exact_tokens_with_the_loss_mask(store, tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -11,14 +12,16 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import httpx
+import pandas
 import psutil
 import pytest
 
 from app import intake
 from app import waiting as waiting_room
+from app.uploads import own_folder
 from app.waiting import sentences
 from benchmarks.pages import served
-from core.data import apart, prepare
+from core.data import apart, pace, prepare
 from core.data.store import DatasetStore
 from core.data.upload import upload
 from core.errors import DataError
@@ -27,6 +30,7 @@ from core.studio import Studio
 
 MIB = 2**20
 ROOM = 40  # MiB that a file ten times as large may take more
+LONG = "and what stands around it " * 9
 BOUNDARY = "--XX"
 
 
@@ -78,6 +82,22 @@ def test_a_large_file_is_read_elsewhere_and_says_how_far_it_is(tmp_path, monkeyp
         (tmp_path / "broken.jsonl").write_text("{" * (2 * MIB))
         studio.upload(tmp_path / "broken.jsonl", told=said.append)
     studio.close()
+
+
+@pytest.mark.parametrize("name", ["large.jsonl", "large.csv", "large.parquet", "large.json"])
+def test_how_much_is_read_is_told_with_the_time_left(tmp_path, monkeypatch, name):
+    monkeypatch.setattr(pace, "SOON", 0)
+    path, said = tmp_path / name, []
+    table = pandas.DataFrame({"input": [f"question {number} {LONG}" for number in range(20_000)], "output": "answer"})
+    writer = {".csv": table.to_csv, ".parquet": table.to_parquet}.get(path.suffix)
+    if writer:
+        writer(path, index=False)
+    else:
+        table.to_json(path, orient="records", lines=path.suffix == ".jsonl")
+    prepare.prepare(path, prepare.Options(), tmp_path, said.append)
+    shares = [int(found[1]) for text in said if (found := re.search(r"read, (\d+)% of .*, about \d+ s left\.$", text))]
+    assert len(shares) >= 3 and shares == sorted(shares) and 10 < shares[0] < 50 and shares[-1] > 60
+    assert said[0] == f"Opening {name}."
 
 
 def test_who_leaves_ends_the_reading(tmp_path, monkeypatch):
@@ -146,6 +166,10 @@ def most(process: psutil.Process, done: threading.Event, found: list[int]) -> No
         time.sleep(0.02)
 
 
+def files_in(uploads: Path) -> list[Path]:
+    return [path for path in uploads.rglob("*") if path.is_file() and path.suffix != ".lock"]
+
+
 def through_http(home: Path, uploads: Path, path: Path) -> float:
     """MiB by which the server grew meanwhile; half a transfer must leave nothing, a whole one the file."""
     with served(home) as (address, server):
@@ -156,15 +180,39 @@ def through_http(home: Path, uploads: Path, path: Path) -> float:
         with pytest.raises((ConnectionAbortedError, httpx.HTTPError)):
             sent(address, path, path.stat().st_size // 2)
         deadline = time.monotonic() + 10
-        while any(one.is_file() for one in uploads.rglob("*")) and time.monotonic() < deadline:
+        while files_in(uploads) and time.monotonic() < deadline:
             time.sleep(0.05)
-        assert not [one for one in uploads.rglob("*") if one.is_file()]
+        assert not files_in(uploads)
         answer = sent(address, path)
         kept = Path(answer.json()[0])
         assert kept.stat().st_size == path.stat().st_size and uploads in kept.parents
         done.set()
         watching.join()
     return (max(found) - found[0]) / MIB
+
+
+def test_what_a_killed_server_had_received_is_swept_by_the_next(tmp_path, uploads):
+    path = rows(tmp_path / "large.jsonl", 4)
+    with served(tmp_path / "home") as (address, server):
+        sent(address, path)
+
+        def killed() -> Iterator[bytes]:
+            for part in form(path):
+                yield part
+                if len(files_in(uploads)) > 1:  # the second is on its way
+                    server.kill()
+                    server.wait()
+
+        headers = {"content-type": "multipart/form-data; boundary=XX", "content-length": str(path.stat().st_size + 999)}
+        with pytest.raises(httpx.HTTPError):
+            httpx.post(f"{address}/gradio_api/upload", content=killed(), headers=headers, trust_env=False)
+    assert len(files_in(uploads)) == 2
+    with own_folder() as folder:
+        assert not files_in(uploads)
+        (folder / "held.csv").touch()
+        with served(tmp_path / "home"):
+            assert files_in(uploads) == [folder / "held.csv"]  # of a server that lives
+    assert not folder.exists() and not files_in(uploads)
 
 
 def test_a_file_comes_through_http_piece_by_piece(tmp_path, uploads):
