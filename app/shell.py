@@ -1,4 +1,4 @@
-"""All pages in one application: each is built inside its own context by one function of its own file."""
+"""All pages in one application: each is built by one function of its own file."""
 
 from __future__ import annotations
 
@@ -44,21 +44,23 @@ def blocks(studio: Studio, access: Access | None = None, home: Page = HOME, page
 
     With ``access`` every handler runs as whoever sent its event; without it, for tests, as whoever runs the process.
     """
-    with Pages(title="Tessera", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400)) as demo:
-        _fill(studio, demo, demo, home, home)
+    demo = Pages(title="Tessera", fill_width=True, analytics_enabled=False, delete_cache=(3600, 86400))
     for page in pages:
-        with demo.route(page.name, page.path) as block:
-            _fill(studio, demo, block, page, home)
+        demo.route(page.name, page.path)
+    with demo:  # once: each time that it is left, Gradio builds an application of everything that there is by then
+        for page in (home, *pages):
+            demo.current_page = page.path.strip("/")
+            _fill(studio, demo, page, home)
     if access is not None:
         protect(demo.fns.values(), access)
     demo.queue(default_concurrency_limit=20)
     return demo
 
 
-def _fill(studio: Studio, demo: gr.Blocks, block: gr.Blocks, page: Page, home: Page) -> None:
-    """One page in its own context: the navigation, what its module builds, and the word that it is filled."""
+def _fill(studio: Studio, demo: gr.Blocks, page: Page, home: Page) -> None:
+    """The current page: the navigation, what its module builds, and the word that it is filled."""
     before = set(demo.fns)
     gr.Navbar(main_page_name=home.name)
-    page.module.build(studio, block)
+    page.module.build(studio, demo)
     roles.mark(demo.blocks.values(), page.path.strip("/"))
-    first_paint.shown_when_filled(demo, block, before)
+    first_paint.shown_when_filled(demo, before)

@@ -31,8 +31,8 @@ def install() -> None:
         environment.loader = ChoiceLoader([own, loader])
 
 
-def shown_when_filled(demo: gr.Blocks, page: gr.Blocks, before: set[int]) -> None:
-    """Tell the page that it is filled when its load handlers have answered: those of ``demo`` beyond ``before``.
+def shown_when_filled(demo: gr.Blocks, before: set[int]) -> None:
+    """Tell the current page that it is filled when its load handlers have answered: those beyond ``before``.
 
     These and its timers skip the queue: one request instead of three, and nothing of theirs waits for others.
     """
@@ -43,4 +43,4 @@ def shown_when_filled(demo: gr.Blocks, page: gr.Blocks, before: set[int]) -> Non
     loads = [fn for fn in own.values() if any(event == "load" for _, event in fn.targets)]
     done: dict[str, Any] = {"js": f"() => window.tesseraFilled?.({len(loads)})", "api_visibility": "private"}
     for fn in loads:
-        Dependency(page, fn.get_config(), fn._id, fn.fn).then(None, None, None, **done)
+        Dependency(demo, fn.get_config(), fn._id, fn.fn).then(None, None, None, **done)
