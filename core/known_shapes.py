@@ -10,16 +10,13 @@ from core.adapters.cells import Linear
 from core.catalog import BaseShapes
 
 
-def llama_like(
-    layers: int, hidden: int, feed_forward: int, vocabulary: int, *, key_value: int, query: int | None = None
-) -> tuple[Linear, ...]:
+def llama_like(layers: int, hidden: int, feed_forward: int, vocabulary: int, *, key_value: int) -> tuple[Linear, ...]:
     """The token embedding, decoder blocks with q, k, v, o and a gated feed-forward, the head; widths in features."""
-    query = query or hidden
     widths = {
-        "self_attn.q_proj": (hidden, query),
+        "self_attn.q_proj": (hidden, hidden),
         "self_attn.k_proj": (hidden, key_value),
         "self_attn.v_proj": (hidden, key_value),
-        "self_attn.o_proj": (query, hidden),
+        "self_attn.o_proj": (hidden, hidden),
         "mlp.gate_proj": (hidden, feed_forward),
         "mlp.up_proj": (hidden, feed_forward),
         "mlp.down_proj": (feed_forward, hidden),

@@ -115,10 +115,10 @@ def on_base(name: str, base: str, tasks: int, cache: Path) -> OnBase:
     return OnBase(base, shapes.parameters, sum(parts.values()), parts, placed(shapes, resolve(method), sites))
 
 
-def counts(name: str, cache: Path, bases: tuple[str, ...] = SHOWN) -> dict[str, int | None]:
+def counts(name: str, cache: Path) -> dict[str, int | None]:
     """Base -> trainable parameters of a method with its defaults; None where the base lacks its projections."""
     found: dict[str, int | None] = {}
-    for base in bases:
+    for base in SHOWN:
         try:
             found[base] = catalog.trainable_parameters(spec_of(name), base_named(base, cache), TASKS)
         except StudioError:

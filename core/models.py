@@ -22,18 +22,16 @@ if TYPE_CHECKING:
 
 WANTED = ("*.json", "*.safetensors", "*.jinja", "*.model", "*.txt")
 
-# What transformers makes of a config or of weights that are not right, besides errors of its own libraries.
+# What transformers raises for a config or weights that are not right, besides the errors of its own libraries.
 UNREADABLE = (OSError, ArithmeticError, AttributeError, ImportError, LookupError, RuntimeError, TypeError, ValueError)
 
 Progress = Callable[[int, int], None]  # bytes that have come, bytes in all as far as they are known
 
 
-def resolve_base(
-    spec: ModelSpec, *, cache: Path | None = None, offline: bool = False, progress: Progress | None = None
-) -> Path:
+def resolve_base(spec: ModelSpec, *, offline: bool = False, progress: Progress | None = None) -> Path:
     """The local folder of a base model: bundled, a folder, or a Hub snapshot that is downloaded once.
 
-    ``cache`` replaces the Hub's own cache folder; ``offline`` (or ``HF_HUB_OFFLINE=1``) uses only what lies there.
+    ``offline`` (or ``HF_HUB_OFFLINE=1``) uses only what lies in the Hub's cache folder.
     ``progress`` hears of a download about once a second; Cancelled that it raises ends it.
     Raises NotFoundError for what does not exist and ConfigurationError for what cannot be used, both with a remedy.
     """
@@ -50,7 +48,7 @@ def resolve_base(
             f"The base model folder {spec.base} does not exist.", "Check the path, or give a Hub id such as owner/name."
         )
     else:
-        folder = _snapshot(spec, cache, offline, progress)
+        folder = _snapshot(spec, offline, progress)
     check_base(folder, spec)
     return folder
 
@@ -67,7 +65,7 @@ def download_progress(sink: Sink) -> Progress:
     return tell
 
 
-def _snapshot(spec: ModelSpec, cache: Path | None, offline: bool, progress: Progress | None) -> Path:
+def _snapshot(spec: ModelSpec, offline: bool, progress: Progress | None) -> Path:
     from huggingface_hub import snapshot_download
 
     wanted = [*WANTED, "*.py"] if spec.trust_remote_code else list(WANTED)
@@ -78,7 +76,6 @@ def _snapshot(spec: ModelSpec, cache: Path | None, offline: bool, progress: Prog
                 spec.base,
                 revision=spec.revision,
                 endpoint=hub.endpoint(),
-                cache_dir=cache,
                 local_files_only=offline,
                 allow_patterns=wanted,
                 tqdm_class=hub.progress_bar(progress or (lambda done, total: None)),

@@ -243,9 +243,7 @@ class RoutingTape:
         return {**self.__dict__, "addressing": Addressing(), "spare": Page(), "silent": False, "decoder": None}
 
 
-def roles(
-    token_role: Tensor | None, attention_mask: Any, labels: Tensor | None, tokens: int, role: int = PROMPT
-) -> Tensor | None:
+def roles(token_role: Tensor | None, attention_mask: Any, labels: Tensor | None, tokens: int) -> Tensor | None:
     """Roles of the last ``tokens`` columns: as given, or from the mask (and the labels: answers are what is learnt).
 
     None where nothing says that a token is padding or answer.
@@ -262,7 +260,7 @@ def roles(
     if not has_mask and not has_labels:
         return None
     like = attention_mask[:, -tokens:] if has_mask else labels
-    result = torch.full_like(like, role, dtype=torch.int8)
+    result = torch.full_like(like, PROMPT, dtype=torch.int8)
     if has_labels:
         result = result.masked_fill(labels != -100, ANSWER)
     return result.masked_fill(like == 0, PAD) if has_mask else result

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from core.figures.style import LOOKS, Theme
+from core.figures.style import LOOKS
 from core.home import write_text
 
 PAGE = """<!doctype html>
@@ -22,9 +22,7 @@ body {{ margin: 0 auto; padding: 24px; max-width: 1360px; background: {paper}; c
 """
 
 
-def write_html(
-    figures: Any | Sequence[Any], path: str | Path, *, title: str = "Tessera", theme: Theme = "light"
-) -> Path:
+def write_html(figures: Any | Sequence[Any], path: str | Path, *, title: str = "Tessera") -> Path:
     """One page with one or several Plotly figures; plotly.js stands in it once, so it opens without a network."""
     import plotly.io as pio
 
@@ -36,7 +34,7 @@ def write_html(
         pio.to_html(figure, full_html=False, include_plotlyjs=index == 0, config=config, default_width="100%")
         for index, figure in enumerate(figures)
     ]
-    look = LOOKS[theme]
+    look = LOOKS["light"]
     page = PAGE.format(title=html.escape(title), paper=look.paper, ink=look.ink, body="\n".join(parts))
     write_text(Path(path), page)
     Path(path).chmod(0o644)  # a page to hand on, unlike what else a home holds

@@ -68,22 +68,16 @@ def routing_heatmap(
     return drawing
 
 
-def similarity(
-    snapshot: Any, *, role: Role = "answer", projections: Sequence[str] | None = None
-) -> tuple[list[str], np.ndarray]:
-    """Task names and their (task, task) similarity: the mean over sites of one minus the squared distance.
+def similarity(snapshot: Any) -> tuple[list[str], np.ndarray]:
+    """Task names and their (task, task) similarity over answers: the mean over sites of one minus the squared distance.
 
     The distance of two tasks at a site is that of ``core.routing.statistics``: for weights that are shares, this is
     one minus the Jensen-Shannon divergence in bits. 1 means routed alike.
     """
-    chosen = [
-        i
-        for i, site in enumerate(snapshot.sites)
-        if site.experts > 1 and (projections is None or site.place in projections or site.projection in projections)
-    ]
+    chosen = [i for i, site in enumerate(snapshot.sites) if site.experts > 1]
     if not chosen:
         raise NotFoundError("This run routes nothing: every site has one expert.", "Choose a mixture, such as mosld.")
-    distances = distances_of(over_roles(snapshot, "mean_gate", role)[0], snapshot.sites)[chosen]
+    distances = distances_of(over_roles(snapshot, "mean_gate", "answer")[0], snapshot.sites)[chosen]
     return list(snapshot.tasks), 1 - np.nanmean(distances**2, axis=0)
 
 

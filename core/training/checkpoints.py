@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from core.home import read_json, write_json
 
+ADAPTER = "default"  # what PEFT calls the one that is trained
 MANIFEST = "manifest.json"
 NAME = re.compile(r"step-(\d+)")
 
@@ -98,16 +99,16 @@ def prune(root: Path, kept: int, after: int, spared: int | None = None) -> None:
         shutil.rmtree(path, ignore_errors=True)
 
 
-def adapter_state(model: nn.Module, adapter: str = "default") -> dict[str, Tensor]:
+def adapter_state(model: nn.Module) -> dict[str, Tensor]:
     """The tensors that training moves: trainable parameters, and buffers that belong to the adapter; not copied."""
     state = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
     buffers = model.named_buffers()
-    return state | {name: value for name, value in buffers if adapter in name.split(".")}
+    return state | {name: value for name, value in buffers if ADAPTER in name.split(".")}
 
 
-def restore_adapter(model: nn.Module, state: Mapping[str, Tensor], adapter: str = "default") -> None:
+def restore_adapter(model: nn.Module, state: Mapping[str, Tensor]) -> None:
     """Copy ``state`` into the model in place; raises ValueError where names or shapes differ."""
-    own = adapter_state(model, adapter)
+    own = adapter_state(model)
     if own.keys() != state.keys():
         raise ValueError(f"other tensors: {sorted(own.keys() ^ state.keys())[:3]}")
     for name, value in state.items():

@@ -28,6 +28,7 @@ from core.models import download_progress, load_base, pick_device, resolve_base
 from core.schema import RunSpec, TrainSpec
 from core.training import checkpoints
 from core.training.alarms import Alarms
+from core.training.checkpoints import ADAPTER
 from core.training.compiling import Compiling
 from core.training.experts import experts_of
 from core.training.loss import STEP, AnswerCollator
@@ -39,7 +40,6 @@ from core.training.routing import Routing
 from core.training.settings import checkpoint_activations, fingerprint, training_arguments, versions
 from core.training.trainer import TaskTrainer, read_state, restore_model
 
-ADAPTER = "default"
 FEW = 4  # a run that sees less than one row in so many encodes those alone
 
 

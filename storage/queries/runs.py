@@ -137,12 +137,11 @@ def get(session: Session, *, run: str) -> RunRow:
     return _rows(session, [found], with_spec=True)[0]
 
 
-def page(session: Session, *, oldest_first: bool = False, limit: int = 50, offset: int = 0, **filters: Any) -> Page:
-    """Runs that match every given filter; see ``matching``."""
+def page(session: Session, *, limit: int = 50, offset: int = 0, **filters: Any) -> Page:
+    """Runs that match every given filter, newest first; see ``matching``."""
     query = matching(**filters)
     total = session.scalar(select(func.count()).select_from(query.subquery())) or 0
-    order = Run.id if oldest_first else Run.id.desc()
-    found = session.scalars(query.options(_LIGHT).order_by(order).limit(limit).offset(offset)).all()
+    found = session.scalars(query.options(_LIGHT).order_by(Run.id.desc()).limit(limit).offset(offset)).all()
     return Page(_rows(session, found), total, offset)
 
 
