@@ -44,7 +44,7 @@ def too_large(fit: Any) -> str:
     """What speaks against the memory of a run, beside its numbers; nothing where it fits."""
     if fit.fits is not False and not fit.problem:
         return ""
-    said = "It cannot fit, whatever the batch size." if fit.problem else "It would not fit."
+    said = "It cannot fit, whatever the batch size." if fit.problem else "It probably does not fit."
     return f'<div class="problem"><b>{said}</b> <span>{ui.escape(fit.remedy or fit.advice)}</span></div>'
 
 
