@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from app.commands import data, design, fusion, models, results, runs, system, to
 from app.commands.common import INSECURE, URL, Session, stop_quietly
 from core.errors import StudioError
 from core.room import trouble
+from core.texts import tame
 
 app = typer.Typer(
     help="Tessera: train, score and compare mixtures of LoRA experts.",
@@ -77,7 +79,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         _tell(disk, as_json="--json" in given)
         return 1
+    except (LookupError, TypeError, ValueError, AttributeError) as error:
+        if not _elsewhere(given):
+            raise
+        _tell(_unreadable(error), as_json="--json" in given)
+        return 1
     return 0
+
+
+def _elsewhere(arguments: Sequence[str]) -> bool:
+    """Whether a studio elsewhere answers, whose answers may be anything."""
+    return bool(os.environ.get("TESSERA_URL")) or any(word.partition("=")[0] == "--url" for word in arguments)
+
+
+def _unreadable(error: Exception) -> StudioError:
+    return StudioError(
+        f"The studio elsewhere answered what this command cannot read ({type(error).__name__}: {error}).",
+        "Has it another version, or is it no studio? Check --url (TESSERA_URL).",
+    )
 
 
 def _in_front(arguments: Sequence[str]) -> list[str]:
@@ -109,6 +128,6 @@ def _tell(error: StudioError, as_json: bool) -> None:
     if as_json:
         print(json.dumps({"error": {"message": error.message, "hint": error.hint, "kind": error.kind}}))
         return
-    print(f"Error: {error.message}", file=sys.stderr)
+    print(f"Error: {tame(error.message)}", file=sys.stderr)
     if error.hint:
-        print(f"  {error.hint}", file=sys.stderr)
+        print(f"  {tame(error.hint)}", file=sys.stderr)

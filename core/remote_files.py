@@ -132,7 +132,9 @@ def unpacked(archive: Path, target: Path) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".tessera-") as room:
         archives.unpack(archive, Path(room))
-        [folder] = Path(room).iterdir()
+        folder, *more = [*Path(room).iterdir(), None]
+        if folder is None or more != [None] or not folder.is_dir():
+            raise DataError("What the studio sent is not one folder in a zip.", "Check --url (TESSERA_URL).")
         if target.is_dir():
             target.rmdir()
         shutil.move(folder, target)

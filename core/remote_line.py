@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -12,7 +13,9 @@ from typing import Any
 import httpx
 
 from core.errors import ConfigurationError, DataError, NotAllowedError, NotFoundError, OutOfMemoryError, StudioError
-from core.units import MIB
+from core.home import RESERVE
+from core.texts import tame
+from core.units import GIB, MIB
 
 ROOT = "/api/v1"
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -20,12 +23,13 @@ AWAY = (502, 503, 504)  # what a proxy says while the studio starts anew
 QUICK, SLOW = 60.0, 1800.0  # seconds until an answer has to begin
 PATIENCE = 20.0  # seconds in which a read is tried again
 BLOCK = MIB
+MOST_ANSWER, MOST_FILE = 256 * MIB, 64 * GIB  # bytes, unpacked
 
 Say = Callable[[str], None]
 
 
 def to_stderr(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(tame(text), file=sys.stderr, flush=True)
 
 
 class LostError(ConfigurationError):
@@ -53,7 +57,7 @@ class Line:
         answer = self._tried(lambda: self._once(verb, path, slow, sent), again)
         try:
             return answer.json()
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise self._strange(answer) from error
 
     def fetch(self, path: str, target: Path, **sent: Any) -> Path:
@@ -61,12 +65,12 @@ class Line:
 
         def once() -> httpx.Response:
             with self._client.stream("GET", path, timeout=_timeout(True), **sent) as answer:
-                if answer.status_code == 200:
-                    with target.open("wb") as file:
-                        for block in answer.iter_bytes(BLOCK):
-                            file.write(block)
-                else:
-                    answer.read()
+                if answer.status_code != 200:
+                    return self._whole(answer)
+                room = min(MOST_FILE, shutil.disk_usage(target.parent).free - RESERVE)
+                with target.open("wb") as file:
+                    for block in self._blocks(answer, room):
+                        file.write(block)
                 return answer
 
         self._tried(once, True)
@@ -85,7 +89,24 @@ class Line:
         self._client.close()
 
     def _once(self, verb: str, path: str, slow: bool, sent: dict[str, Any]) -> httpx.Response:
-        return self._client.request(verb, path, timeout=_timeout(slow), **sent)
+        with self._client.stream(verb, path, timeout=_timeout(slow), **sent) as answer:
+            return self._whole(answer)
+
+    def _whole(self, answer: httpx.Response) -> httpx.Response:
+        """An answer with all that it says, which has to be little enough to be held."""
+        content = b"".join(self._blocks(answer, MOST_ANSWER))
+        kept = [pair for pair in answer.headers.multi_items() if pair[0] == "location"]
+        return httpx.Response(answer.status_code, headers=kept, content=content)
+
+    def _blocks(self, answer: httpx.Response, room: int) -> Iterator[bytes]:
+        """What an answer says, unpacked, as far as there is room."""
+        for block in answer.iter_bytes(BLOCK):
+            room -= len(block)
+            if room < 0:
+                raise ConfigurationError(
+                    f"{self.url} sends more than fits here.", "Check --url (TESSERA_URL), or free space on the disk."
+                )
+            yield block
 
     def _tried(self, once: Callable[[], httpx.Response], again: bool) -> httpx.Response:
         """An answer that is right, or the StudioError that it tells."""

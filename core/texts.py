@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 _UNSEEN = ("Cc", "Cf", "Zs", "Zl", "Zp")  # control, format (zero width), spaces and separators
+_OBEYED = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")  # control letters but tabs and line ends
 HALF = "half of a surrogate pair, such as an emoji that was cut in two"
 HALF_REMEDY = "Cut texts between whole characters, or leave that character out."
 
@@ -38,6 +40,11 @@ def half_at(value: Any, place: str = "") -> str | None:
         if found is not None:
             return found
     return None
+
+
+def tame(text: str) -> str:
+    """A text for a terminal, without what would move its cursor, rename its window or colour what follows."""
+    return _OBEYED.sub("\N{REPLACEMENT CHARACTER}", text.replace("\r\n", "\n").replace("\r", "\n"))
 
 
 def blank(text: str) -> bool:

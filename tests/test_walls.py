@@ -23,7 +23,7 @@ WEB = {"gradio", "fastapi", "uvicorn", "starlette"}
 DATABASE = {"storage", "sqlalchemy", "alembic"}
 TORCH_ROOMS = ("core/adapters", "core/routing", "core/training", "core/evaluation", "core/chat", "core/fusion")
 STUDIO_ROOM = ("core.studio", "core.schema", "core.figures", "core.errors", "core.home", "core.access", "core.paths")
-STUDIO_ROOM += ("core.sheets", "core.units")
+STUDIO_ROOM += ("core.sheets", "core.units", "core.texts", "core.room")
 STUDIO_ROOM += ("core.calls", "core.received", "core.remote", "core.wire")  # the studio as others reach it
 
 

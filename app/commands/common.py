@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
@@ -17,6 +18,7 @@ import typer
 
 from core.errors import ConfigurationError
 from core.studio import Studio
+from core.texts import tame
 
 Home = Annotated[Path | None, typer.Option("--home", help="The data folder (default: TESSERA_HOME or ~/.tessera).")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON instead of text.")]
@@ -65,7 +67,7 @@ class Session:
 
     def answer(self, value: Any, text: Callable[[], str] | str) -> None:
         """Print ``value`` as JSON, or what ``text`` says about it."""
-        print(to_json(value) if self.as_json else (text if isinstance(text, str) else text()))
+        print(to_json(value) if self.as_json else tame(text if isinstance(text, str) else text()))
 
 
 def session(context: typer.Context, home: Path | None, as_json: bool) -> Session:
@@ -126,7 +128,8 @@ def refuse_out(out: Path | None, here: bool) -> None:
 
 
 def to_json(value: Any) -> str:
-    return json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False)
+    text = json.dumps(_plain(value), ensure_ascii=False, indent=2, allow_nan=False)
+    return re.sub("[\x7f-\x9f]", lambda found: f"\\u{ord(found[0]):04x}", text)  # terminals obey these too
 
 
 def _plain(value: Any) -> Any:

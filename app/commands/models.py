@@ -9,6 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from app.commands.common import Home, Json, Run, Runs, Session, session, to_json
+from core.texts import tame
 
 
 def register(app: typer.Typer) -> None:
@@ -56,7 +57,7 @@ def _ask(here: Session, conversation: Any, prompt: str, system: str, options: di
         print(to_json({"prompt": prompt, "answers": conversation.ask(prompt, system=system, **options)}))
         return
     for part in conversation.told(prompt, system=system, **options):
-        print(part, end="", flush=True)
+        print(tame(part), end="", flush=True)
 
 
 def export(

@@ -26,6 +26,7 @@ from app.commands.common import (
     session,
     table,
 )
+from core.texts import tame
 
 State = Literal["queued", "starting", "running", "cancelling", "done", "failed", "cancelled", "lost"]
 COLUMNS = {
@@ -110,7 +111,7 @@ def follow(mine: Session, run: str) -> None:
     print(f"{run} is queued.", file=sys.stderr)
     try:
         for line in mine.studio.follow(run):
-            print(line, file=sys.stderr, flush=True)
+            print(tame(line), file=sys.stderr, flush=True)
     except KeyboardInterrupt:
         print(f"\n{run} goes on without you. Follow it again: python app.py logs {run} -f", file=sys.stderr)
         raise typer.Exit(0) from None
@@ -133,7 +134,7 @@ def score(
     job = mine.studio.score(run, datasets=dataset, split=split, base=base)
     if not detach:
         for line in mine.studio.follow(run, job=job):
-            print(line, file=sys.stderr, flush=True)
+            print(tame(line), file=sys.stderr, flush=True)
     state = mine.studio.job(run, job)
     mine.answer(state, f"{job} of {run}: {state['state']}.")
     if state["state"] in ("failed", "lost", "cancelled"):
