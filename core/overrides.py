@@ -11,6 +11,7 @@ from core.errors import ConfigurationError
 from core.schema import RunSpec
 
 Changes = Iterable[str] | Mapping[str, Any] | None
+MOST_SEEDS = 1000  # runs that one command queues
 
 
 def given(changes: Changes) -> dict[str, Any]:
@@ -100,3 +101,19 @@ def _flatten(value: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield from _flatten(item, f"{prefix}.{index}")
     else:
         yield prefix, value
+
+
+def with_seeds(spec: RunSpec, seeds: str | None) -> list[RunSpec]:
+    """``"0,1,2"`` to one spec for each seed; without seeds the spec alone."""
+    if not seeds:
+        return [spec]
+    try:
+        numbers = [int(part) for part in seeds.split(",")]
+    except ValueError as error:
+        raise ConfigurationError(f"{seeds[:60]!r} is not a list of seeds.", "For example: --seeds 0,1,2") from error
+    if len(numbers) > MOST_SEEDS:
+        raise ConfigurationError(
+            f"{len(numbers):,} seeds would be as many runs; at most {MOST_SEEDS:,} are queued at once.",
+            "Name fewer, or queue them in turns.",
+        )
+    return [RunSpec.parse(spec.model_dump(mode="json") | {"seed": seed}) for seed in dict.fromkeys(numbers)]

@@ -27,8 +27,6 @@ from core.models import require_bitsandbytes, resolve_base
 from core.paths import allowed, real
 from core.schema import BUNDLED_BASE, MethodSpec, ModelSpec, RunSpec, TaskSpec, TrainSpec
 
-MOST_SEEDS = 1000  # runs that one command queues
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -358,7 +356,7 @@ def read_spec(source: str | Path, changes: dict[str, Any], seeds: str | None) ->
     spec = overrides.apply(RunSpec.from_yaml(str(text)), changes)
     if beside is not None:
         spec = spec.model_copy(update={"tasks": [_beside(task, beside) for task in spec.tasks]})
-    return with_seeds(spec, seeds)
+    return overrides.with_seeds(spec, seeds)
 
 
 def _beside(task: TaskSpec, folder: Path) -> TaskSpec:
@@ -389,19 +387,3 @@ def scoring(
 def _named(name: str) -> TaskSpec:
     dataset, _, task = name.partition(":")
     return TaskSpec.parse({"dataset": dataset, "task": task or None})
-
-
-def with_seeds(spec: RunSpec, seeds: str | None) -> list[RunSpec]:
-    """``"0,1,2"`` to one spec for each seed; without seeds the spec alone."""
-    if not seeds:
-        return [spec]
-    try:
-        numbers = [int(part) for part in seeds.split(",")]
-    except ValueError as error:
-        raise ConfigurationError(f"{seeds[:60]!r} is not a list of seeds.", "For example: --seeds 0,1,2") from error
-    if len(numbers) > MOST_SEEDS:
-        raise ConfigurationError(
-            f"{len(numbers):,} seeds would be as many runs; at most {MOST_SEEDS:,} are queued at once.",
-            "Name fewer, or queue them in turns.",
-        )
-    return [RunSpec.parse(spec.model_dump(mode="json") | {"seed": seed}) for seed in dict.fromkeys(numbers)]

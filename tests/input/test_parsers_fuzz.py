@@ -17,7 +17,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from core import overrides, pipelines, planning, yaml_text
+from core import overrides, pipelines, yaml_text
 from core.adapters.folders import read_config
 from core.adapters.methods import resolve
 from core.data.formats import read_file
@@ -227,7 +227,7 @@ def test_any_yaml(tries):
     tries(lambda text: RunSpec.from_yaml(text), text=letters | mutated | texts)
     tries(lambda text: yaml_text.read(text), text=letters)
     tries(
-        lambda text: planning.with_seeds(RunSpec.parse(SPEC), text),
+        lambda text: overrides.with_seeds(RunSpec.parse(SPEC), text),
         text=st.text(st.sampled_from("0123456789,- x"), max_size=20),
     )
 
