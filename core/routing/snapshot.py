@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import json
 import re
+import zipfile
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ import numpy as np
 from core.home import whole
 
 from ..errors import DataError, NotFoundError
+from ..units import GIB, MIB
 
 if TYPE_CHECKING:
     import pandas
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
 ROLES = ("prompt", "answer")
 PER_EXPERT = ("mean_gate", "selection_share", "top1_share")
 PER_SITE = ("entropy", "load_cv", "count")
+MOST_BYTES = GIB  # unpacked
 VERSION = 2  # of the file: 1 knew neither parts of projections nor weights that are no shares
 ORDER = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -135,13 +138,16 @@ class RoutingSnapshot:
         if not path.is_file():
             raise NotFoundError(f"There is no routing snapshot {path}.", "The run may not have reached that moment.")
         try:
+            with zipfile.ZipFile(path) as packed:
+                if (size := sum(entry.file_size for entry in packed.infolist())) > MOST_BYTES:
+                    raise DataError(f"{path} would unpack to {size / MIB:,.0f} MiB.", "No run writes so much.")
             with np.load(path, allow_pickle=False) as file:
                 head = json.loads(str(file["head"]))
                 if head.get("version", 1) > VERSION:
                     raise DataError(f"{path} was written by a newer version of Tessera.", "Update this installation.")
                 arrays = {name: file[name] for name in (*PER_EXPERT, *PER_SITE)}
             sites = [SiteInfo(**site) for site in head["sites"]]
-        except (ValueError, KeyError, TypeError, OSError) as error:
+        except (ValueError, KeyError, TypeError, OSError, zipfile.BadZipFile) as error:
             raise DataError(f"{path} is no routing snapshot: {error}.", "Copy the run again.") from error
         return cls(head["tasks"], sites, **arrays, roles=tuple(head["roles"]))
 
