@@ -18,7 +18,7 @@ from core import archives
 from core.data import textfile
 from core.data.upload import preview
 from core.errors import DataError, StudioError
-from core.routing.snapshot import RoutingSnapshot
+from core.routing import snapshot
 
 
 def zipped(path: Path, *entries: tuple[str | zipfile.ZipInfo, bytes], level: int = zipfile.ZIP_DEFLATED) -> Path:
@@ -135,13 +135,15 @@ def test_a_gzip_bomb_is_stopped_on_its_way(pieces: int, tmp_path: Path, monkeypa
     assert sum(path.stat().st_size for path in (tmp_path / "temporary").rglob("*") if path.is_file()) == 0
 
 
-def test_a_snapshot_of_routing_that_unpacks_to_too_much_is_refused_unread(tmp_path: Path):
+def test_a_snapshot_of_routing_that_unpacks_to_too_much_is_refused_unread(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(snapshot, "MOST_BYTES", 2**20)
     path = tmp_path / "routing.npz"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed, packed.open("head.npy", "w") as entry:
-        for _ in range(1025):
-            entry.write(bytes(2**20))
-    with pytest.raises(DataError, match="would unpack to 1,025 MiB"):
-        RoutingSnapshot.load(path)
+        entry.write(bytes(3 * 2**20))
+    with pytest.raises(DataError, match="would unpack to 3 MiB"):
+        snapshot.RoutingSnapshot.load(path)
     path.write_bytes(b"PK\x03\x04 and no more")
     with pytest.raises(DataError, match="no routing snapshot"):
-        RoutingSnapshot.load(path)
+        snapshot.RoutingSnapshot.load(path)
