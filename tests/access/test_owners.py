@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from app.cli import main
 from core.access import LOCAL, Actor, act_as
 from core.errors import ConfigurationError, NotAllowedError, NotFoundError
 from core.schema import RunSpec
@@ -175,6 +176,28 @@ def test_conversations_of_who_is_removed_are_deleted_unread(studio: QuietStudio,
     with act_as(ADA), pytest.raises(ConfigurationError, match="only admin"):
         users.remove("ada", conversations=True)
     assert not users.remove("cleo", conversations=True) and studio.chats.page().total == 0
+
+
+def test_the_command_line_says_what_is_left_and_whose_it_is(
+    studio: QuietStudio, run: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    file = tmp_path / "password"
+    file.write_text("long enough\n")
+    with studio.records.write() as session:
+        chats.start(session, title="a", models=["base"], owner="ben")
+
+    def users(*given: str) -> tuple[int, str]:
+        code = main(["--home", str(studio.home.root), "users", *given])
+        said = capsys.readouterr()
+        return code, said.out + said.err
+
+    adding = ("add", "ben", "--role", "viewer", "--password-file", str(file))
+    assert "What bears their name: 1 run, 1 data set and 1 conversation." in users("remove", "ben", "--yes")[1]
+    code, said = users(*adding)
+    assert code == 1 and "left 1 run, 1 data set and 1 conversation" in said and "--inherit" in said
+    code, said = users("remove", "ben", "--yes", "--conversations")
+    assert code == 0 and "1 run and 1 data set" in said and "--conversations" not in said
+    assert users(*adding, "--inherit")[0] == 0
 
 
 def test_only_admins_manage_users(studio: QuietStudio):

@@ -104,6 +104,7 @@ def test_the_last_use_is_stored_now_and_then(
     studio: QuietStudio, sessions: Sessions, other: Sessions, clock: Clock, monkeypatch: pytest.MonkeyPatch
 ):
     key, writes, write = begun(studio, sessions), [], studio.records.write
+    assert name_of(other, key), "it is known there from now on"
     monkeypatch.setattr(studio.records, "write", lambda role="researcher": writes.append(role) or write(role))
     for _ in range(40):
         clock.now += USED / 10
@@ -111,6 +112,7 @@ def test_the_last_use_is_stored_now_and_then(
         sessions.acted(key)
     assert len(writes) == 3
     clock.now += IDLE - USED
+    other._users.forget()  # as it does by itself after a second
     assert name_of(other, key), "what the other process stored is the last use here"
     clock.now += USED
     assert name_of(other, key) is None

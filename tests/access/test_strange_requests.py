@@ -46,6 +46,19 @@ def test_another_port_of_this_machine_is_another_site():
     assert asked(sec_fetch_site="same-origin", sec_fetch_mode="cors") == asked(sec_fetch_site="none") == 204
 
 
+def test_names_that_were_not_checked_reach_nobody_and_no_proxy_keeps_an_answer():
+    heard: list[bytes] = []
+
+    async def listening(scope: Any, receive: Any, send: Any) -> None:
+        heard.extend(name for name, _ in scope["headers"])
+        await inside(scope, receive, send)
+
+    client = TestClient(LocalOnly(listening), base_url="http://127.0.0.1:7860")
+    answer = client.get("/", headers={"X-Forwarded-Host": "evil.example", "x-gradio-server": "http://evil.example"})
+    assert answer.headers["cache-control"] == "private"
+    assert b"host" in heard and not {b"x-forwarded-host", b"x-gradio-server"} & set(heard)
+
+
 @pytest.mark.parametrize("wanted", ["http://[", "//[", "/\\[", "//[x"])
 def test_where_to_go_after_signing_in_may_be_no_address_at_all(wanted: str):
     request = type("Asked", (), {"scope": {}})

@@ -63,7 +63,7 @@ class House:
         self.studio = studio
         self.app = bare(studio)
         self.keys: dict[str, str] = {}
-        studio.users.__dict__["_hasher"] = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)  # quick
+        studio.users.passwords.hasher = PasswordHasher(time_cost=1, memory_cost=8, parallelism=1)  # quick
         for name, role in (("ann", "admin"), ("rob", "researcher"), ("ria", "researcher"), ("vic", "viewer")):
             studio.users.add(name, role, PASSWORD)
             self.keys[name] = studio.users.add_token(name, "test")[0]
