@@ -14,6 +14,7 @@ from core.errors import ConfigurationError
 
 Scope = MutableMapping[str, Any]
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
+NAMING = (b"x-forwarded-host", b"x-gradio-server")  # Gradio would write these names into its pages, unchecked
 OWN_SITE = ("none", "same-origin")  # not "same-site": other ports and names of one site are other studios
 FETCHER = re.compile(r"/(file=|file/|proxy=)\s*https?:", re.I)  # Gradio would fetch what an address names
 # Gradio's pages hold scripts of their own and compile templates, so inline ones run; what data could bring from
@@ -29,6 +30,7 @@ HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"SAMEORIGIN"),
     (b"referrer-policy", b"same-origin"),
+    (b"cache-control", b"private"),  # a proxy keeps nothing of one person for the next
 )
 
 
@@ -93,7 +95,8 @@ class LocalOnly:
         elif FETCHER.search(scope["path"]):
             await answer(scope, receive, send, 404, "The studio fetches no addresses for others.")
         else:
-            await self._app(scope, receive, with_headers(send))
+            headers = [pair for pair in scope["headers"] if pair[0].lower() not in NAMING]
+            await self._app({**scope, "headers": headers}, receive, with_headers(send))
 
     def problem(self, scope: Scope) -> str | None:
         """Why a request is refused, or None."""
