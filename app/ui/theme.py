@@ -19,7 +19,7 @@ def asset(name: str) -> str:
 
 
 def head() -> str:
-    return HEAD % "\n".join(map(asset, ("session.js", "save.js")))
+    return HEAD % "\n".join(map(asset, ("session.js", "save.js", "upload.js")))
 
 
 def css() -> str:

@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ from app import intake
 from app import waiting as waiting_room
 from app.uploads import own_folder
 from app.waiting import sentences
-from benchmarks.pages import served
+from benchmarks.pages import chromium, served
 from core.data import apart, pace, prepare
 from core.data.store import DatasetStore
 from core.data.upload import upload
@@ -221,12 +222,77 @@ def test_a_file_comes_through_http_piece_by_piece(tmp_path, uploads):
 
 @pytest.mark.long
 def test_a_gibibyte_is_taken_stored_and_trained_on_in_little_memory(tmp_path, uploads):
-    free = psutil.disk_usage(str(tmp_path)).free
-    if free < 8 * 2**30:
-        pytest.skip(f"needs 8 GiB of disk, {free / 2**30:.1f} are free")
+    needs(tmp_path, 8)
     small, large = rows(tmp_path / "small.jsonl", 10), rows(tmp_path / "large.jsonl", 1024)
     assert through_http(tmp_path / "home", uploads, large) < 300
     store = tmp_path / "home" / "datasets"
     figures = {what: [child(what, store, given)["most"] for given in (str(small), str(large))] for what in ("upload",)}
     figures |= {"prepared": [child("prepared", store, name)["most"] for name in ("small", "large")]}
     assert all(much - little < 300 for little, much in figures.values()), figures
+
+
+SEEN = """() => { window.seen = new Set();
+  setInterval(() => { for (const one of document.querySelectorAll('.uploading, #told'))
+  for (const text of [one.dataset.share, one.innerText]) if (text) window.seen.add(text.trim()); }, 50); }"""
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1500)
+def test_a_gibibyte_goes_from_the_browser_into_the_store_in_little_memory(tmp_path, uploads, capsys):
+    needs(tmp_path, 8)
+    playwright = pytest.importorskip("playwright.sync_api")
+    mib = int(os.environ.get("TESSERA_LARGE_MIB", 1024))
+    path, figures, began = rows(tmp_path / "large.jsonl", mib, words=90), {}, time.monotonic()
+    with served(tmp_path / "home") as (address, server), playwright.sync_playwright() as library:
+        browser = library.chromium.launch(executable_path=chromium(), args=["--no-sandbox", "--disable-gpu"])
+        page = browser.new_page()
+        page.set_default_timeout(600_000)
+        page.goto(f"{address}/data")
+        page.locator("#preview").wait_for()
+        page.evaluate(SEEN)
+        with watched(server, figures):
+            page.set_input_files("#files input[type=file]", path)
+            page.locator("#store").click()
+            page.get_by_text("Stored as").wait_for()
+        seen = page.evaluate("[...window.seen]")
+        browser.close()
+    with capsys.disabled():
+        print(f"\n{mib} MiB in {time.monotonic() - began:.0f} s, most MiB at once: {figures}")
+    for said in (r"\d+% sent", r"rows of large.jsonl read, \d+% of .* left"):
+        assert any(re.search(said, text) for text in seen), seen
+    assert figures["server"] < 300 and figures["reader"] < 400
+    counts = DatasetStore(tmp_path / "home" / "datasets").list()[0].counts
+    assert sum(counts.values()) == sum(1 for _ in path.open())
+
+
+def needs(folder: Path, gib: int) -> None:
+    if (free := psutil.disk_usage(str(folder)).free) < gib * 2**30:
+        pytest.skip(f"needs {gib} GiB of disk, {free / 2**30:.1f} are free")
+
+
+@contextmanager
+def watched(server: psutil.Process, figures: dict[str, float]) -> Iterator[None]:
+    """The most memory, without pages of files, of a server and of whichever child of it holds most."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            for name, those in (("server", [server]), ("reader", server.children(recursive=True))):
+                figures[name] = max([figures.get(name, 0), *map(anonymous, those)])
+            time.sleep(0.05)
+
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watching.join()
+
+
+def anonymous(process: psutil.Process) -> float:
+    try:
+        told = Path(f"/proc/{process.pid}/status").read_text()
+    except OSError:
+        return 0.0
+    return round(int(next((line for line in told.splitlines() if line.startswith("RssAnon")), "a 0").split()[1]) / 1024)
