@@ -24,7 +24,7 @@ NEEDS: dict[str, dict[Role, tuple[str, ...]]] = {
     },
     "experiment": {"researcher": ("Use the demo tasks", "Queue a run for each", "Start")},
     "runs": {
-        "researcher": ("Cancel…", "Resume", "Delete…", "Yes", "Go on", "Stop it")
+        "researcher": ("Move to front", "Cancel…", "Resume", "Delete…", "Yes", "Go on", "Stop it")
         + ("Queue the clone", "Queue the scoring", "Save")
     },
     "fusion": {"researcher": ("Fuse", "Cancel…", "Resume", "Yes")},

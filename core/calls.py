@@ -149,6 +149,7 @@ CALLS: dict[str, Call] = {
         _change("score", run=Name, datasets=Names, split=Name, base=bool, priority=Priority, request_id=Key),
         _change("change_experts", Row, slow=True, run=Name, add=EXPERT, replace=EXPERT, remove=Name, name=Key),
         _change("cancel", Row, run=Name),
+        _change("move_to_front", Row, run=Name),
         _change("resume", Row, run=Name),
         _change("go_on", Row, run=Name),
         _change("delete", run=Name),

@@ -86,6 +86,15 @@ class Changing:
         self.dispatcher("start")  # a dispatcher that died could not end the worker
         return self.run(row.id)
 
+    def move_to_front(self, run: str) -> dict[str, Any]:
+        """Let a run that waits start next, before everything else in the queue."""
+        from storage.queries import jobs
+
+        row = self.records.own(run)
+        with self.records.write() as session:
+            jobs.move_to_front(session, run=row.id)
+        return self.run(row.id)
+
     def resume(self, run: str) -> dict[str, Any]:
         from storage.queries import jobs
 

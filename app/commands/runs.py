@@ -1,4 +1,4 @@
-"""Runs: train, score, runs, logs, cancel, resume, clone, delete."""
+"""Runs: train, score, runs, logs, move-to-front, cancel, resume, clone, delete."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ COLUMNS = {
 
 
 def register(app: typer.Typer) -> None:
-    for command in (train, score, runs, logs, cancel, resume, alarms, clone, delete):
+    for command in (train, score, runs, logs, move_to_front, cancel, resume, alarms, clone, delete):
         app.command()(command)
 
 
@@ -179,6 +179,11 @@ def logs(
 def cancel(context: typer.Context, run: Runs, home: Home = None, as_json: Json = False) -> None:
     """Cancel runs; what they reached is kept in their last checkpoint."""
     _each(session(context, home, as_json), run, "cancel")
+
+
+def move_to_front(context: typer.Context, run: Runs, home: Home = None, as_json: Json = False) -> None:
+    """Let queued runs start next."""
+    _each(session(context, home, as_json), run, "move_to_front")
 
 
 def resume(context: typer.Context, run: Runs, home: Home = None, as_json: Json = False) -> None:

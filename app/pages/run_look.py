@@ -18,7 +18,7 @@ from core.studio import Studio
 if TYPE_CHECKING:
     from storage.changes import Version
 
-BUTTONS = ("cancel", "resume", "export", "bundle", "delete")
+BUTTONS = ("move_to_front", "cancel", "resume", "export", "bundle", "delete")
 PARTS = (
     "chosen", "empty", "main", "list", "head", "links", *BUTTONS, "alarmed", "alarms", "go_on", "stop_now", "failure",
     "menu", "curve", "scores", "facts", "said", "cloning",
@@ -161,6 +161,7 @@ def abilities(run: Mapping[str, Any]) -> dict[str, bool]:
     states = [job["state"] for job in run["jobs"]]
     working = any(state in STATES["working"] for state in states)
     return {
+        "move_to_front": "queued" in states,
         "cancel": any(state in ("queued", "starting", "running") for state in states),
         "resume": not working and any(state in ("failed", "cancelled", "lost") for state in states),
         "export": run["state"] == "done" and run["method"] != "base",

@@ -64,6 +64,7 @@ def _detail(c: SimpleNamespace) -> None:
     c.head = ui.text("", "panel", "run-head")
     c.links = ui.text("")
     with gr.Row(elem_classes="actions"):
+        c.move_to_front = gr.Button("Move to front", size="md", interactive=False, min_width=120)
         c.cancel = gr.Button("Cancel…", size="md", interactive=False, min_width=90)
         c.resume = gr.Button("Resume", size="md", interactive=False, min_width=90)
         c.export = gr.Button("Export adapter", size="md", interactive=False, min_width=130)
@@ -174,6 +175,12 @@ def _wire_actions(
         return [*answer, *(_skips(form) if now == chosen else fields(studio, now)), gr.update(visible=False), ""]
 
     c.yes.click(yes, [c.asking, *asked], [*drawn, *form, *hidden], **ui.QUIET)
+
+    def move_to_front(chosen: str, *rest: Any) -> list[Any]:
+        acted(lambda: studio.move_to_front(chosen), f"{chosen} starts next.")
+        return draw(chosen, *rest)
+
+    c.move_to_front.click(move_to_front, asked, drawn, **ui.QUIET)
 
     def resume(chosen: str, *rest: Any) -> list[Any]:
         acted(lambda: studio.resume(chosen), f"{chosen} is queued again, from its last checkpoint.")

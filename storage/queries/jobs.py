@@ -170,20 +170,16 @@ def requeue(session: Session, *, job: int, position: int | None = None) -> None:
     run_queries.refresh_state(session, run_id=found.run_id)
 
 
-def prioritise(session: Session, *, job: int, priority: int) -> JobRow:
-    """Higher priorities start first."""
-    row(session, job=job).priority = priority
-    session.flush()
-    return get(session, job=job)
-
-
-def move_to_front(session: Session, *, job: int) -> JobRow:
-    """Start before everything else of the same priority."""
-    found = row(session, job=job)
-    first = session.scalar(select(func.min(Job.position)).where(Job.state == "queued"))
-    found.position = (first if first is not None else found.position) - 1
-    session.flush()
-    return get(session, job=job)
+def move_to_front(session: Session, *, run: str) -> None:
+    """Let the jobs of a run that wait start before everything else that waits, in their own order."""
+    owner = run_queries.row(session, run=run)
+    waiting = session.scalars(select(Job).where(Job.state == "queued").order_by(*_order())).all()
+    own = [job for job in waiting if job.run_id == owner.id]
+    if not own:
+        raise ConflictError(f"{run} waits for nothing; it is {owner.state}.", "Only what is queued can be moved.")
+    priority, first = waiting[0].priority, min(job.position for job in waiting)
+    for place, job in enumerate(own):
+        job.priority, job.position = priority, first - len(own) + place
 
 
 def next_ready(session: Session, *, requests: Sequence[str], passed_over: Sequence[int] = ()) -> Job | None:

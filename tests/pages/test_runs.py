@@ -198,6 +198,16 @@ def test_alarms_that_nobody_answered_ask_for_one(own):
     assert not fresh["alarmed"]["visible"] and fresh["alarms"] == ""
 
 
+def test_a_run_that_waits_is_moved_to_the_front(own):
+    studio, seeded = own
+    studio.move_to_front(seeded.queued[1])
+    entries = {run["id"]: run for group in listing(studio, Filters(), "")["groups"] for run in group["runs"]}
+    assert entries[seeded.queued[1]]["when"] == "next in the queue"
+    assert entries[seeded.queued[0]]["when"] == "1 ahead in the queue"
+    with pytest.raises(StudioError, match="waits for nothing"):
+        studio.move_to_front(seeded.lora)
+
+
 def test_a_run_that_works_is_stopped_at_its_alarm_or_goes_on(own):
     studio, seeded = own
     for _ in range(2):
@@ -234,8 +244,9 @@ def test_what_can_be_done_follows_from_the_state(studio, kept):
     able = {run: run_look.abilities(studio.run(run)) for run in (kept.running, kept.failed, kept.lora, kept.queued[0])}
     assert able[kept.running]["cancel"] and not able[kept.running]["delete"]
     assert able[kept.failed]["resume"] and not able[kept.failed]["export"]
-    assert able[kept.lora] == {"cancel": False, "resume": False, "export": True, "bundle": True, "delete": True}
-    assert able[kept.queued[0]]["cancel"]
+    ended = {"move_to_front": False, "cancel": False, "resume": False, "export": True, "bundle": True, "delete": True}
+    assert able[kept.lora] == ended and not able[kept.running]["move_to_front"]
+    assert able[kept.queued[0]]["cancel"] and able[kept.queued[0]]["move_to_front"]
 
 
 def test_a_run_that_was_deleted_elsewhere_leaves_nothing_to_press(studio):

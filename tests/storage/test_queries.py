@@ -94,11 +94,15 @@ def test_a_trained_run_stays_done_when_its_second_scoring_fails(database: Databa
 
 def test_the_queue_can_be_reordered(database: Database) -> None:
     with database.write() as session:
-        run, _ = runs.add(session, spec=spec())
-        one, two, three = (jobs.add(session, run=run.id, kind="score").id for _ in range(3))
-        jobs.move_to_front(session, job=three)
-        jobs.prioritise(session, job=two, priority=1)
-        assert [(job.id, job.ahead) for job in jobs.queue(session)] == [(two, 0), (three, 1), (one, 2)]
+        first, second, third = (runs.add(session, spec=spec())[0].id for _ in range(3))
+        urgent = jobs.add(session, run=first, kind="score", priority=1).id
+        one, two, three, last = (jobs.add(session, run=run, kind="score").id for run in (first, second, third, third))
+        jobs.move_to_front(session, run=third)
+        assert [job.id for job in jobs.queue(session)] == [three, last, urgent, one, two]
+        assert [job.ahead for job in jobs.queue(session)] == [0, 1, 2, 3, 4]
+        jobs.end(session, job=two, state="done")
+        with pytest.raises(ConflictError, match="waits for nothing"):
+            jobs.move_to_front(session, run=second)
 
 
 def test_what_cannot_be_resumed_says_so(database: Database) -> None:
