@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
-from core.data.canonical import Row, column, iterate, to_rows
+from core.data.canonical import Row, column, iterate, rows_at
 from core.data.kinds import Tables
 from core.data.spill import filtered
 
@@ -93,7 +93,7 @@ def class_balance(outputs: Iterable[str]) -> dict[str, int]:
 
 def _examples(table: pa.Table, places: np.ndarray) -> list[str]:
     texts = []
-    for row in to_rows(table.take(pa.array(places[:EXAMPLES]))):
+    for row in rows_at(table, places[:EXAMPLES]):
         text = row["input"] or row["instruction"] or " / ".join(row["choices"])
         texts.append(text if len(text) <= 160 else text[:157] + "...")
     return texts

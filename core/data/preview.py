@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel, Field
 
-from core.data.canonical import Row, column, to_rows
+from core.data.canonical import Row, column, rows_at, to_rows
 from core.data.checks import Duplicates, Overlap, class_balance, duplicates, keys_of, overlap
 from core.data.kinds import OPTION_KINDS, TaskInfo
 from core.data.prepare import FileReport, Prepared
@@ -89,7 +90,7 @@ def _task(
     found = TaskPreview(info=info.model_copy(update={"counts": counts}))
     keys = {split: keys_of(table) for split, table in tables.items()}
     for split, table in tables.items():
-        for index, row in enumerate(_filled(info, table.slice(0, rows))):
+        for index, row in enumerate(_filled(info, to_rows(table.slice(0, rows)))):
             found.rows.append(preview_row(row, info, encoder, template, max_length, split, index))
         if encoder is not None:
             found.lengths[split] = _lengths(info, table, encoder, template, max_length)
@@ -145,7 +146,7 @@ def _lengths(
     places = np.unique(np.linspace(0, len(table) - 1, min(len(table), MEASURED)).astype(np.int64))
     style = _style(info, template)
     prompt, answer = [], []
-    for row in _filled(info, table.take(pa.array(places))):
+    for row in _filled(info, rows_at(table, places)):
         encoded = encoder.encode(row, style)
         prompt.append(len(encoded.prompt))
         answer.append(len(encoded.answer))
@@ -180,11 +181,10 @@ def _positions(table: pa.Table) -> dict[str, int]:
     return dict(sorted(places.items(), key=lambda item: int(item[0].split()[1])))
 
 
-def _filled(info: TaskInfo, table: pa.Table) -> list[Row]:
-    rows = to_rows(table)
+def _filled(info: TaskInfo, rows: Iterable[Row]) -> Iterator[Row]:
     for row in rows:
         row["instruction"] = row["instruction"] or info.instruction
-    return rows
+        yield row
 
 
 def _style(info: TaskInfo, template: PromptTemplate) -> PromptTemplate:

@@ -19,6 +19,12 @@ def main(what: str, root: str, given: str) -> dict[str, float]:
         from core.data.upload import upload
 
         work = lambda: upload(DatasetStore(root), given)  # noqa: E731
+    elif what == "preview":
+        from core.data.templates import TextEncoder
+        from core.data.upload import preview
+        from core.home import BUNDLED_BASE_FOLDER
+
+        work = lambda: preview(given, encoder=TextEncoder(BUNDLED_BASE_FOLDER), room=Path(root))  # noqa: E731
     else:
         work = prepared(root, given)
     before, most, done = anonymous(), [0.0], threading.Event()

@@ -60,6 +60,13 @@ def test_storing_ten_times_as_much_takes_no_more_memory(tmp_path):
 
 
 @pytest.mark.long
+def test_looking_at_ten_times_as_much_takes_no_more_memory(tmp_path):
+    small = child("preview", tmp_path, str(rows(tmp_path / "small.jsonl", 10)))
+    large = child("preview", tmp_path, str(rows(tmp_path / "large.jsonl", 100)))
+    assert large["most"] - small["most"] < ROOM
+
+
+@pytest.mark.long
 def test_encoding_ten_times_as_much_takes_no_more_memory(tmp_path):
     store = DatasetStore(tmp_path / "sets")
     figures = []
@@ -226,7 +233,10 @@ def test_a_gibibyte_is_taken_stored_and_trained_on_in_little_memory(tmp_path, up
     small, large = rows(tmp_path / "small.jsonl", 10), rows(tmp_path / "large.jsonl", 1024)
     assert through_http(tmp_path / "home", uploads, large) < 300
     store = tmp_path / "home" / "datasets"
-    figures = {what: [child(what, store, given)["most"] for given in (str(small), str(large))] for what in ("upload",)}
+    figures = {
+        what: [child(what, store, given)["most"] for given in (str(small), str(large))]
+        for what in ("upload", "preview")
+    }
     figures |= {"prepared": [child("prepared", store, name)["most"] for name in ("small", "large")]}
     assert all(much - little < 300 for little, much in figures.values()), figures
 
