@@ -17,11 +17,11 @@ from starlette.datastructures import FormData
 from app.sign_in import API
 from core.home import RESERVE
 from core.received import LARGEST
+from core.units import GIB, MIB
 
 Scope = MutableMapping[str, Any]
-GIB = 2**30
-ENVELOPE = 2**20  # bytes of a form around its files
-ELSEWHERE = 2**21  # bytes of any other event: texts and settings, of which each value takes a hundred times as much
+ENVELOPE = MIB  # bytes of a form around its files
+ELSEWHERE = 2 * MIB  # bytes of any other event: texts and settings, of which each value takes a hundred times as much
 UPLOAD = "/gradio_api/upload"
 
 
@@ -54,7 +54,7 @@ def refusal(scope: Scope) -> tuple[int, str] | None:
         return 411, "How long the transfer is has to be said first (Content-Length)."
     size = int(given)
     if path != UPLOAD:
-        return (413, f"An event takes at most {ELSEWHERE // 2**20} MiB.") if size > ELSEWHERE else None
+        return (413, f"An event takes at most {ELSEWHERE // MIB} MiB.") if size > ELSEWHERE else None
     if size > LARGEST + ENVELOPE:
         return 413, (
             f"The files have {size / GIB:.1f} GiB; one transfer takes {LARGEST // GIB} GiB. "

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 
 from core.data import packing
 from core.schema import ModelSpec, TrainSpec
+from core.units import GIB, size
 
 if TYPE_CHECKING:
     from core.adapters.cells import Site
     from core.catalog import BaseShapes
 
-GIB = 2**30
 MASTER = 4  # adapters are float32, also over a bfloat16 base, and so are their gradients
 MOMENTS = 8  # the two float32 moments of AdamW
 QUANTISED = {"8bit": 1.03, "4bit": 0.55}  # bytes per weight of a linear layer, its scales included
@@ -104,11 +104,6 @@ class MemoryEstimate:
 
     def describe(self) -> str:
         return f"about {size(self.total)} (an estimate)"
-
-
-def size(number: float) -> str:
-    """Bytes as 2.4 GiB or 310 MiB."""
-    return f"{number / GIB:.1f} GiB" if number >= GIB / 10 else f"{number / 2**20:.0f} MiB"
 
 
 def estimate(

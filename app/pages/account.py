@@ -33,6 +33,7 @@ def build(studio: Studio, page: gr.Blocks) -> None:
     with gr.Column(visible=False, elem_id="account-people") as c.people:
         _people(c)
     _wire(studio, page, c)
+    _wire_people(studio, c)
 
 
 def _form(name: str, title: str, *labels: str, button: str) -> SimpleNamespace:
@@ -98,8 +99,9 @@ def _people(c: SimpleNamespace) -> None:
                 c.out = gr.Button("Sign out everywhere", size="md", min_width=150)
 
 
-def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
-    users, parts = studio.users, [getattr(c, name) for name in PARTS]
+def _on(studio: Studio, c: SimpleNamespace) -> Callable[..., None]:
+    """What ties a button to what it does."""
+    parts = [getattr(c, name) for name in PARTS]
 
     def on(button: gr.Button, fields: list[Any], clears: list[Any], act: Callable[..., str]) -> None:
         """Do something with the fields, say what was done or why not, show all anew; ``clears`` are emptied."""
@@ -113,6 +115,13 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
 
         button.click(handler, fields, [*parts, *clears], trigger_mode="once", **ui.QUIET)
 
+    return on
+
+
+def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
+    """One's own password, sessions and tokens, and the first account of a home."""
+    on, users, parts = _on(studio, c), studio.users, [getattr(c, name) for name in PARTS]
+
     def first(name: str, password: str, again: str) -> str:
         added = users.add(name, "admin", same(password, again))
         return f"{added.name} is the first admin. Sign in now."
@@ -125,30 +134,10 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
         users.end_sessions(_me())
         return "You are signed out everywhere."
 
-    def add(name: str, password: str, role: Any, inherit: Any) -> str:
-        added = users.add(name, role, password, inherit=inherit is True)
-        return f"{added.name} may sign in, as {added.role}."
-
     on(c.first_form.button, c.first_form.fields, c.first_form.fields, first)
     on(c.password.button, c.password.fields, c.password.fields, own)
     on(c.everywhere, [], [], everywhere)
     on(c.revoke, [c.revoked], [c.key], lambda token: f"Token {users.revoke_token(_whole(token)).id} is revoked.")
-    on(c.add, [c.name, c.new, c.role, c.inherit], [c.name, c.new, c.inherit], add)
-    on(
-        c.set_role,
-        [c.whom, c.becomes],
-        [],
-        lambda name, role: f"{users.set_role(name or '', role).name} is {role} now.",
-    )
-    on(
-        c.set_password,
-        [c.whom, c.other],
-        [c.other],
-        lambda name, new: f"{users.set_password(name or '', new).name} has another password.",
-    )
-    on(c.shut, [c.whom], [], lambda name: f"{users.disable(name or '').name} is shut out.")
-    on(c.let, [c.whom], [], lambda name: f"{users.disable(name or '', False).name} may sign in again.")
-    on(c.out, [c.whom], [], lambda name: users.end_sessions(name or "") or f"{name} is signed out everywhere.")
 
     def make(label: str, days: Any) -> list[Any]:
         try:
@@ -159,6 +148,32 @@ def _wire(studio: Studio, page: gr.Blocks, c: SimpleNamespace) -> None:
 
     c.make.click(make, [c.label, c.days], [*parts, c.key, c.label], trigger_mode="once", **ui.QUIET)
     page.load(lambda: shown(studio, ""), None, parts, **ui.QUIET)
+
+
+def _wire_people(studio: Studio, c: SimpleNamespace) -> None:
+    """Everybody's accounts, for admins."""
+    on, users = _on(studio, c), studio.users
+
+    def add(name: str, password: str, role: Any, inherit: Any) -> str:
+        added = users.add(name, role, password, inherit=inherit is True)
+        return f"{added.name} may sign in, as {added.role}."
+
+    def set_role(name: str, role: Any) -> str:
+        return f"{users.set_role(name, role).name} is {role} now."
+
+    def set_password(name: str, new: str) -> str:
+        return f"{users.set_password(name, new).name} has another password."
+
+    def sign_out(name: str) -> str:
+        users.end_sessions(name)
+        return f"{name} is signed out everywhere."
+
+    on(c.add, [c.name, c.new, c.role, c.inherit], [c.name, c.new, c.inherit], add)
+    on(c.set_role, [c.whom, c.becomes], [], set_role)
+    on(c.set_password, [c.whom, c.other], [c.other], set_password)
+    on(c.shut, [c.whom], [], lambda name: f"{users.disable(name).name} is shut out.")
+    on(c.let, [c.whom], [], lambda name: f"{users.disable(name, False).name} may sign in again.")
+    on(c.out, [c.whom], [], sign_out)
 
 
 def shown(studio: Studio, told: str) -> list[Any]:

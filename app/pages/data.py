@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 from typing import Any
 
 import gradio as gr
@@ -25,16 +26,17 @@ ADDRESS = """(...given) => { const [, task, split, part] = given, query = new UR
 
 def build(studio: Studio, page: gr.Blocks) -> None:
     """Fill ``page``: the list with the place to add data, or one data set where the address names it."""
+    roles = studio.drafts.settings()["columns"]
     ui.page_head("Data", "The tasks that the experts share: add files, see each prompt as the model does, store it.")
     with gr.Column(elem_id="data-list") as listing:
-        changing = _adding(studio)
+        adding = _adding(roles)
         with gr.Row(elem_classes="controls"):
             ui.text("<h2>Stored data sets</h2>")
             search = gr.Textbox(
                 placeholder="Search names and tasks", show_label=False, container=False, scale=0, min_width=260
             )
         table = ui.text("", "sheet", elem_id="stored")
-        changing(table)
+        _wire_adding(studio, roles, adding, table)
     with gr.Column(visible=False, elem_id="data-detail") as details:
         shown = _detail(studio)
 
@@ -47,35 +49,37 @@ def build(studio: Studio, page: gr.Blocks) -> None:
     search.input(lambda text: stored(studio, text), search, table, trigger_mode="always_last", **ui.QUIET)
 
 
-def _adding(studio: Studio) -> Callable[[gr.HTML], None]:
-    """The place to add data: files or a source, the form that mends, the preview, the button that stores.
-
-    Returns what wires the buttons that store to the table that shows it.
-    """
-    roles = studio.drafts.settings()["columns"]
+def _adding(roles: Any) -> SimpleNamespace:
+    """The place to add data: files or a source, the form that mends, the preview, the button that stores."""
+    c = SimpleNamespace()
     with gr.Row(equal_height=True):
-        files = gr.File(
+        c.files = gr.File(
             label="Drop files here: csv, tsv, json, jsonl, parquet, each also with .gz", file_count="multiple",
             height=150, scale=3, elem_id="files",
         )  # fmt: skip
         with gr.Column(scale=2, min_width=300):
-            typed = gr.Textbox(
+            c.typed = gr.Textbox(
                 label="or a folder here, or a data set of the Hub", placeholder="~/data/reviews or owner/name",
                 elem_id="typed",
             )  # fmt: skip
             with gr.Row():
-                demo = gr.Button("Use the demo tasks", size="md", min_width=120)
-                look = gr.Button("Preview", variant="primary", size="md", min_width=120, elem_id="preview")
-    told = ui.text(elem_id="told")
-    with gr.Column(visible=False, elem_id="previewed") as area:
-        form = ui.settings(data_form.empty(roles), elem_id="mend")
+                c.demo = gr.Button("Use the demo tasks", size="md", min_width=120)
+                c.look = gr.Button("Preview", variant="primary", size="md", min_width=120, elem_id="preview")
+    c.told = ui.text(elem_id="told")
+    with gr.Column(visible=False, elem_id="previewed") as c.area:
+        c.form = ui.settings(data_form.empty(roles), elem_id="mend")
         with gr.Row(elem_classes="controls"):
-            name = gr.Textbox(
+            c.name = gr.Textbox(
                 label="Name", placeholder="found out from the files", max_length=120, scale=3, elem_id="set-name"
             )
-            again = gr.Button("Preview again", size="md", min_width=140, scale=0, elem_id="again")
-            store = gr.Button("Store", variant="primary", size="md", min_width=140, scale=0, elem_id="store")
-        seen = ui.text("", "seen", elem_id="seen")
+            c.again = gr.Button("Preview again", size="md", min_width=140, scale=0, elem_id="again")
+            c.store = gr.Button("Store", variant="primary", size="md", min_width=140, scale=0, elem_id="store")
+        c.seen = ui.text("", "seen", elem_id="seen")
+    return c
+
+
+def _wire_adding(studio: Studio, roles: Any, c: SimpleNamespace, table: gr.HTML) -> None:
+    """``table`` shows what is stored."""
 
     def preview(paths: Any, text: str, called: str, value: Any) -> Iterator[list[Any]]:
         yield from sentences(
@@ -89,26 +93,23 @@ def _adding(studio: Studio) -> Callable[[gr.HTML], None]:
             return
         yield from preview(paths, text, "", None)
 
-    inputs = [files, typed, name, form]
-    outputs = [told, area, form, seen]
-    busy = {**ui.QUIET, "show_progress": "minimal", "show_progress_on": told}
-    files.change(fresh, [files, typed], outputs, **busy)
-    gr.on([look.click, typed.submit], fresh, [files, typed], outputs, **busy)
-    again.click(preview, inputs, outputs, **busy)
-
     def keep(paths: Any, text: str, called: str, value: Any) -> Iterator[list[Any]]:
         yield from sentences(
             lambda told: [*store_view(studio, roles, paths, text, called, value, told), stored(studio, "")],
             lambda said: [reading(said), gr.skip(), gr.skip()],
         )
 
-    def wire(table: gr.HTML) -> None:
-        store.click(keep, inputs, [told, area, table], trigger_mode="once", **busy)
-        demo.click(
-            lambda: [*store_demo(studio), stored(studio, "")], None, [told, area, table], trigger_mode="once", **busy
-        )
+    def demo() -> list[Any]:
+        return [*store_demo(studio), stored(studio, "")]
 
-    return wire
+    given, source = [c.files, c.typed, c.name, c.form], [c.files, c.typed]
+    seen, kept = [c.told, c.area, c.form, c.seen], [c.told, c.area, table]
+    busy = {**ui.QUIET, "show_progress": "minimal", "show_progress_on": c.told}
+    c.files.change(fresh, source, seen, **busy)
+    gr.on([c.look.click, c.typed.submit], fresh, source, seen, **busy)
+    c.again.click(preview, given, seen, **busy)
+    c.store.click(keep, given, kept, trigger_mode="once", **busy)
+    c.demo.click(demo, None, kept, trigger_mode="once", **busy)
 
 
 def _detail(studio: Studio) -> list[Any]:

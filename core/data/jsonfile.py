@@ -16,6 +16,7 @@ from core.data.names import SPLIT_NAMES
 from core.data.textfile import SourceFile
 from core.errors import DataError
 from core.texts import listed
+from core.units import MIB
 
 Placed = tuple[int, dict[str, Any]]
 Rows = Callable[[], Iterator[Placed]]
@@ -136,8 +137,8 @@ def _whole(source: SourceFile) -> Any:
 def _check_size(source: SourceFile) -> None:
     if (size := source.plain.stat().st_size) > WHOLE:
         raise DataError(
-            f"{source.name} holds columns or rows under keys, which are read whole: {size / 2**20:,.0f} MiB, where "
-            f"{WHOLE // 2**20} MiB are the most.",
+            f"{source.name} holds columns or rows under keys, which are read whole: {size / MIB:,.0f} MiB, where "
+            f"{WHOLE // MIB} MiB are the most.",
             "Write an array of objects, or one object a line (.jsonl): those may be of any length.",
         )
 

@@ -31,9 +31,9 @@ from core.errors import DataError
 from core.home import RESERVE
 from core.schema import Spec
 from core.texts import printable
+from core.units import size
 
 Told = Callable[[str], None]
-GIB = 2**30
 SMALL = 2**24  # bytes that are not worth a refusal
 _BLOCK = 4096
 _BLOCK_CHARACTERS = 2**21
@@ -158,8 +158,7 @@ def _check_room(found: Plan, room: Path | None) -> None:
     free = shutil.disk_usage(folder).free
     if needed > max(0, free - RESERVE) and needed > SMALL:
         raise DataError(
-            f"Reading these files takes about {needed / GIB:.1f} GiB on the disk of {folder}, which has "
-            f"{free / GIB:.1f} GiB free.",
+            f"Reading these files takes about {size(needed)} on the disk of {folder}, which has {size(free)} free.",
             "Make room there, or keep the data on another disk with --home.",
         )
 

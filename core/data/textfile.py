@@ -21,6 +21,7 @@ from charset_normalizer import from_bytes
 from core.errors import DataError, NotFoundError
 from core.room import FULL
 from core.texts import printable
+from core.units import MIB
 
 FORMATS = {
     ".csv": "csv",
@@ -33,7 +34,7 @@ FORMATS = {
 }
 LARGEST_UNPACKED = 8 * 2**30  # bytes
 LARGEST_RATIO = 200  # text rarely packs better than 20 to 1
-RATIO_FREE = 64 * 2**20  # bytes that any archive may unpack to
+RATIO_FREE = 64 * MIB  # bytes that any archive may unpack to
 
 _BOMS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -137,7 +138,7 @@ def _unpack(source: SourceFile) -> Path:
                 written += len(chunk)
                 if written > LARGEST_UNPACKED or written > max(RATIO_FREE, LARGEST_RATIO * packed):
                     raise DataError(
-                        f"{source.name} unpacks to more than {written // 2**20} MiB from {packed} bytes.",
+                        f"{source.name} unpacks to more than {written // MIB} MiB from {packed} bytes.",
                         "Unpack it yourself and upload the plain file if it is meant to be so large.",
                     )
                 handle.write(chunk)

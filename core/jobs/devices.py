@@ -7,7 +7,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass
 
-from core.memory import GIB
+from core.units import GIB
 
 QUERY_SECONDS = 20
 GPU_JOBS = 4

@@ -10,7 +10,7 @@ from core.jobs.dispatcher import Dispatcher
 from core.jobs.executors import LocalExecutor
 from core.jobs.needs import memory_key
 from core.jobs.placing import fits
-from core.memory import GIB
+from core.units import GIB
 from storage.queries import jobs, logs, runs
 from tests.jobs.conftest import SPEC
 from tests.jobs.stand_in_dispatcher import SHORT, WORKER, Limits
