@@ -36,7 +36,8 @@ class Doors:
             return
         path, actor = path_of(scope), acting()
         file, heartbeat = FILE.match(path), HEARTBEAT.match(path)
-        tabs = parse_qs(scope.get("query_string", b"").decode("latin-1")).get("session_hash", [])
+        asked = parse_qs(scope.get("query_string", b"").decode("latin-1"), keep_blank_values=True)
+        tabs = asked.get("session_hash", [])
         if heartbeat:
             tabs.append(heartbeat[1])
         if path.rstrip("/") == CANCEL:

@@ -40,9 +40,9 @@ class Tabs:
         self._lock = threading.Lock()
 
     def theirs(self, tab: str, actor: Actor) -> bool:
-        """Whether a tab is the actor's, who has it from now on if nobody had."""
-        if actor == LOCAL:
-            return True
+        """Whether a tab is the actor's, who has it from now on if nobody had; nobody has one without a name."""
+        if actor == LOCAL or not tab:
+            return actor == LOCAL
         with self._lock:
             owner = self._of.setdefault(tab, actor.name)
             self._of.move_to_end(tab)

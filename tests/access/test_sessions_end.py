@@ -180,6 +180,7 @@ def test_another_ones_tab_is_refused(served: SimpleNamespace, browser: Browser):
     cleo = browser("cleo")
     assert cleo.get("/gradio_api/queue/data?session_hash=ben's tab").status_code == 403
     assert cleo.get("/gradio_api/heartbeat/ben's tab").status_code == 403
+    assert cleo.get("/gradio_api/queue/data?session_hash=").status_code == 403  # what everybody names is nobody's
     order = {"session_hash": "ben's tab", "fn_index": 0, "event_id": "x"}
     assert cleo.post("/gradio_api/cancel", json=order).status_code == 403
     sent_by(session(access, "cleo"), "ben's tab")
