@@ -40,7 +40,7 @@ INSECURE = "Send the token over plain http too."
 ELSEWHERE = (
     *("upload", "datasets", "methods", "preflight", "budget", "train", "fuse", "clone", "experts", "score"),
     *("runs", "logs", "scores", "routing", "compare", "conflicts", "fusion", "export"),
-    *("cancel", "resume", "alarms", "delete", "dispatcher"),
+    *("move-to-front", "cancel", "resume", "alarms", "delete", "dispatcher"),
 )
 TOKEN_FILE = "~/.tessera-token"
 

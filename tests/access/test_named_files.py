@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from starlette.testclient import TestClient
 from app import server
 from app.auth import Access
 from app.uploads import MOST_NAMED
+from benchmarks.load_browser import finished
 from tests.access.conftest import client_of
 from tests.support.seed import QuietStudio
 
@@ -100,7 +100,11 @@ def test_what_was_uploaded_is_taken(app: FastAPI, access: Access, tmp_path: Path
 def test_an_answer_carries_no_file_from_elsewhere(app: FastAPI, tmp_path: Path):
     """What a handler answers is checked by Gradio, once it believes that the pages are served."""
     pages = next(found for route in app.routes if (found := getattr(getattr(route, "app", None), "blocks", None)))
-    gr.context.LocalContext.blocks.set(pages)
     box = gr.Textbox(render=False)
+
+    async def answered() -> None:
+        gr.context.LocalContext.blocks.set(pages)
+        await processing_utils.async_move_files_to_cache(named("/etc/hostname"), box, postprocess=True)
+
     with pytest.raises(gr.exceptions.InvalidPathError):
-        asyncio.run(processing_utils.async_move_files_to_cache(named("/etc/hostname"), box, postprocess=True))
+        finished(answered())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import AsyncIterator
 from typing import Any
@@ -14,6 +13,7 @@ from starlette.testclient import TestClient
 
 from app import intake, sign_in
 from app.middleware import LocalOnly
+from benchmarks.load_browser import finished
 from core import yaml_text
 from core.adapters.cells import Cell, Linear
 from core.errors import ConfigurationError
@@ -83,7 +83,7 @@ def parsed(body: bytes) -> Any:
         yield body
 
     headers = Headers({"content-type": "multipart/form-data; boundary=edge"})
-    return asyncio.run(intake.Tidy(headers, stream(), max_file_size=MIB).parse())
+    return finished(intake.Tidy(headers, stream(), max_file_size=MIB).parse())
 
 
 def test_fields_beside_files_are_not_kept_whatever_their_size():

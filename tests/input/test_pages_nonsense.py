@@ -109,7 +109,8 @@ def test_names_and_notes_have_the_bounds_of_a_new_run(opened):
     assert LONG[:9] in str(studio.run("run-1"))
 
 
-def test_what_a_handler_does_not_expect_becomes_a_sentence(monkeypatch):
+def test_what_a_handler_does_not_expect_becomes_a_sentence(opened, monkeypatch):
+    studio, _ = opened
     monkeypatch.setattr("app.acting.who", lambda *_: acting())
     with pytest.raises(gr.Error, match=UNEXPECTED[:40]):
-        as_actor(lambda value: value["x"], Access(None), person=False)([])
+        as_actor(lambda value: value["x"], Access(studio.users), person=False)([])
