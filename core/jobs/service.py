@@ -143,15 +143,17 @@ def watch_over(home: Home, needed: Callable[[], bool], *, seconds: float = WATCH
 
 
 def _replace(home: Home, needed: Callable[[], bool], seconds: float, over: threading.Event) -> None:
-    """Where one after another dies at once (a full disk), they are started more and more seldom."""
-    pause = seconds
-    while not over.wait(pause):
+    """Those that die before they are at work (a full disk) are started more and more seldom."""
+    pause = begun = 0.0
+    while not over.wait(seconds):
         with contextlib.suppress(Exception):  # a full disk, a locked database: the next look tries again
             if dispatcher_status(home).alive:
-                pause = seconds
-            elif not _stopped(home).exists() and needed():
+                pause = 0.0
+                continue
+            comes = _living(home.dispatcher / "starting") is not None or time.monotonic() - begun < pause
+            if not comes and not _stopped(home).exists() and needed():
                 ensure_dispatcher(home)
-                pause = min(2 * pause, SELDOM_SECONDS)
+                pause, begun = min(2 * pause or 2 * seconds, SELDOM_SECONDS), time.monotonic()
 
 
 def web_lives(home: Home) -> bool:
