@@ -6,48 +6,23 @@ from datetime import datetime
 from typing import Any
 
 from sqlalchemy import (
-    JSON,
     BigInteger,
     ForeignKey,
     Index,
-    LargeBinary,
-    MetaData,
     String,
     Text,
     UniqueConstraint,
     false,
 )
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
-from storage.types import UtcDateTime, now
+from storage.base import Base
+from storage.base import parent as _parent
+from storage.types import now
 
 WAITING = ("queued",)
 ACTIVE = ("starting", "running", "cancelling")
 ENDED = ("done", "failed", "cancelled", "lost")
-STATES = WAITING + ACTIVE + ENDED
-
-
-class Base(DeclarativeBase):
-    metadata = MetaData(
-        naming_convention={
-            "ix": "ix_%(column_0_N_label)s",
-            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-            "pk": "pk_%(table_name)s",
-        }
-    )
-    type_annotation_map = {
-        datetime: UtcDateTime(),
-        dict[str, Any]: JSON,
-        list[str]: JSON,
-        list[int]: JSON,
-        list[Any]: JSON,
-        bytes: LargeBinary,
-    }
-
-
-def _parent(target: str, **options: Any) -> Any:
-    return mapped_column(ForeignKey(target, ondelete="CASCADE"), **options)
 
 
 class Dataset(Base):
